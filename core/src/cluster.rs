@@ -1,0 +1,237 @@
+//! What the store says about the cluster: one consistent snapshot of all its keys.
+
+use crate::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything under `/<namespace>/<scope>/`, parsed leniently (wire.md 12.7) by [`crate::parse::cluster`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// The store's revision this snapshot shows.
+    pub revision: Revision,
+    /// The `initialize` key.
+    pub initialize: Initialize,
+    /// The `leader` key.
+    pub leader: Option<LeaderKey>,
+    /// `members/*`, by name.
+    pub members: BTreeMap<NodeName, Member>,
+    /// The `config` key: dynamic configuration as JSON, with its modification revision.
+    pub config: Option<Versioned<serde_json::Value>>,
+    /// The `failover` key if it asks for anything.
+    pub failover: Option<Versioned<FailoverRequest>>,
+    /// The `status` key.
+    pub status: Status,
+    /// The `history` key; empty when absent.
+    pub history: Vec<HistoryRow>,
+    /// `ha_ext/timeline/<n>`: who made which timeline.
+    pub claims: BTreeMap<Timeline, TimelineClaim>,
+    /// `ha_ext/released`: the last release that an owner announced itself.
+    pub released: Option<Released>,
+}
+
+/// A value with the revision that last changed it, for compare-and-swap.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    /// The value.
+    pub value: T,
+    /// Its modification revision.
+    pub revision: Revision,
+}
+
+/// The `initialize` key (wire.md 1.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Initialize {
+    /// Never initialised.
+    #[default]
+    Absent,
+    /// A member is running the bootstrap now.
+    Running,
+    /// Done; the identifier of the cluster's data.
+    Done(SystemId),
+}
+
+/// The `leader` key: its liveness is the lease alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderKey {
+    /// Who leads.
+    pub name: NodeName,
+    /// The lease the key hangs on.
+    pub lease: LeaseId,
+    /// When the key was made; changes with every acquisition.
+    pub created: Revision,
+}
+
+/// One `members/<name>` key (wire.md 1.1), the fields that decisions need. The full JSON is kept for the REST API.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Member {
+    /// Lease the key hangs on; `None` for a Patroni member on another kind of store.
+    pub lease: Option<LeaseId>,
+    /// `conn_url`: where its Postgres listens.
+    pub conn_url: Option<String>,
+    /// `api_url`: its REST API, with `/patroni`.
+    pub api_url: Option<String>,
+    /// `state`, wire.md 6.
+    pub state: String,
+    /// `role`, wire.md 6; `master` is read as `primary`.
+    pub role: String,
+    /// `timeline`, when known.
+    pub timeline: Option<Timeline>,
+    /// `xlog_location`.
+    pub xlog_location: Option<Lsn>,
+    /// `checkpoint_after_promote: false`: promoted, but the first checkpoint has not finished.
+    pub checkpoint_pending: bool,
+    /// `tags`.
+    pub tags: crate::tags::Tags,
+    /// `version`, Patroni's or the compatible number we report.
+    pub version: Option<String>,
+    /// `ha_ext_version`: present for members of our kind.
+    pub ha_ext_version: Option<String>,
+    /// The whole value as it was read.
+    pub json: serde_json::Value,
+}
+
+impl Member {
+    /// Host and port of its Postgres, from `conn_url`.
+    #[must_use]
+    pub fn postgres_address(&self) -> Option<Address> {
+        Address::from_conn_url(self.conn_url.as_deref()?)
+    }
+}
+
+/// Where a Postgres listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Address {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Address {
+    /// Reads `postgres://HOST:PORT/DBNAME`, IPv6 in brackets; `None` if it is not of that form.
+    #[must_use]
+    pub fn from_conn_url(url: &str) -> Option<Self> {
+        let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))?;
+        let authority = rest.split(['/', '?']).next()?;
+        let authority = authority.rsplit('@').next()?;
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(v6) => {
+                let (host, tail) = v6.split_once(']')?;
+                (host, tail.strip_prefix(':').unwrap_or("5432"))
+            }
+            None => authority.rsplit_once(':').unwrap_or((authority, "5432")),
+        };
+        if host.is_empty() {
+            return None;
+        }
+        Some(Self { host: host.to_owned(), port: port.parse().ok()? })
+    }
+}
+
+/// The `failover` key (wire.md 1.7).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverRequest {
+    /// Present for a switchover: who must lead now for the request to count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<NodeName>,
+    /// The candidate; absent in a switchover to any eligible member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<NodeName>,
+    /// ISO 8601 with zone; absent means now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<String>,
+}
+
+/// The `status` key (wire.md 1.5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// WAL position of the leader.
+    pub optime: Option<Lsn>,
+    /// Slot name to position.
+    pub slots: BTreeMap<String, Lsn>,
+    /// Slots kept for absent members.
+    pub retain_slots: Vec<String>,
+}
+
+/// One row of `history` (wire.md 1.8): timeline `timeline` ended at `switch_lsn`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryRow {
+    /// The timeline that ended.
+    pub timeline: Timeline,
+    /// Where the next one branched off.
+    pub switch_lsn: Lsn,
+    /// Why, from the history file.
+    pub reason: String,
+    /// ISO 8601 time, when known.
+    pub at: Option<String>,
+    /// Who led the next timeline, when known.
+    pub new_leader: Option<NodeName>,
+}
+
+/// The right to make one timeline (I11): written once, by the node that then promotes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineClaim {
+    /// The node that makes it.
+    pub node: NodeName,
+    /// Its end of WAL when it claimed.
+    pub lsn: Lsn,
+    /// Distinguishes two claims of one name (two nodes with the same name).
+    pub nonce: LeaseId,
+}
+
+/// A release announced by the owner in the same transaction that deleted its leader key, so a taker
+/// need not wait for the old lease to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// Who released.
+    pub leader: NodeName,
+    /// The lease the deleted key hung on.
+    pub lease: LeaseId,
+    /// Create revision of the deleted key.
+    pub created: Revision,
+    /// End of the releasing server's WAL, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<Lsn>,
+}
+
+impl Cluster {
+    /// The leader's member key, if both exist.
+    #[must_use]
+    pub fn leader_member(&self) -> Option<(&LeaderKey, &Member)> {
+        let leader = self.leader.as_ref()?;
+        Some((leader, self.members.get(&leader.name)?))
+    }
+
+    /// The timeline the history says the cluster is on; `None` when no history was written.
+    #[must_use]
+    pub fn history_timeline(&self) -> Option<Timeline> {
+        self.history.last().map(|row| Timeline(row.timeline.0 + 1))
+    }
+
+    /// The smallest timeline that nobody has used or claimed and that is above `local`.
+    #[must_use]
+    pub fn next_timeline(&self, local: Timeline) -> Timeline {
+        let used = [
+            Some(local),
+            self.history_timeline(),
+            self.claims.keys().next_back().copied(),
+            self.members.values().filter_map(|m| m.timeline).max(),
+        ];
+        Timeline(used.into_iter().flatten().max().map_or(1, |t| t.0) + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_from_conn_urls() {
+        let plain = Address::from_conn_url("postgres://10.0.0.2:5433/postgres").expect("plain");
+        assert_eq!((plain.host.as_str(), plain.port), ("10.0.0.2", 5433));
+        let v6 = Address::from_conn_url("postgres://[fd00::1]:5432/x").expect("v6");
+        assert_eq!((v6.host.as_str(), v6.port), ("fd00::1", 5432));
+        assert_eq!(Address::from_conn_url("http://x:1/"), None);
+        assert_eq!(Address::from_conn_url("postgres://h:port/"), None);
+    }
+}

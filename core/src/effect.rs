@@ -1,0 +1,198 @@
+//! Effects: everything a decision can ask a driver to do. A closed set; executors hold no policy.
+//!
+//! Order is part of the contract: seal before demote, demote before release, acquire before promote.
+//! An effect whose outcome matters ([`Effect::Dcs`], [`Effect::Run`]) ends the list of its decision.
+
+use crate::dcs::DcsCall;
+use crate::ids::{NodeName, Timeline};
+use crate::lease::Lease;
+use crate::local::Upstream;
+use crate::seat::LeaveReason;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One thing to do. Executing an effect twice does no harm (I10).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Send a request to the store; its end comes back as [`crate::outcome::Outcome::Dcs`].
+    Dcs(DcsCall),
+    /// Ask these members `GET /patroni`, all at once; answers arrive in `View::peers`.
+    PollPeers {
+        /// Name and `api_url` of each.
+        targets: Vec<(NodeName, String)>,
+    },
+    /// Let commits be acknowledged until the lease's deadline (inside).
+    OpenFence {
+        /// The confirmed lease.
+        lease: Lease,
+    },
+    /// Acknowledge nothing more. Both seats: outside it is a no-op, since nothing runs that could.
+    CloseFence,
+    /// Trigger the promotion of this standby (inside). Cannot be cancelled.
+    Promote {
+        /// The proof that we may.
+        lease: Lease,
+        /// The timeline that was claimed and that the server must choose.
+        timeline: Timeline,
+        /// Timelines in between that others claimed: made unavailable to this server first.
+        skip: Vec<Timeline>,
+    },
+    /// Ask for a checkpoint, without waiting (inside).
+    Checkpoint,
+    /// Point the standby at `upstream`, or park it with `None` (inside; reload, no restart).
+    Follow {
+        /// Whom to follow.
+        upstream: Option<Upstream>,
+    },
+    /// Turn this server into one that cannot acknowledge: give the seat to the supervisor, which stops it (inside).
+    /// Without a supervisor the postmaster is told to shut down fast.
+    Demote {
+        /// Why, for the supervisor and the log.
+        reason: LeaveReason,
+        /// How.
+        method: DemoteMethod,
+    },
+    /// Run a step on the stopped (or to be stopped) server (outside); its end comes back as an outcome.
+    Run(Step),
+    /// The supervisor may exit: nothing is left to do (outside).
+    Exit {
+        /// Process exit code.
+        code: i32,
+    },
+}
+
+/// How a primary becomes a standby.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DemoteMethod {
+    /// Stop the server, start it as a standby.
+    Restart,
+}
+
+/// A step of the supervisor. At most one runs at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Make a new cluster in an empty data directory: initdb, roles, configuration, marker.
+    Initdb,
+    /// Copy the data directory from a member into an empty one.
+    BaseBackup {
+        /// From whom.
+        from: Upstream,
+    },
+    /// Rewind onto the leader's history. Marks the directory as damaged until it is through.
+    Rewind {
+        /// The leader.
+        from: Upstream,
+    },
+    /// Crash recovery in single-user mode, ended by a clean shutdown.
+    CrashRecover,
+    /// Start the server; the step is over once the postmaster runs.
+    Start {
+        /// As what.
+        role: StartRole,
+    },
+    /// Stop the server; the step is over once the postmaster is gone.
+    Stop {
+        /// How.
+        mode: StopMode,
+    },
+    /// Kill what is left of a server whose postmaster is gone, and wait until the tenancy lock is free.
+    ClearLeftover,
+    /// Rename a failed bootstrap out of the way (lesson 119).
+    SetAside,
+}
+
+/// As what a server is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartRole {
+    /// Without `standby.signal`: crash recovery on the same timeline. Needs the lease.
+    Primary {
+        /// The proof that we may.
+        lease: Lease,
+    },
+    /// With `standby.signal`, following `upstream` or parked.
+    Standby {
+        /// Whom to follow.
+        upstream: Option<Upstream>,
+    },
+}
+
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopMode {
+    /// Sessions end, shutdown checkpoint, walsenders drain (SIGINT).
+    Fast,
+    /// At once, without a checkpoint (SIGQUIT).
+    Immediate,
+}
+
+impl Effect {
+    /// Whether the effect ends the list of its decision because what comes next depends on its outcome.
+    #[must_use]
+    pub fn outcome_matters(&self) -> bool {
+        match self {
+            Effect::Dcs(_) | Effect::Run(_) | Effect::Demote { .. } | Effect::Exit { .. } => true,
+            Effect::PollPeers { .. }
+            | Effect::OpenFence { .. }
+            | Effect::CloseFence
+            | Effect::Promote { .. }
+            | Effect::Checkpoint
+            | Effect::Follow { .. } => false,
+        }
+    }
+
+    /// Which seat can execute it: `None` means both.
+    #[must_use]
+    pub fn seat(&self) -> Option<crate::view::Side> {
+        use crate::view::Side;
+        match self {
+            Effect::Dcs(_) | Effect::PollPeers { .. } | Effect::CloseFence => None,
+            Effect::OpenFence { .. }
+            | Effect::Promote { .. }
+            | Effect::Checkpoint
+            | Effect::Follow { .. }
+            | Effect::Demote { .. } => Some(Side::Inside),
+            Effect::Run(_) | Effect::Exit { .. } => Some(Side::Outside),
+        }
+    }
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Effect::Dcs(call) => write!(f, "store: {call:?}"),
+            Effect::PollPeers { targets } => {
+                let names: Vec<&str> = targets.iter().map(|(name, _)| name.as_str()).collect();
+                write!(f, "ask {}", names.join(", "))
+            }
+            Effect::OpenFence { lease } => write!(f, "open the fence for lease {}", lease.id),
+            Effect::CloseFence => f.write_str("close the fence"),
+            Effect::Promote { timeline, .. } => write!(f, "promote to timeline {timeline}"),
+            Effect::Checkpoint => f.write_str("checkpoint"),
+            Effect::Follow { upstream: Some(upstream) } => write!(f, "follow {}", upstream.name),
+            Effect::Follow { upstream: None } => f.write_str("follow nobody"),
+            Effect::Demote { reason, .. } => write!(f, "demote: {reason}"),
+            Effect::Run(step) => write!(f, "{step}"),
+            Effect::Exit { code } => write!(f, "exit with {code}"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Initdb => f.write_str("initialise a new cluster"),
+            Step::BaseBackup { from } => write!(f, "copy the data directory from {}", from.name),
+            Step::Rewind { from } => write!(f, "rewind onto {}", from.name),
+            Step::CrashRecover => f.write_str("crash recovery"),
+            Step::Start { role: StartRole::Primary { .. } } => f.write_str("start as primary"),
+            Step::Start { role: StartRole::Standby { upstream: Some(to) } } => {
+                write!(f, "start as standby of {}", to.name)
+            }
+            Step::Start { role: StartRole::Standby { upstream: None } } => f.write_str("start as parked standby"),
+            Step::Stop { mode: StopMode::Fast } => f.write_str("stop"),
+            Step::Stop { mode: StopMode::Immediate } => f.write_str("stop at once"),
+            Step::ClearLeftover => f.write_str("clear what is left of the server"),
+            Step::SetAside => f.write_str("set the failed data directory aside"),
+        }
+    }
+}

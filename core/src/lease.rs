@@ -1,0 +1,66 @@
+//! Lease arithmetic: until when may commits be acknowledged, counted so that every doubt shortens it.
+
+use crate::clock::{Millis, Tick};
+use crate::ids::{LeaseId, Revision};
+use serde::{Deserialize, Serialize};
+
+/// The right to lead, confirmed by the store. Only an answer of the store can make one
+/// ([`Lease::confirmed`] is fed from [`crate::outcome::Outcome`]); [`crate::effect::Effect::Promote`] needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The store's lease that carries our leader key.
+    pub id: LeaseId,
+    /// Create revision of the leader key we acquired: a key deleted and made again is not ours.
+    pub leader_created: Revision,
+    /// When the last confirmed keepalive was SENT.
+    pub sent_at: Tick,
+    /// The time to live the store RETURNED for that keepalive.
+    pub ttl: Millis,
+}
+
+impl Lease {
+    /// A lease as confirmed by the store.
+    #[must_use]
+    pub fn confirmed(id: LeaseId, leader_created: Revision, sent_at: Tick, ttl: Millis) -> Self {
+        Self { id, leader_created, sent_at, ttl }
+    }
+
+    /// After this moment nothing may be acknowledged. Counted from when the keepalive was sent, since the
+    /// store counts from when it arrived, which is later; shortened by [`margin`] for clocks that run at different rates.
+    #[must_use]
+    pub fn deadline(&self) -> Tick {
+        (self.sent_at + self.ttl) - margin(self.ttl)
+    }
+
+    /// Whether the lease still allows acknowledgements at `now`.
+    #[must_use]
+    pub fn valid_at(&self, now: Tick) -> bool {
+        now < self.deadline()
+    }
+}
+
+/// What is cut off the end of every lease: a twentieth, at least 200 ms. Clocks of the supported machines
+/// differ by far less than 5 % in rate; the floor covers the time between reading the clock and acting on it.
+#[must_use]
+pub fn margin(ttl: Millis) -> Millis {
+    Millis((ttl.0 / 20).max(200).min(ttl.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deadline_counts_from_sending_and_keeps_a_margin() {
+        let lease = Lease::confirmed(LeaseId(1), Revision(1), Tick(10_000), Millis(30_000));
+        assert_eq!(lease.deadline(), Tick(38_500));
+        assert!(lease.valid_at(Tick(38_499)));
+        assert!(!lease.valid_at(Tick(38_500)));
+    }
+
+    #[test]
+    fn a_tiny_ttl_leaves_no_time_at_all() {
+        let lease = Lease::confirmed(LeaseId(1), Revision(1), Tick(0), Millis(150));
+        assert_eq!(lease.deadline(), Tick(0));
+    }
+}

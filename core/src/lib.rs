@@ -1,0 +1,25 @@
+//! The decisions of `ha_ext`: pure, without I/O, without a clock.
+//!
+//! Each tick a driver takes ONE snapshot of everything ([`view::View`]), calls [`decide::decide`], and executes
+//! the [`effect::Effect`]s of the [`decide::Decision`] in order. Two drivers do so: the loop worker inside the
+//! postmaster and the supervisor outside it. Whoever holds the seat ([`seat`]) acts; both run this code.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod cluster;
+pub mod dcs;
+pub mod decide;
+pub mod effect;
+pub mod ids;
+pub mod lease;
+pub mod local;
+pub mod member;
+pub mod memory;
+pub mod outcome;
+pub mod parse;
+pub mod peer;
+pub mod rule;
+pub mod seat;
+pub mod settings;
+pub mod tags;
+pub mod view;

@@ -1,0 +1,189 @@
+//! What this node's Postgres and data directory look like, as one snapshot per tick.
+
+use crate::clock::Tick;
+use crate::cluster::Address;
+use crate::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
+use serde::{Deserialize, Serialize};
+
+/// One snapshot of this node. The inside driver fills it from shared memory, the outside driver from the
+/// control file and the process table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalView {
+    /// The data directory.
+    pub data: DataDir,
+    /// The server.
+    pub server: Server,
+    /// `ha_ext.marker` in the data directory.
+    pub marker: Option<Marker>,
+    /// The timelines this data directory descends from, oldest first: `(timeline, where it ended)`.
+    pub history: Vec<(Timeline, Lsn)>,
+    /// The step that runs now. No other may be begun.
+    pub step_running: Option<crate::effect::Step>,
+    /// The server's log or disk says it cannot write (disk full, I/O error): it must not lead.
+    pub cannot_write: Option<String>,
+}
+
+/// State of the data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DataDir {
+    /// Missing, empty, or nothing but `lost+found` and dot files.
+    Empty,
+    /// Has files but no readable control file, or a mark says an earlier rewind or copy was interrupted.
+    Damaged {
+        /// What was found, for the operator.
+        reason: String,
+    },
+    /// A usable data directory.
+    Present(Control),
+}
+
+/// What `pg_control` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// System identifier.
+    pub system_id: SystemId,
+    /// Cluster state.
+    pub state: ControlState,
+    /// Timeline of the latest checkpoint.
+    pub timeline: Timeline,
+    /// START of the latest checkpoint record. After a clean shutdown it is the last record.
+    pub checkpoint: Lsn,
+    /// `minRecoveryPoint`, zero on a primary.
+    pub min_recovery_point: Lsn,
+    /// Its timeline.
+    pub min_recovery_timeline: Timeline,
+    /// `wal_log_hints` or data checksums: the precondition of `pg_rewind`.
+    pub can_be_rewound: bool,
+}
+
+/// `pg_control`'s cluster state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlState {
+    /// Clean shutdown of a primary.
+    ShutDown,
+    /// Clean shutdown of a standby.
+    ShutDownInRecovery,
+    /// A shutdown was under way.
+    ShuttingDown,
+    /// Crash recovery was under way.
+    InCrashRecovery,
+    /// A standby was running.
+    InArchiveRecovery,
+    /// A primary was running.
+    InProduction,
+}
+
+/// State of the server process.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Server {
+    /// No process of this server is left (the tenancy lock is free).
+    Down,
+    /// The postmaster is gone, but processes of it still hold the tenancy lock.
+    Leftover,
+    /// The postmaster lives; the server is starting, in a crash cycle, or has not reported in yet.
+    Starting {
+        /// Since when the server has been starting.
+        since: Tick,
+    },
+    /// Out of recovery.
+    Primary(PrimaryView),
+    /// In recovery.
+    Standby(StandbyView),
+    /// A shutdown is under way.
+    Stopping {
+        /// Since when.
+        since: Tick,
+    },
+}
+
+/// A server that is out of recovery.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PrimaryView {
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Flush position.
+    pub flushed: Lsn,
+    /// The first checkpoint on this timeline has completed (`minRecoveryPoint` is zero).
+    pub checkpointed: bool,
+    /// Redo position of the latest completed checkpoint.
+    pub checkpoint_redo: Lsn,
+    /// Connected standbys.
+    pub standbys: Vec<StandbyConnection>,
+    /// The fence is open: commits are acknowledged until the deadline.
+    pub fence_open: bool,
+    /// Commits are held for a planned switchover.
+    pub sealed: bool,
+}
+
+/// A connected standby, from the walsender array.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandbyConnection {
+    /// Name of the slot it uses (the walsender's `application_name` is not in shared memory).
+    pub slot: String,
+    /// Streaming (not catching up, not a base backup).
+    pub streaming: bool,
+    /// What it has flushed.
+    pub flushed: Lsn,
+    /// What it has replayed.
+    pub replayed: Lsn,
+}
+
+/// A server that is in recovery.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StandbyView {
+    /// Timeline being replayed.
+    pub timeline: Timeline,
+    /// Received and flushed (`max` of walreceiver's flush position and replay).
+    pub received: Lsn,
+    /// Replayed.
+    pub replayed: Lsn,
+    /// The walreceiver.
+    pub receiver: Receiver,
+    /// Where `primary_conninfo` points now (loaded by the startup process); `None` when it is empty.
+    pub upstream: Option<Upstream>,
+    /// Commit time of the last replayed transaction, as text for REST.
+    pub replayed_at: Option<String>,
+    /// Replay is paused.
+    pub replay_paused: bool,
+    /// A promotion has been triggered and cannot be cancelled.
+    pub promoting: bool,
+    /// Hot standby has reached consistency.
+    pub consistent: bool,
+}
+
+/// State of the walreceiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Receiver {
+    /// No walreceiver runs.
+    #[default]
+    Stopped,
+    /// Starting, waiting or restarting: connected to nobody that sends.
+    Connecting,
+    /// Streaming.
+    Streaming,
+}
+
+/// Whom a standby follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// The member.
+    pub name: NodeName,
+    /// Where it listens.
+    pub address: Address,
+    /// Slot to use there; `None` with `use_slots: false`.
+    pub slot: Option<String>,
+}
+
+/// `ha_ext.marker`: this data directory belongs to a cluster, and what this node last held there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// The cluster.
+    pub scope: String,
+    /// Its data.
+    pub system_id: SystemId,
+    /// The member name.
+    pub member: NodeName,
+    /// The last node lease this data directory held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
+}

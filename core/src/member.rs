@@ -1,0 +1,109 @@
+//! Our own `members/<name>` value (wire.md 1.1), built from what is observed.
+
+use crate::effect::Step;
+use crate::ids::Timeline;
+use crate::local::{DataDir, LocalView, Receiver, Server};
+use crate::memory::{Memory, Stage};
+use crate::settings::Settings;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// What identifies this member to others; fixed while the process lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// `postgres://HOST:PORT/DBNAME`.
+    pub conn_url: String,
+    /// `http[s]://HOST:PORT/patroni`.
+    pub api_url: String,
+}
+
+/// The level of Patroni we are compatible with, reported as `version` (wire.md 12.1).
+pub const COMPATIBLE_VERSION: &str = "4.1.4";
+/// Our own version, reported as `ha_ext_version`.
+pub const HA_EXT_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// `state` of this node (wire.md 6).
+#[must_use]
+pub fn state(local: &LocalView, memory: &Memory) -> &'static str {
+    if let Some(step) = &local.step_running {
+        return match step {
+            Step::Initdb => "initializing new cluster",
+            Step::BaseBackup { .. } => "creating replica",
+            Step::Stop { .. } | Step::ClearLeftover => "stopping",
+            Step::Rewind { .. } | Step::CrashRecover | Step::Start { .. } => "starting",
+            Step::SetAside => "initdb failed",
+        };
+    }
+    match &local.server {
+        Server::Primary(_) | Server::Standby(_) => "running",
+        Server::Starting { .. } => "starting",
+        Server::Stopping { .. } => "stopping",
+        Server::Leftover => "crashed",
+        Server::Down if memory.step_error.is_some() => "start failed",
+        Server::Down => "stopped",
+    }
+}
+
+/// `role` of this node (wire.md 6).
+#[must_use]
+pub fn role(local: &LocalView, memory: &Memory) -> &'static str {
+    match &local.server {
+        Server::Primary(_) if memory.lease.is_some() && memory.stage == Stage::Steady => "primary",
+        Server::Primary(_) => "demoted",
+        Server::Standby(standby) if standby.promoting => "promoted",
+        Server::Standby(_) => "replica",
+        Server::Starting { .. } if memory.lease.is_some() => "primary",
+        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
+            match (&memory.stage, &local.data) {
+                (Stage::Demoting { .. }, _) => "demoted",
+                (_, DataDir::Empty) => "uninitialized",
+                (_, DataDir::Present(_) | DataDir::Damaged { .. }) => "replica",
+            }
+        }
+    }
+}
+
+/// The JSON of our member key.
+#[must_use]
+pub fn record(identity: &Identity, settings: &Settings, local: &LocalView, memory: &Memory) -> Value {
+    let mut out = Map::new();
+    out.insert("conn_url".into(), json!(identity.conn_url));
+    out.insert("api_url".into(), json!(identity.api_url));
+    out.insert("state".into(), json!(state(local, memory)));
+    out.insert("role".into(), json!(role(local, memory)));
+    out.insert("version".into(), json!(COMPATIBLE_VERSION));
+    out.insert("ha_ext_version".into(), json!(HA_EXT_VERSION));
+    let tags = &settings.tags.all;
+    if !tags.is_empty() {
+        out.insert("tags".into(), Value::Object(tags.clone()));
+    }
+    match &local.server {
+        Server::Primary(primary) => {
+            out.insert("xlog_location".into(), json!(primary.flushed.0));
+            out.insert("timeline".into(), json!(primary.timeline.0));
+            if !primary.checkpointed {
+                out.insert("checkpoint_after_promote".into(), json!(false));
+            }
+        }
+        Server::Standby(standby) => {
+            out.insert("xlog_location".into(), json!(standby.received.max(standby.replayed).0));
+            if standby.received.0 > 0 {
+                out.insert("receive_lsn".into(), json!(standby.received.0));
+            }
+            if standby.replayed.0 > 0 {
+                out.insert("replay_lsn".into(), json!(standby.replayed.0));
+            }
+            if standby.receiver == Receiver::Streaming {
+                out.insert("replication_state".into(), json!("streaming"));
+            }
+            if standby.timeline > Timeline(0) {
+                out.insert("timeline".into(), json!(standby.timeline.0));
+            }
+        }
+        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {}
+    }
+    if settings.pause {
+        out.insert("pause".into(), json!(true));
+    }
+    Value::Object(out)
+}

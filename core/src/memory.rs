@@ -1,0 +1,89 @@
+//! The little that is remembered between ticks. It passes with the seat, so it is plain data.
+
+use crate::clock::Tick;
+use crate::cluster::LeaderKey;
+use crate::ids::{LeaseId, NodeName, Revision, Timeline};
+use crate::lease::Lease;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a node remembers. Everything else is observed anew each tick.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// The lease we lead by, as last confirmed. Kept past its deadline until the loss is dealt with.
+    pub lease: Option<Lease>,
+    /// The node lease, which also carries the member key.
+    pub session: Option<LeaseId>,
+    /// When the last confirmed keepalive of either kind was sent.
+    pub kept_at: Option<Tick>,
+    /// When the last request to the store failed or ended unknown; requests are then spaced out.
+    pub store_failed_at: Option<Tick>,
+    /// The last leader that was seen, for as long as the key is gone.
+    pub last_leader: Option<LeaderKey>,
+    /// When the leader key was first seen to be gone.
+    pub leader_gone_at: Option<Tick>,
+    /// A lease of a predecessor that was proven dead.
+    pub dead_lease: Option<LeaseId>,
+    /// When a foreign lease was last asked about.
+    pub lease_checked_at: Option<Tick>,
+    /// Members as of the last time there was a leader: name to `api_url` (lesson 1).
+    pub known_peers: BTreeMap<NodeName, String>,
+    /// Peers found unreachable, since when: a vote does not wait long for them.
+    pub unreachable: BTreeMap<NodeName, Tick>,
+    /// When the peers were last asked.
+    pub polled_at: Option<Tick>,
+    /// The walreceiver was seen stopped for the present election: votes asked from here on count.
+    pub voting_since: Option<Tick>,
+    /// Timeline claimed under the present lease.
+    pub claim: Option<Timeline>,
+    /// Until then this node stays out of the race.
+    pub no_race_until: Option<Tick>,
+    /// What is under way across ticks.
+    pub stage: Stage,
+    /// We won the race to initialise the cluster.
+    pub bootstrapping: bool,
+    /// When our member key was last written.
+    pub member_written_at: Option<Tick>,
+    /// When `status` was last written.
+    pub status_written_at: Option<Tick>,
+    /// When a step last failed, and how often in a row (lesson 38: once per loop).
+    pub step_failed_at: Option<Tick>,
+    /// Failures in a row.
+    pub step_failures: u32,
+    /// The reason of the last failed step, for the operator.
+    pub step_error: Option<String>,
+    /// When the server of a leader was first seen not running, for `primary_start_timeout`.
+    pub not_running_since: Option<Tick>,
+    /// A rewind onto this timeline failed: copy anew instead, if that is allowed.
+    pub rewind_failed: bool,
+}
+
+/// A change of role that takes more than one tick.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Nothing.
+    #[default]
+    Steady,
+    /// A switchover passed its first checks: a checkpoint runs before the stop.
+    Preparing {
+        /// The request.
+        request: Revision,
+        /// To whom.
+        candidate: NodeName,
+        /// Since when.
+        since: Tick,
+        /// The checkpoint must reach this position.
+        checkpoint_after: crate::ids::Lsn,
+    },
+    /// The server is to be stopped and started as a standby.
+    Demoting {
+        /// To whom the leader key goes; `None` when it is lost already or goes to whoever is best.
+        candidate: Option<NodeName>,
+        /// The lease is given up once the server is down (false: it is lost).
+        release: bool,
+        /// Since when.
+        since: Tick,
+        /// Since when the server is down.
+        down_since: Option<Tick>,
+    },
+}

@@ -1,0 +1,274 @@
+//! Reads what the store holds, liberally: unknown fields are ignored, a field that makes no sense counts as
+//! absent, a value that is not JSON counts as empty (wire.md 1 and 12.7).
+
+use crate::cluster::{
+    Cluster, FailoverRequest, HistoryRow, Initialize, LeaderKey, Member, Released, Status, TimelineClaim, Versioned,
+};
+use crate::dcs::{LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
+use crate::ids::{Lsn, NodeName, SystemId, Timeline};
+use crate::tags::Tags;
+use serde_json::Value;
+
+/// Parses all keys of one cluster.
+#[must_use]
+pub fn cluster(raw: &RawCluster) -> Cluster {
+    let mut out = Cluster { revision: raw.revision, ..Cluster::default() };
+    for (path, key) in &raw.keys {
+        match path.as_str() {
+            LEADER_PATH => out.leader = leader(key),
+            RELEASED_PATH => out.released = serde_json::from_str::<Released>(&key.value).ok(),
+            "initialize" => out.initialize = initialize(&key.value),
+            "config" => out.config = object(key),
+            "failover" => out.failover = failover(key),
+            "status" => out.status = status(&key.value),
+            "history" => out.history = history(&key.value),
+            _ => {
+                if let Some(name) = path.strip_prefix("members/") {
+                    out.members.insert(NodeName::new(name), member(key));
+                } else if let Some(timeline) = path.strip_prefix("ha_ext/timeline/")
+                    && let Ok(timeline) = timeline.parse()
+                    && let Ok(claim) = serde_json::from_str::<TimelineClaim>(&key.value)
+                {
+                    out.claims.insert(Timeline(timeline), claim);
+                }
+            }
+        }
+    }
+    out
+}
+
+fn leader(key: &RawKey) -> Option<LeaderKey> {
+    // A leader key without a lease is of no node that is alive in our sense; it still blocks an acquisition.
+    let lease = key.lease.unwrap_or(crate::ids::LeaseId(0));
+    (!key.value.is_empty()).then(|| LeaderKey { name: NodeName::new(key.value.clone()), lease, created: key.created })
+}
+
+fn initialize(value: &str) -> Initialize {
+    match value.trim().parse() {
+        Ok(id) if value.trim().len() >= 10 => Initialize::Done(SystemId(id)),
+        _ => Initialize::Running,
+    }
+}
+
+fn object(key: &RawKey) -> Option<Versioned<Value>> {
+    let value: Value = serde_json::from_str(&key.value).ok()?;
+    value.is_object().then_some(Versioned { value, revision: key.modified })
+}
+
+fn failover(key: &RawKey) -> Option<Versioned<FailoverRequest>> {
+    let name = |value: Option<&Value>| {
+        let text = value?.as_str()?.trim();
+        (!text.is_empty()).then(|| NodeName::new(text))
+    };
+    let request = match serde_json::from_str::<Value>(&key.value) {
+        Ok(Value::Object(map)) => FailoverRequest {
+            leader: name(map.get("leader")),
+            member: name(map.get("member")),
+            scheduled_at: map.get("scheduled_at").and_then(Value::as_str).map(str::to_owned),
+        },
+        Ok(_) => FailoverRequest::default(),
+        // The form of releases before JSON: `leader:candidate`.
+        Err(_) => {
+            let (leader, member) = key.value.split_once(':')?;
+            FailoverRequest {
+                leader: name(Some(&Value::from(leader))),
+                member: name(Some(&Value::from(member))),
+                scheduled_at: None,
+            }
+        }
+    };
+    let asks = request.leader.is_some() || request.member.is_some();
+    asks.then_some(Versioned { value: request, revision: key.modified })
+}
+
+fn status(text: &str) -> Status {
+    let Ok(value) = serde_json::from_str::<Value>(text) else { return Status::default() };
+    if let Some(optime) = integer(&value) {
+        return Status { optime: Some(Lsn(optime)), ..Status::default() };
+    }
+    let unpacked = |field: &str| match value.get(field) {
+        Some(Value::String(packed)) => serde_json::from_str(packed).unwrap_or(Value::Null),
+        Some(other) => other.clone(),
+        None => Value::Null,
+    };
+    Status {
+        optime: value.get("optime").and_then(integer).map(Lsn),
+        slots: match unpacked("slots") {
+            Value::Object(map) => map.iter().filter_map(|(k, v)| Some((k.clone(), Lsn(integer(v)?)))).collect(),
+            _ => Default::default(),
+        },
+        retain_slots: match unpacked("retain_slots") {
+            Value::Array(items) => items.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect(),
+            _ => Vec::new(),
+        },
+    }
+}
+
+fn history(text: &str) -> Vec<HistoryRow> {
+    let Ok(Value::Array(rows)) = serde_json::from_str::<Value>(text) else { return Vec::new() };
+    rows.iter()
+        .filter_map(|row| {
+            let row = row.as_array()?;
+            let text = |at: usize| row.get(at).and_then(Value::as_str).map(str::to_owned);
+            Some(HistoryRow {
+                timeline: Timeline(u32::try_from(integer(row.first()?)?).ok()?),
+                switch_lsn: Lsn(integer(row.get(1)?)?),
+                reason: text(2).unwrap_or_default(),
+                at: text(3),
+                new_leader: text(4).map(NodeName::new),
+            })
+        })
+        .collect()
+}
+
+/// The `history` key's value for `rows` (wire.md 1.8).
+#[must_use]
+pub fn history_json(rows: &[HistoryRow]) -> Value {
+    let row = |row: &HistoryRow| {
+        let mut out = vec![row.timeline.0.into(), row.switch_lsn.0.into(), Value::from(row.reason.clone())];
+        if let Some(at) = &row.at {
+            out.push(at.clone().into());
+            if let Some(leader) = &row.new_leader {
+                out.push(leader.as_str().into());
+            }
+        }
+        Value::Array(out)
+    };
+    Value::Array(rows.iter().map(row).collect())
+}
+
+fn member(key: &RawKey) -> Member {
+    let json: Value = if key.value.starts_with("postgres") {
+        legacy_member(&key.value)
+    } else {
+        serde_json::from_str(&key.value).unwrap_or(Value::Null)
+    };
+    let text = |field: &str| json.get(field).and_then(Value::as_str).map(str::to_owned);
+    let number = |field: &str| json.get(field).and_then(integer);
+    let role = text("role").unwrap_or_default();
+    Member {
+        lease: key.lease,
+        conn_url: text("conn_url").or_else(|| conn_url_of(json.get("conn_kwargs")?)),
+        api_url: text("api_url"),
+        state: text("state").unwrap_or_default(),
+        role: if role == "master" { "primary".to_owned() } else { role },
+        timeline: number("timeline").and_then(|t| u32::try_from(t).ok()).map(Timeline),
+        xlog_location: number("xlog_location").map(Lsn),
+        checkpoint_pending: json.get("checkpoint_after_promote").and_then(boolean) == Some(false),
+        tags: Tags::from_json(json.get("tags")),
+        version: text("version"),
+        ha_ext_version: text("ha_ext_version"),
+        json,
+    }
+}
+
+/// `conn_url?application_name=<api_url>`, the form before 0.90.
+fn legacy_member(value: &str) -> Value {
+    let (conn_url, rest) = value.split_once('?').unwrap_or((value, ""));
+    let api_url = rest.strip_prefix("application_name=");
+    serde_json::json!({"conn_url": conn_url, "api_url": api_url})
+}
+
+fn conn_url_of(kwargs: &Value) -> Option<String> {
+    let host = kwargs.get("host")?.as_str()?;
+    let port = kwargs.get("port").and_then(integer).unwrap_or(5432);
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    Some(format!("postgres://{host}:{port}/{}", kwargs.get("dbname").and_then(Value::as_str).unwrap_or("postgres")))
+}
+
+/// An integer, quoted or not.
+#[must_use]
+pub fn integer(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+/// A boolean the way YAML 1.1 and Patroni read one: `on`, `yes`, `true`, quoted or not.
+#[must_use]
+pub fn boolean(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(b) => Some(*b),
+        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "on" | "yes" | "true" | "1" => Some(true),
+            "off" | "no" | "false" | "0" => Some(false),
+            _ => None,
+        },
+        Value::Number(n) => match n.as_i64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        },
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{LeaseId, Revision};
+
+    fn raw(keys: &[(&str, &str)]) -> RawCluster {
+        let key = |value: &str| RawKey {
+            value: value.to_owned(),
+            created: Revision(3),
+            modified: Revision(5),
+            lease: Some(LeaseId(9)),
+        };
+        RawCluster {
+            revision: Revision(7),
+            keys: keys.iter().map(|(path, value)| ((*path).to_owned(), key(value))).collect(),
+        }
+    }
+
+    #[test]
+    fn reads_a_patroni_cluster() {
+        let cluster = cluster(&raw(&[
+            ("leader", "pg1"),
+            ("initialize", "7312345678901234567"),
+            (
+                "members/pg1",
+                r#"{"conn_url":"postgres://10.0.0.1:5432/postgres","api_url":"http://10.0.0.1:8008/patroni","state":"running","role":"master","version":"4.1.4","xlog_location":"67395656","timeline":3}"#,
+            ),
+            ("members/old", "postgres://10.0.0.2:5432/postgres?application_name=http://10.0.0.2:8008/patroni"),
+            ("status", r#"{"optime":67395656,"slots":"{\"pg2\":1}","retain_slots":["pg2"]}"#),
+            (
+                "history",
+                r#"[[1,25165984,"no recovery target specified"],[2,67109024,"x","2026-01-01T00:00:00+00:00","pg1"]]"#,
+            ),
+            ("failover", "{}"),
+        ]));
+        assert_eq!(cluster.leader.as_ref().map(|l| l.created), Some(Revision(3)));
+        assert_eq!(cluster.initialize, Initialize::Done(SystemId(7_312_345_678_901_234_567)));
+        let pg1 = &cluster.members[&NodeName::new("pg1")];
+        assert_eq!((pg1.role.as_str(), pg1.xlog_location), ("primary", Some(Lsn(67_395_656))));
+        assert_eq!(cluster.members[&NodeName::new("old")].api_url.as_deref(), Some("http://10.0.0.2:8008/patroni"));
+        assert_eq!(cluster.status.slots["pg2"], Lsn(1));
+        assert_eq!(cluster.history_timeline(), Some(Timeline(3)));
+        assert_eq!(cluster.failover, None);
+    }
+
+    #[test]
+    fn nonsense_is_absent_and_never_fatal() {
+        let cluster = cluster(&raw(&[
+            ("members/a", "{not json"),
+            ("members/b", r#"{"timeline":"x","tags":[1],"state":5}"#),
+            ("status", "}"),
+            ("history", r#"{"a":1}"#),
+            ("config", "[]"),
+            ("failover", "pg1:pg2"),
+            ("initialize", ""),
+            ("ha_ext/timeline/x", "{}"),
+        ]));
+        assert_eq!(cluster.members.len(), 2);
+        assert_eq!(cluster.status, Status::default());
+        assert_eq!(cluster.config, None);
+        assert_eq!(cluster.initialize, Initialize::Running);
+        let request = cluster.failover.map(|f| f.value).unwrap_or_default();
+        assert_eq!((request.leader, request.member), (Some(NodeName::new("pg1")), Some(NodeName::new("pg2"))));
+    }
+
+    #[test]
+    fn history_round_trips() {
+        let text = r#"[[1,25165984,"a"],[2,67109024,"x","2026-01-01T00:00:00+00:00","pg1"]]"#;
+        assert_eq!(history_json(&history(text)).to_string(), text);
+    }
+}

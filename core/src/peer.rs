@@ -1,0 +1,45 @@
+//! What the other members answered when asked directly (`GET /patroni`, wire.md 4.1).
+
+use crate::clock::Tick;
+use crate::ids::{Lsn, NodeName, Timeline};
+
+/// The newest result of asking one peer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerView {
+    /// Who was asked.
+    pub name: NodeName,
+    /// When the question was sent.
+    pub asked_at: Tick,
+    /// Its answer, or that it could not be reached.
+    pub answer: PeerAnswer,
+}
+
+/// A peer's answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PeerAnswer {
+    /// The question is still under way.
+    Pending,
+    /// It could not be reached in time, or what it said made no sense.
+    Unreachable(String),
+    /// It answered.
+    Status(PeerStatus),
+}
+
+/// The fields of `/patroni` that decisions need.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PeerStatus {
+    /// It says it is a primary (`role`, or it has a primary's WAL location).
+    pub is_primary: bool,
+    /// `state`.
+    pub state: String,
+    /// Largest of received and replayed (standby) or the current location (primary).
+    pub lsn: Lsn,
+    /// Timeline, when known.
+    pub timeline: Option<Timeline>,
+    /// It still receives WAL from somebody (`replication_state: streaming`).
+    pub receiving: bool,
+    /// Tags.
+    pub tags: crate::tags::Tags,
+    /// `watchdog_failed`: it may not lead.
+    pub watchdog_failed: bool,
+}

@@ -1,0 +1,55 @@
+//! The settings decisions depend on, merged from defaults, the store, the local file and the environment.
+
+use crate::clock::Millis;
+use crate::tags::Tags;
+use serde::{Deserialize, Serialize};
+
+/// Settings in force (wire.md 8.2), times in milliseconds.
+// They are independent switches of the configuration, not a state.
+#[allow(clippy::struct_excessive_bools)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// `ttl`.
+    pub ttl_ms: Millis,
+    /// `loop_wait`.
+    pub loop_wait_ms: Millis,
+    /// `retry_timeout`.
+    pub retry_timeout_ms: Millis,
+    /// `maximum_lag_on_failover`, bytes.
+    pub maximum_lag_on_failover_bytes: u64,
+    /// `primary_start_timeout`; zero fails over at once after a crash.
+    pub primary_start_timeout_ms: Millis,
+    /// `postgresql.use_pg_rewind`.
+    pub use_pg_rewind: bool,
+    /// `postgresql.remove_data_directory_on_rewind_failure` or `..._on_diverged_timelines`: a copy may replace the data.
+    pub may_replace_data: bool,
+    /// `postgresql.use_slots`.
+    pub use_slots: bool,
+    /// `check_timeline`.
+    pub check_timeline: bool,
+    /// `pause`.
+    pub pause: bool,
+    /// Our tags.
+    pub tags: Tags,
+    /// `bootstrap.dcs`: written to the `config` key by the first leader.
+    pub bootstrap_dcs: serde_json::Value,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ttl_ms: Millis::from_secs(30),
+            loop_wait_ms: Millis::from_secs(10),
+            retry_timeout_ms: Millis::from_secs(10),
+            maximum_lag_on_failover_bytes: 1_048_576,
+            primary_start_timeout_ms: Millis::from_secs(300),
+            use_pg_rewind: false,
+            may_replace_data: false,
+            use_slots: true,
+            check_timeline: false,
+            pause: false,
+            tags: Tags::default(),
+            bootstrap_dcs: serde_json::Value::Object(serde_json::Map::new()),
+        }
+    }
+}
