@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod dcs;
 pub mod decide;
 pub mod effect;
@@ -18,8 +19,10 @@ pub mod memory;
 pub mod outcome;
 pub mod parse;
 pub mod peer;
+pub mod pgconf;
 pub mod rule;
 pub mod seat;
 pub mod settings;
 pub mod tags;
+pub mod timeline;
 pub mod view;
