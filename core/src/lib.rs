@@ -5,6 +5,7 @@
 //! postmaster and the supervisor outside it. Whoever holds the seat ([`seat`]) acts; both run this code.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod clock;
 pub mod cluster;
 pub mod config;
