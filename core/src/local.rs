@@ -32,6 +32,8 @@ pub enum DataDir {
     Damaged {
         /// What was found, for the operator.
         reason: String,
+        /// It is our own half-made copy: nothing in it can be missed.
+        half_copied: bool,
     },
     /// A usable data directory.
     Present(Control),

@@ -12,6 +12,10 @@ use std::collections::BTreeMap;
 pub struct Memory {
     /// The lease we lead by, as last confirmed. Kept past its deadline until the loss is dealt with.
     pub lease: Option<Lease>,
+    /// Create revision of a leader key that the store said is no longer ours.
+    pub refused: Option<Revision>,
+    /// Since when the lease is past its deadline without being known to be lost.
+    pub overdue_since: Option<Tick>,
     /// The node lease, which also carries the member key.
     pub session: Option<LeaseId>,
     /// When the last confirmed keepalive of either kind was sent.
@@ -42,6 +46,12 @@ pub struct Memory {
     pub stage: Stage,
     /// We won the race to initialise the cluster.
     pub bootstrapping: bool,
+    /// The bootstrap we won failed: give up the `initialize` key and set the data aside.
+    pub bootstrap_failed: bool,
+    /// The failover request that was last turned down, and why, for the operator.
+    pub rejected: Option<(Revision, String)>,
+    /// What our member key was last written as.
+    pub member_written: Option<serde_json::Value>,
     /// When our member key was last written.
     pub member_written_at: Option<Tick>,
     /// When `status` was last written.

@@ -95,7 +95,7 @@ fn status(text: &str) -> Status {
         optime: value.get("optime").and_then(integer).map(Lsn),
         slots: match unpacked("slots") {
             Value::Object(map) => map.iter().filter_map(|(k, v)| Some((k.clone(), Lsn(integer(v)?)))).collect(),
-            _ => Default::default(),
+            _ => std::collections::BTreeMap::new(),
         },
         retain_slots: match unpacked("retain_slots") {
             Value::Array(items) => items.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect(),

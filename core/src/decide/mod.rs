@@ -1,9 +1,32 @@
-//! The one decision function.
+//! The one decision function. Each file holds the rules of one situation; this one routes.
 
+mod check;
+mod data;
+mod duties;
+mod election;
+mod eligibility;
+mod fold;
+mod lease;
+mod outside;
+mod primary;
+mod promotion;
+mod rejoin;
+mod release;
+mod standby;
+mod switchover;
+mod turn;
+mod upkeep;
+
+pub use check::Violation;
+pub use eligibility::{Eligibility, Obstacle};
+
+use crate::clock::Tick;
 use crate::effect::Effect;
+use crate::local::Server;
 use crate::memory::Memory;
 use crate::rule::Rule;
-use crate::view::View;
+use crate::view::{Side, View};
+use turn::{Turn, Verdict};
 
 /// What to do now, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,10 +37,41 @@ pub struct Decision {
     pub memory: Memory,
     /// What to execute, in this order; after a failure stop and observe again.
     pub effects: Vec<Effect>,
+    /// When to decide again at the latest; an event may come first.
+    pub wake_at: Tick,
 }
 
 /// Decides. Pure: no clock, no I/O, no logging, no randomness. Same input, same output.
 #[must_use]
-pub fn decide(memory: &Memory, _view: &View<'_>) -> Decision {
-    Decision { rule: Rule::LeaderLeading, memory: memory.clone(), effects: Vec::new() }
+pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
+    let mut turn = Turn::new(memory, view);
+    fold::outcomes(&mut turn);
+    fold::cluster(&mut turn);
+    let mut verdict = route(&mut turn);
+    upkeep::add(&mut turn, &mut verdict);
+    let wake_at = upkeep::wake_at(&turn, &verdict);
+    Decision { rule: verdict.rule, memory: turn.memory, effects: verdict.effects, wake_at }
+}
+
+/// Who may lead now and what stands in the way, for `ha_who_would_win()` and the REST API.
+#[must_use]
+pub fn eligibility(memory: &Memory, view: &View<'_>) -> Eligibility {
+    eligibility::of_this_node(&Turn::new(memory, view))
+}
+
+fn route(turn: &mut Turn<'_>) -> Verdict {
+    match (turn.view.seat.side(), &turn.view.local.server) {
+        (Side::Inside, Server::Primary(primary)) => primary::decide(turn, primary),
+        (Side::Inside, Server::Standby(standby)) => standby::decide(turn, standby),
+        // The worker runs only while its postmaster does: whatever it sees besides, it is about to end.
+        (Side::Inside, Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover) => {
+            Verdict::of(Rule::InsideNotReady)
+        }
+        (
+            Side::Outside,
+            Server::Starting { .. } | Server::Stopping { .. } | Server::Primary(_) | Server::Standby(_),
+        ) => outside::server_alive(turn),
+        (Side::Outside, Server::Leftover) => outside::leftover(turn),
+        (Side::Outside, Server::Down) => outside::server_down(turn),
+    }
 }

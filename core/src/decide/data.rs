@@ -1,0 +1,215 @@
+//! The server is down and nothing has to be released: what becomes of the data directory?
+
+use super::turn::{Standing, Turn, Verdict};
+use super::{outside, primary, rejoin};
+use crate::cluster::{Cluster, Initialize, LeaderKey};
+use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
+use crate::effect::{StartRole, Step};
+use crate::local::{Control, ControlState, DataDir, Upstream};
+use crate::rule::Rule;
+use crate::timeline::{Branch, WalEnd};
+use crate::view::DcsView;
+
+pub(super) fn decide(turn: &mut Turn<'_>) -> Verdict {
+    match &turn.view.local.data {
+        DataDir::Empty => empty(turn),
+        DataDir::Damaged { half_copied, .. } => damaged(turn, *half_copied),
+        DataDir::Present(control) => present(turn, control),
+    }
+}
+
+fn empty(turn: &mut Turn<'_>) -> Verdict {
+    let Some(cluster) = turn.fresh() else { return Verdict::of(Rule::DataWaitingForStore).soon(1000) };
+    if turn.memory.bootstrapping {
+        return if turn.memory.bootstrap_failed { abandon_bootstrap(turn) } else { initdb(turn) };
+    }
+    match cluster.initialize {
+        Initialize::Absent
+            if turn.memory.bootstrap_failed
+                && !turn.passed(turn.memory.step_failed_at, turn.view.settings.loop_wait_ms) =>
+        {
+            Verdict::of(Rule::BootstrapFailed).soon(1000)
+        }
+        Initialize::Absent => {
+            let edit =
+                KeyEdit { key: Key::Initialize, value: Some(String::new()), expect: Expect::Absent, leased: true };
+            let race = turn.store(DcsCall::Write(edit));
+            Verdict::of(Rule::BootstrapRacing).and(race).soon(100)
+        }
+        Initialize::Running => Verdict::of(Rule::BootstrapByAnother).soon(1000),
+        Initialize::Done(_) => copy(turn, cluster),
+    }
+}
+
+fn initdb(turn: &Turn<'_>) -> Verdict {
+    Verdict::of(Rule::BootstrapInitialising).and(turn.run(Step::Initdb)).soon(500)
+}
+
+/// A failed bootstrap frees the key for others and keeps what it made out of the way.
+fn abandon_bootstrap(turn: &mut Turn<'_>) -> Verdict {
+    let edit = KeyEdit { key: Key::Initialize, value: None, expect: Expect::Own, leased: false };
+    let free = turn.store(DcsCall::Write(edit));
+    Verdict::of(Rule::BootstrapFailed).and(free).soon(250)
+}
+
+/// An empty directory in a cluster that exists: copy from a member with `clonefrom`, else from the leader.
+fn copy(turn: &Turn<'_>, cluster: &Cluster) -> Verdict {
+    let Some((leader, member)) = cluster.leader_member() else {
+        return Verdict::of(Rule::CopyWaitingForLeader).soon(1000);
+    };
+    if leader.name == *turn.me() || member.role != "primary" || member.state != "running" {
+        return Verdict::of(Rule::CopyWaitingForLeader).soon(500);
+    }
+    let willing = |(name, m): &(&crate::ids::NodeName, &crate::cluster::Member)| {
+        *name != turn.me() && **name != leader.name && m.tags.clonefrom() && m.state == "running"
+    };
+    let source = cluster.members.iter().find(willing).map_or(&leader.name, |(name, _)| name);
+    match turn.upstream(cluster, source) {
+        Some(from) => Verdict::of(Rule::CopyRunning).and(turn.run(Step::BaseBackup { from })).soon(1000),
+        None => Verdict::of(Rule::CopyWaitingForLeader).soon(1000),
+    }
+}
+
+fn damaged(turn: &mut Turn<'_>, half_copied: bool) -> Verdict {
+    if turn.memory.bootstrapping {
+        let aside = turn.run(Step::SetAside);
+        return Verdict::of(Rule::BootstrapFailed).and(aside).soon(500);
+    }
+    match turn.fresh() {
+        Some(cluster) if half_copied || turn.view.settings.may_replace_data => copy(turn, cluster),
+        Some(_) | None => Verdict::of(Rule::DataDamaged).soon(5000),
+    }
+}
+
+fn present(turn: &mut Turn<'_>, control: &Control) -> Verdict {
+    if turn.memory.bootstrapping && turn.memory.bootstrap_failed {
+        let aside = turn.run(Step::SetAside);
+        return Verdict::of(Rule::BootstrapFailed).and(aside).soon(500);
+    }
+    let cluster = match turn.view.dcs {
+        DcsView::Fresh(cluster) => cluster,
+        DcsView::Unreachable { .. } => return without_store(turn, control),
+    };
+    if let Initialize::Done(id) = cluster.initialize
+        && id != control.system_id
+    {
+        return outside::exit(Rule::ForeignSystemId, 1);
+    }
+    match turn.standing() {
+        Standing::Leads(lease) => {
+            let role =
+                if was_standby(control) { StartRole::Standby { upstream: None } } else { StartRole::Primary { lease } };
+            Verdict::of(Rule::StartLeader).and(turn.run(Step::Start { role })).soon(500)
+        }
+        Standing::Overdue(_) => {
+            let renewal = super::lease::renewal(turn);
+            if super::lease::overdue_too_long(turn) {
+                turn.memory.lease = None;
+            }
+            Verdict::of(Rule::LeaderRenewalLate).and(renewal).soon(50)
+        }
+        Standing::None => match &cluster.leader {
+            Some(leader) if leader.name == *turn.me() => own_key(turn, leader),
+            Some(leader) => behind(turn, cluster, leader, control),
+            None => leaderless(turn, cluster, control),
+        },
+    }
+}
+
+fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
+    if turn.memory.refused != Some(leader.created)
+        && let Some(adopt) = primary::adoption(turn, leader)
+    {
+        return Verdict::of(Rule::LeaderAdopting).and(adopt).soon(50);
+    }
+    let check = primary::check_lease(turn, leader);
+    Verdict::of(Rule::LeaderKeyOfNamesake).and(check).soon(300)
+}
+
+/// Another member leads: follow, after a rewind or a copy if this WAL is not on its branch.
+fn behind(turn: &mut Turn<'_>, cluster: &Cluster, leader: &LeaderKey, control: &Control) -> Verdict {
+    let upstream = turn.upstream(cluster, &leader.name);
+    if was_standby(control) {
+        let end = WalEnd::Received(control.min_recovery_point);
+        let timeline = control.min_recovery_timeline.max(control.timeline);
+        return match rejoin::compare(cluster, timeline, end) {
+            Branch::Diverged => mend(turn, cluster, upstream),
+            // A standby that cannot tell yet may start: the server checks every stream it asks for.
+            Branch::Ancestor | Branch::Unknown => start_standby(turn, upstream),
+        };
+    }
+    if control.state == ControlState::ShutDown {
+        return match rejoin::compare(cluster, control.timeline, WalEnd::LastRecord(control.checkpoint)) {
+            Branch::Ancestor => start_standby(turn, upstream),
+            Branch::Diverged => mend(turn, cluster, upstream),
+            Branch::Unknown => Verdict::of(Rule::RejoinWaitingForHistory).soon(100),
+        };
+    }
+    // A crashed primary does not know its own end of WAL: `pg_rewind` recovers it first; without it we do.
+    if rejoin::can_rewind(turn) {
+        return mend(turn, cluster, upstream);
+    }
+    crash_recover(turn)
+}
+
+fn start_standby(turn: &Turn<'_>, upstream: Option<Upstream>) -> Verdict {
+    Verdict::of(Rule::StartStandby).and(turn.run(Step::Start { role: StartRole::Standby { upstream } })).soon(500)
+}
+
+fn crash_recover(turn: &Turn<'_>) -> Verdict {
+    Verdict::of(Rule::RejoinCrashRecovery).and(turn.run(Step::CrashRecover)).soon(500)
+}
+
+fn mend(turn: &Turn<'_>, cluster: &Cluster, upstream: Option<Upstream>) -> Verdict {
+    let Some(from) = upstream else { return Verdict::of(Rule::RejoinWaitingForLeader).soon(500) };
+    if !rejoin::leader_ready(cluster) {
+        return Verdict::of(Rule::RejoinWaitingForLeader).soon(250);
+    }
+    if rejoin::can_rewind(turn) {
+        return Verdict::of(Rule::RejoinRewinding).and(turn.run(Step::Rewind { from })).soon(1000);
+    }
+    if turn.view.settings.may_replace_data {
+        return Verdict::of(Rule::RejoinCopying).and(turn.run(Step::BaseBackup { from })).soon(1000);
+    }
+    Verdict::of(Rule::RejoinImpossible).soon(5000)
+}
+
+/// Nobody leads. A former primary comes up as a parked standby and stands for election like everybody else.
+fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verdict {
+    if turn.memory.bootstrapping {
+        let acquire = turn.store(DcsCall::AcquireLeader);
+        return Verdict::of(Rule::BootstrapTakingKey).and(acquire).soon(50);
+    }
+    if cluster.initialize == Initialize::Absent && !was_standby(control) {
+        let id = control.system_id.to_string();
+        let claim = turn.write(Key::Initialize, Some(id), Expect::Absent);
+        return Verdict::of(Rule::BootstrapFromData).and(claim).soon(100);
+    }
+    recover_and_park(turn, control)
+}
+
+fn without_store(turn: &mut Turn<'_>, control: &Control) -> Verdict {
+    if let Standing::Overdue(_) = turn.standing() {
+        turn.memory.lease = None;
+    }
+    if let Standing::Leads(lease) = turn.standing()
+        && !was_standby(control)
+    {
+        let start = turn.run(Step::Start { role: StartRole::Primary { lease } });
+        return Verdict::of(Rule::StartLeader).and(start).soon(500);
+    }
+    recover_and_park(turn, control)
+}
+
+fn recover_and_park(turn: &Turn<'_>, control: &Control) -> Verdict {
+    if was_standby(control) || control.state == ControlState::ShutDown {
+        let start = turn.run(Step::Start { role: StartRole::Standby { upstream: None } });
+        return Verdict::of(Rule::StartParked).and(start).soon(500);
+    }
+    crash_recover(turn)
+}
+
+/// Whether the server was last running (or shut down) as a standby.
+fn was_standby(control: &Control) -> bool {
+    matches!(control.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery)
+}

@@ -1,0 +1,96 @@
+//! What a leader writes into the store, one request at a time, the most urgent first.
+
+use super::turn::Turn;
+use crate::cluster::{Cluster, HistoryRow, Initialize, TimelineClaim};
+use crate::dcs::{Expect, Key};
+use crate::effect::Effect;
+use crate::ids::Timeline;
+use crate::lease::Lease;
+use crate::local::PrimaryView;
+use crate::parse::history_json;
+use serde_json::{Map, Value, json};
+
+/// Claims the timeline this primary is on, if nobody has: `Some(None)` means that it must wait to do so.
+pub(super) fn claim_timeline(turn: &Turn<'_>, primary: &PrimaryView) -> Option<Option<Effect>> {
+    if turn.memory.claim == Some(primary.timeline) {
+        return None;
+    }
+    let Some(cluster) = turn.fresh() else { return Some(None) };
+    // Somebody else's claim was dealt with before; ours, also one from an earlier lease, stands.
+    if cluster.claims.contains_key(&primary.timeline) {
+        return None;
+    }
+    let lsn = primary.flushed;
+    Some(claim(turn, primary.timeline, lsn))
+}
+
+/// The write that claims `timeline`.
+pub(super) fn claim(turn: &Turn<'_>, timeline: Timeline, lsn: crate::ids::Lsn) -> Option<Effect> {
+    let lease = turn.memory.lease?;
+    let claim = TimelineClaim { node: turn.me().clone(), lsn, nonce: lease.id };
+    let value = serde_json::to_string(&claim).ok()?;
+    turn.write(Key::TimelineClaim(timeline), Some(value), Expect::Absent)
+}
+
+/// The next thing to write, if anything.
+pub(super) fn next(turn: &Turn<'_>, primary: &PrimaryView, lease: Lease) -> Option<Effect> {
+    let cluster = turn.fresh()?;
+    initialize(turn, cluster, lease)
+        .or_else(|| config(turn, cluster))
+        .or_else(|| history(turn, cluster, primary, lease))
+        .or_else(|| status(turn, cluster, primary, lease))
+}
+
+fn initialize(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Effect> {
+    let control = turn.control()?;
+    match cluster.initialize {
+        Initialize::Done(_) => None,
+        Initialize::Absent | Initialize::Running => {
+            turn.write(Key::Initialize, Some(control.system_id.to_string()), Expect::WeLead(lease))
+        }
+    }
+}
+
+fn config(turn: &Turn<'_>, cluster: &Cluster) -> Option<Effect> {
+    if cluster.config.is_some() {
+        return None;
+    }
+    turn.write(Key::Config, Some(turn.view.settings.bootstrap_dcs.to_string()), Expect::Absent)
+}
+
+/// The rows this server's history file gives, with time and leader kept from rows already there.
+fn history(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease) -> Option<Effect> {
+    let ancestors = turn.view.local.history.iter().filter(|(timeline, _)| *timeline < primary.timeline);
+    let rows: Vec<HistoryRow> = ancestors
+        .map(|(timeline, switch_lsn)| {
+            let known = cluster.history.iter().find(|row| row.timeline == *timeline && row.switch_lsn == *switch_lsn);
+            known.cloned().unwrap_or_else(|| HistoryRow {
+                timeline: *timeline,
+                switch_lsn: *switch_lsn,
+                reason: "no recovery target specified".to_owned(),
+                at: None,
+                new_leader: None,
+            })
+        })
+        .collect();
+    // A server past its first timeline whose file has not been read yet must not wipe what is known.
+    if rows == cluster.history || (rows.is_empty() && primary.timeline > Timeline(1)) {
+        return None;
+    }
+    turn.write(Key::History, Some(history_json(&rows).to_string()), Expect::WeLead(lease))
+}
+
+fn status(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease) -> Option<Effect> {
+    let due = turn.passed(turn.memory.status_written_at, turn.view.settings.loop_wait_ms);
+    if !due || cluster.status.optime == Some(primary.flushed) {
+        return None;
+    }
+    let mut slots: Map<String, Value> =
+        primary.standbys.iter().map(|standby| (standby.slot.clone(), json!(standby.flushed.0))).collect();
+    slots.insert(turn.me().slot_name(), json!(primary.flushed.0));
+    let mut value = json!({ "optime": primary.flushed.0, "slots": slots });
+    if !cluster.status.retain_slots.is_empty() {
+        value["retain_slots"] = json!(cluster.status.retain_slots);
+    }
+    turn.write(Key::Status, Some(value.to_string()), Expect::WeLead(lease))
+}

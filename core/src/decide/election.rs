@@ -1,0 +1,158 @@
+//! Nobody holds the leader key: may this standby take it?
+//!
+//! Votes count only once this node's walreceiver is stopped, so that nothing a resurrected leader acknowledges
+//! later can be missing from what was compared.
+
+use super::turn::{Turn, Verdict};
+use super::{eligibility, primary};
+use crate::clock::{Millis, Tick};
+use crate::cluster::{Cluster, Initialize};
+use crate::dcs::DcsCall;
+use crate::effect::Effect;
+use crate::ids::{Lsn, NodeName};
+use crate::local::{Receiver, StandbyView};
+use crate::peer::{PeerAnswer, PeerStatus, PeerView};
+use crate::rule::Rule;
+
+/// How long the others leave the key to a candidate that was named.
+const NAMED_CANDIDATE_WAIT: Millis = Millis(5000);
+/// How long a vote waits for a peer that was unreachable before it began.
+const UNREACHABLE_WAIT: Millis = Millis(300);
+/// Time between two rounds of questions while a vote is lost or undecided.
+const ROUND_PAUSE: Millis = Millis(500);
+
+pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> Verdict {
+    if cluster.initialize == Initialize::Absent && turn.memory.known_peers.is_empty() {
+        // A replica never founds a cluster (lesson 124).
+        return Verdict::of(Rule::ElectionNotInitialised).soon(1000);
+    }
+    let gone_at = turn.memory.leader_gone_at.unwrap_or(turn.now());
+    let named = cluster.failover.as_ref().and_then(|request| request.value.member.as_ref());
+    let am_named = named == Some(turn.me());
+    if let Some(obstacle) = eligibility::obstacle(turn, standby, cluster, am_named) {
+        return Verdict::of(obstacle.rule()).soon(1000);
+    }
+    if named.is_some() && !am_named && turn.now().since(gone_at) < NAMED_CANDIDATE_WAIT {
+        return Verdict::of(Rule::ElectionLeavingToCandidate).soon(500);
+    }
+    if am_named && handed_over(turn, standby, cluster) {
+        let acquire = turn.store(DcsCall::AcquireLeader);
+        return Verdict::of(Rule::ElectionNamed).and(acquire).soon(20);
+    }
+    if eligibility::predecessor_may_live(turn, cluster) {
+        return wait_for_predecessor(turn);
+    }
+    if standby.upstream.is_some() || standby.receiver == Receiver::Streaming {
+        turn.memory.voting_since = None;
+        return Verdict::of(Rule::ElectionStoppingReceiver).with(Effect::Follow { upstream: None }).soon(5);
+    }
+    if standby.receiver != Receiver::Stopped {
+        return Verdict::of(Rule::ElectionStoppingReceiver).soon(5);
+    }
+    vote(turn, standby, cluster, gone_at)
+}
+
+/// The leader itself released the key after its shutdown, naming its end of WAL, and this candidate has all of it:
+/// nobody can be ahead.
+fn handed_over(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> bool {
+    let (Some(released), Some(last)) = (&cluster.released, &turn.memory.last_leader) else { return false };
+    let end = standby.received.max(standby.replayed);
+    released.leader == last.name
+        && released.created == last.created
+        && released.lsn.is_some_and(|checkpoint| end > checkpoint)
+}
+
+fn wait_for_predecessor(turn: &mut Turn<'_>) -> Verdict {
+    let check = turn.memory.last_leader.clone().and_then(|leader| primary::check_lease(turn, &leader));
+    let targets = turn.peer_targets();
+    let poll = turn.poll(targets, ROUND_PAUSE);
+    Verdict::of(Rule::ElectionPredecessorAlive).and(poll).and(check).soon(100)
+}
+
+/// The state of a vote.
+enum Tally {
+    Won,
+    Waiting,
+    PeerIsPrimary,
+    PeerAhead,
+}
+
+fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: Tick) -> Verdict {
+    let now = turn.now();
+    let since = match turn.memory.voting_since {
+        Some(since) => since,
+        None => {
+            turn.memory.voting_since = Some(now);
+            turn.memory.polled_at = None;
+            now
+        }
+    };
+    let targets = turn.peer_targets();
+    let tally = count(turn, standby, cluster, &targets, since, gone_at);
+    let poll = turn.poll(targets, ROUND_PAUSE);
+    match tally {
+        Tally::Won => {
+            let acquire = turn.store(DcsCall::AcquireLeader);
+            Verdict::of(Rule::ElectionAcquiring).and(acquire).soon(20)
+        }
+        Tally::Waiting => Verdict::of(Rule::ElectionVoting).and(poll).soon(50),
+        Tally::PeerIsPrimary => Verdict::of(Rule::ElectionPeerIsPrimary).and(poll).soon(250),
+        Tally::PeerAhead => Verdict::of(Rule::ElectionPeerAhead).and(poll).soon(250),
+    }
+}
+
+fn count(
+    turn: &Turn<'_>,
+    standby: &StandbyView,
+    cluster: &Cluster,
+    targets: &[(NodeName, String)],
+    since: Tick,
+    gone_at: Tick,
+) -> Tally {
+    let mine = standby.received.max(standby.replayed);
+    let mut tally = Tally::Won;
+    for (name, _) in targets {
+        let answer = turn.view.peers.iter().find(|peer| peer.name == *name && peer.asked_at >= since);
+        match answer.map(|peer| (&peer.answer, peer)) {
+            Some((PeerAnswer::Status(status), _)) => {
+                if status.is_primary {
+                    return Tally::PeerIsPrimary;
+                }
+                if counts(turn, cluster, name, gone_at) && beats(turn, status, name, mine) {
+                    tally = Tally::PeerAhead;
+                }
+            }
+            Some((PeerAnswer::Unreachable(_), _)) => {}
+            Some((PeerAnswer::Pending, peer)) if given_up(turn, peer) => {}
+            Some((PeerAnswer::Pending, _)) | None => {
+                if matches!(tally, Tally::Won) {
+                    tally = Tally::Waiting;
+                }
+            }
+        }
+    }
+    tally
+}
+
+/// A peer that was unreachable before the vote began is not waited for long.
+fn given_up(turn: &Turn<'_>, peer: &PeerView) -> bool {
+    turn.memory.unreachable.contains_key(&peer.name) && turn.now().since(peer.asked_at) >= UNREACHABLE_WAIT
+}
+
+/// Whether a peer can win this race at all: it is a member now, or was one until just now (lesson 1: the store may
+/// have been emptied). One that lost its member key long ago is cut off from the store and must not block others.
+fn counts(turn: &Turn<'_>, cluster: &Cluster, name: &NodeName, gone_at: Tick) -> bool {
+    cluster.members.contains_key(name) || turn.now().since(gone_at) < turn.view.settings.ttl_ms
+}
+
+/// Higher LSN wins over priority (lesson 8); with equal LSN the higher priority, but not the former leader's (lesson 7).
+fn beats(turn: &Turn<'_>, peer: &PeerStatus, name: &NodeName, mine: Lsn) -> bool {
+    if peer.tags.nofailover() || peer.watchdog_failed || peer.state != "running" {
+        return false;
+    }
+    if peer.lsn != mine {
+        return peer.lsn > mine;
+    }
+    let former = turn.memory.last_leader.as_ref().is_some_and(|leader| leader.name == *name);
+    !former && peer.tags.failover_priority() > turn.view.settings.tags.failover_priority()
+}

@@ -1,0 +1,124 @@
+//! May this node lead, and if not, why not.
+
+use super::turn::Turn;
+use crate::cluster::{Cluster, Initialize};
+use crate::ids::{Lsn, Timeline};
+use crate::local::{Server, StandbyView};
+use crate::peer::PeerAnswer;
+use crate::rule::Rule;
+
+/// What stands in the way of this node leading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Tag `nofailover`, or `failover_priority: 0`.
+    NotAllowed,
+    /// The cluster's data is not this node's.
+    ForeignData,
+    /// It lags more than `maximum_lag_on_failover` behind the last known leader position.
+    Lagging {
+        /// By how many bytes.
+        lag_bytes: u64,
+    },
+    /// Its timeline is older than the cluster's history says.
+    OldTimeline,
+    /// It is not a consistent standby.
+    NotReady,
+    /// It gave way for a while after a failed attempt.
+    SteppedBack,
+    /// Its disk cannot be written.
+    CannotWrite,
+}
+
+impl Obstacle {
+    /// The rule that says so.
+    #[must_use]
+    pub fn rule(self) -> Rule {
+        match self {
+            Obstacle::NotAllowed => Rule::ElectionNotAllowed,
+            Obstacle::ForeignData => Rule::ForeignSystemId,
+            Obstacle::Lagging { .. } => Rule::ElectionLagging,
+            Obstacle::OldTimeline => Rule::ElectionOldTimeline,
+            Obstacle::NotReady => Rule::ElectionNotReady,
+            Obstacle::SteppedBack => Rule::ElectionSteppedBack,
+            Obstacle::CannotWrite => Rule::LeaderCannotWrite,
+        }
+    }
+}
+
+/// Whether this node may lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eligibility {
+    /// Its end of WAL.
+    pub lsn: Lsn,
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// The first thing that stands in the way.
+    pub obstacle: Option<Obstacle>,
+}
+
+pub(super) fn of_this_node(turn: &Turn<'_>) -> Eligibility {
+    match &turn.view.local.server {
+        Server::Standby(standby) => Eligibility {
+            lsn: standby.received.max(standby.replayed),
+            timeline: standby.timeline,
+            obstacle: turn.view.dcs.newest().and_then(|cluster| obstacle(turn, standby, cluster, false)),
+        },
+        Server::Primary(primary) => Eligibility {
+            lsn: primary.flushed,
+            timeline: primary.timeline,
+            obstacle: turn.view.local.cannot_write.is_some().then_some(Obstacle::CannotWrite),
+        },
+        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
+            Eligibility { lsn: Lsn(0), timeline: Timeline(0), obstacle: Some(Obstacle::NotReady) }
+        }
+    }
+}
+
+/// The first thing that keeps this standby from leading. `named`: an operator named it, so lag is his choice (lesson 6).
+pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster, named: bool) -> Option<Obstacle> {
+    if turn.view.settings.tags.nofailover() {
+        return Some(Obstacle::NotAllowed);
+    }
+    match (cluster.initialize, turn.control()) {
+        (Initialize::Done(id), Some(control)) if id != control.system_id => return Some(Obstacle::ForeignData),
+        _ => {}
+    }
+    if turn.view.local.cannot_write.is_some() {
+        return Some(Obstacle::CannotWrite);
+    }
+    if !standby.consistent || turn.view.local.step_running.is_some() {
+        return Some(Obstacle::NotReady);
+    }
+    if turn.memory.no_race_until.is_some_and(|until| turn.now() < until) {
+        return Some(Obstacle::SteppedBack);
+    }
+    if cluster.history_timeline().is_some_and(|newest| standby.timeline < newest) {
+        return Some(Obstacle::OldTimeline);
+    }
+    let end = standby.received.max(standby.replayed);
+    let lag_bytes = cluster.status.optime.map_or(0, |optime| optime.ahead_of(end));
+    if !named && lag_bytes > turn.view.settings.maximum_lag_on_failover_bytes {
+        return Some(Obstacle::Lagging { lag_bytes });
+    }
+    None
+}
+
+/// Whether the last leader's lease may still be alive although its key is gone: deleted by a tool or lost in a
+/// restore. A release is announced by the owner, an expiry is proven by the lease; anything else must be waited for.
+pub(super) fn predecessor_may_live(turn: &Turn<'_>, cluster: &Cluster) -> bool {
+    let Some(last) = &turn.memory.last_leader else { return false };
+    if last.name == *turn.me() || turn.memory.dead_lease == Some(last.lease) {
+        return false;
+    }
+    let announced = cluster.released.as_ref();
+    if announced.is_some_and(|r| r.leader == last.name && r.created == last.created) {
+        return false;
+    }
+    // A member key that hangs on the same lease and is gone too proves nothing alone: a tool may have deleted
+    // both. But a peer that says itself that it is no primary has fenced itself before.
+    let resigned = turn.view.peers.iter().any(|peer| {
+        let after = turn.memory.leader_gone_at.is_some_and(|gone| peer.asked_at >= gone);
+        peer.name == last.name && after && matches!(&peer.answer, PeerAnswer::Status(status) if !status.is_primary)
+    });
+    !resigned
+}

@@ -1,0 +1,182 @@
+//! Takes what happened since the last tick into memory.
+
+use super::turn::Turn;
+use crate::clock::Tick;
+use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
+use crate::effect::Step;
+use crate::ids::LeaseId;
+use crate::lease::Lease;
+use crate::memory::Stage;
+use crate::outcome::Outcome;
+use crate::peer::PeerAnswer;
+use crate::seat::LeaveReason;
+
+/// Outcomes of effects, in order.
+pub(super) fn outcomes(turn: &mut Turn<'_>) {
+    for outcome in turn.view.outcomes {
+        match outcome {
+            Outcome::Dcs { call, reply, at } => store(turn, call, reply, *at),
+            Outcome::Step { step, result, at } => step_ended(turn, step, result, *at),
+            Outcome::SeatTaken(reason) => seat_taken(turn, reason),
+        }
+    }
+}
+
+fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
+    if !matches!(reply, DcsReply::Unknown(_) | DcsReply::Denied(_)) {
+        turn.memory.store_failed_at = None;
+    }
+    match reply {
+        DcsReply::SessionKept { lease, sent_at, .. } => kept(turn, *lease, *sent_at),
+        DcsReply::Won(lease) => {
+            kept(turn, lease.id, lease.sent_at);
+            turn.memory.lease = Some(*lease);
+            turn.memory.refused = None;
+            turn.memory.claim = None;
+        }
+        DcsReply::Kept(lease) => {
+            kept(turn, lease.id, lease.sent_at);
+            // A renewal that was sent before the loss was noticed brings nothing back.
+            if turn.memory.lease.is_some_and(|held| held.id == lease.id) {
+                turn.memory.lease = Some(*lease);
+            }
+        }
+        DcsReply::Refused => {
+            if let DcsCall::RenewLeader(lease) = call {
+                refused(turn, lease);
+            }
+        }
+        DcsReply::Released => turn.memory.lease = None,
+        DcsReply::LeaseAlive(alive) => {
+            if let (DcsCall::CheckLease(lease), false) = (call, alive) {
+                turn.memory.dead_lease = Some(*lease);
+            }
+        }
+        DcsReply::Written(_) => {
+            if let DcsCall::Write(edit) = call {
+                written(turn, edit, at);
+            }
+        }
+        DcsReply::Conflict => {
+            if let DcsCall::Write(KeyEdit { expect: Expect::WeLead(lease), .. }) = call {
+                refused(turn, lease);
+            }
+        }
+        DcsReply::Lost => turn.memory.voting_since = None,
+        DcsReply::Unknown(_) | DcsReply::Denied(_) => turn.memory.store_failed_at = Some(at),
+    }
+}
+
+fn kept(turn: &mut Turn<'_>, lease: LeaseId, sent_at: Tick) {
+    turn.memory.session = Some(lease);
+    turn.memory.kept_at = Some(sent_at);
+}
+
+fn refused(turn: &mut Turn<'_>, lease: &Lease) {
+    if turn.memory.lease.is_some_and(|held| held.leader_created == lease.leader_created) {
+        turn.memory.lease = None;
+    }
+    turn.memory.refused = Some(lease.leader_created);
+}
+
+fn written(turn: &mut Turn<'_>, edit: &KeyEdit, at: Tick) {
+    match &edit.key {
+        Key::Member(_) => {
+            turn.memory.member_written_at = Some(at);
+            turn.memory.member_written = edit.value.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        }
+        Key::Status => turn.memory.status_written_at = Some(at),
+        Key::TimelineClaim(timeline) => turn.memory.claim = Some(*timeline),
+        Key::Initialize => {
+            turn.memory.bootstrapping = edit.value.as_deref() == Some("");
+            turn.memory.bootstrap_failed = false;
+        }
+        Key::Config | Key::Failover | Key::History => {}
+    }
+}
+
+fn step_ended(turn: &mut Turn<'_>, step: &Step, result: &Result<(), String>, at: Tick) {
+    match result {
+        Ok(()) => {
+            turn.memory.step_failures = 0;
+            turn.memory.step_failed_at = None;
+            turn.memory.step_error = None;
+            match step {
+                Step::Rewind { .. } | Step::BaseBackup { .. } => turn.memory.rewind_failed = false,
+                Step::Start { .. } => turn.memory.stage = Stage::Steady,
+                Step::SetAside => turn.memory.bootstrap_failed = false,
+                Step::Initdb | Step::CrashRecover | Step::Stop { .. } | Step::ClearLeftover => {}
+            }
+        }
+        Err(reason) => {
+            turn.memory.step_failures = turn.memory.step_failures.saturating_add(1);
+            turn.memory.step_failed_at = Some(at);
+            turn.memory.step_error = Some(format!("{step}: {reason}"));
+            match step {
+                Step::Rewind { .. } => turn.memory.rewind_failed = true,
+                Step::Initdb => turn.memory.bootstrap_failed = true,
+                Step::BaseBackup { .. }
+                | Step::CrashRecover
+                | Step::Start { .. }
+                | Step::Stop { .. }
+                | Step::ClearLeftover
+                | Step::SetAside => {}
+            }
+        }
+    }
+}
+
+fn seat_taken(turn: &mut Turn<'_>, reason: &LeaveReason) {
+    // Whatever the worker had in hand ended with its seat, and a new server may have made anything of a claim.
+    turn.memory.voting_since = None;
+    let demoting = matches!(turn.memory.stage, Stage::Demoting { .. });
+    let release = match reason {
+        LeaveReason::Shutdown | LeaveReason::Switchover => true,
+        LeaveReason::LeaseLost | LeaveReason::Rejoin => false,
+        LeaveReason::WorkerLost => {
+            if !demoting {
+                turn.memory.stage = Stage::Steady;
+            }
+            return;
+        }
+    };
+    if !demoting {
+        turn.memory.stage = Stage::Demoting { candidate: None, release, since: turn.view.now, down_since: None };
+    }
+}
+
+/// What a fresh snapshot says about our lease and about who led.
+pub(super) fn cluster(turn: &mut Turn<'_>) {
+    for peer in turn.view.peers {
+        match &peer.answer {
+            PeerAnswer::Unreachable(_) => {
+                turn.memory.unreachable.entry(peer.name.clone()).or_insert(peer.asked_at);
+            }
+            PeerAnswer::Status(_) => {
+                turn.memory.unreachable.remove(&peer.name);
+            }
+            PeerAnswer::Pending => {}
+        }
+    }
+    let Some(cluster) = turn.fresh() else { return };
+    if let Some(lease) = turn.memory.lease {
+        let ours = cluster.leader.as_ref().is_some_and(|l| l.name == *turn.me() && l.created == lease.leader_created);
+        if cluster.revision >= lease.leader_created && !ours {
+            turn.memory.lease = None;
+        }
+    }
+    if let Some(leader) = &cluster.leader {
+        turn.memory.last_leader = Some(leader.clone());
+        turn.memory.leader_gone_at = None;
+        turn.memory.known_peers =
+            cluster.members.iter().filter_map(|(name, m)| Some((name.clone(), m.api_url.clone()?))).collect();
+    } else if turn.memory.leader_gone_at.is_none() {
+        turn.memory.leader_gone_at = Some(turn.now());
+    }
+    if turn.memory.lease.is_none() {
+        turn.memory.claim = None;
+    }
+    if turn.memory.lease.is_none_or(|lease| lease.valid_at(turn.view.now)) {
+        turn.memory.overdue_since = None;
+    }
+}

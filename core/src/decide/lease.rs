@@ -1,0 +1,41 @@
+//! Keeping the lease, whatever else goes on.
+
+use super::turn::{Standing, Turn};
+use crate::clock::Millis;
+use crate::dcs::DcsCall;
+use crate::effect::Effect;
+use crate::lease::Lease;
+
+/// A renewal, if one is due: each `loop_wait`, but at least three times within a ttl so that one lost answer costs nothing.
+pub(super) fn renewal(turn: &Turn<'_>) -> Option<Effect> {
+    let (Standing::Leads(lease) | Standing::Overdue(lease)) = turn.standing() else { return None };
+    let overdue = matches!(turn.standing(), Standing::Overdue(_));
+    if overdue || turn.now().since(lease.sent_at) >= renew_every(turn) {
+        return turn.store(DcsCall::RenewLeader(lease));
+    }
+    None
+}
+
+/// Time between two renewals.
+pub(super) fn renew_every(turn: &Turn<'_>) -> Millis {
+    let settings = turn.view.settings;
+    Millis(settings.loop_wait_ms.0.min(settings.ttl_ms.0 / 3))
+}
+
+/// How long a lease past its deadline may wait for the answer of one more renewal. The fence is closed all the
+/// while; the pause spares a role change after a stall that the store did not notice.
+pub(super) fn overdue_grace(turn: &Turn<'_>) -> Millis {
+    Millis((turn.view.settings.ttl_ms.0 / 10).clamp(500, 2000))
+}
+
+/// Marks the lease overdue and says whether the grace is used up.
+pub(super) fn overdue_too_long(turn: &mut Turn<'_>) -> bool {
+    let now = turn.now();
+    let since = *turn.memory.overdue_since.get_or_insert(now);
+    now.since(since) >= overdue_grace(turn)
+}
+
+/// Whether enough of the lease is left for something that cannot be cancelled.
+pub(super) fn enough_left(turn: &Turn<'_>, lease: &Lease) -> bool {
+    lease.deadline().since(turn.now()) >= Millis(lease.ttl.0 / 4)
+}

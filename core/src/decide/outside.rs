@@ -1,0 +1,101 @@
+//! The supervisor has the seat: the server is coming, going or gone.
+
+use super::turn::{Standing, Turn, Verdict};
+use super::{data, lease, release};
+use crate::clock::Millis;
+use crate::effect::{Effect, Step, StopMode};
+use crate::local::Server;
+use crate::memory::Stage;
+use crate::rule::Rule;
+
+/// A fast stop that takes longer is cut short: a demotion must end.
+const FAST_STOP_MAX: Millis = Millis(30_000);
+/// After the lease was lost nothing is gained by a drained shutdown.
+const FAST_STOP_MAX_LEASE_LOST: Millis = Millis(5000);
+
+/// The postmaster lives and its worker does not have the seat.
+pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
+    if turn.view.stop_requested && !matches!(turn.memory.stage, Stage::Demoting { .. }) {
+        let release = turn.memory.lease.is_some();
+        turn.memory.stage = Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None };
+    }
+    if let Stage::Demoting { release, since, .. } = turn.memory.stage {
+        return stopping(turn, release, since);
+    }
+    let renewal = lease::renewal(turn);
+    if matches!(turn.standing(), Standing::None) {
+        return Verdict::of(Rule::OutsideWaitingForWorker).soon(1000);
+    }
+    let now = turn.now();
+    let since = *turn.memory.not_running_since.get_or_insert(now);
+    if now.since(since) >= turn.view.settings.primary_start_timeout_ms.max(Millis(1000)) {
+        turn.memory.stage = Stage::Demoting { candidate: None, release: true, since: now, down_since: None };
+        let stop = turn.run(Step::Stop { mode: StopMode::Immediate });
+        return Verdict::of(Rule::StartTimedOut).and(stop).soon(100);
+    }
+    Verdict::of(Rule::OutsideLeaderStarting).and(renewal).soon(1000)
+}
+
+fn stopping(turn: &mut Turn<'_>, release: bool, since: crate::clock::Tick) -> Verdict {
+    let patience = if release { FAST_STOP_MAX } else { FAST_STOP_MAX_LEASE_LOST };
+    let renewal = lease::renewal(turn);
+    if turn.now().since(since) >= patience {
+        let already = turn.view.local.step_running == Some(Step::Stop { mode: StopMode::Immediate });
+        // Sharper than the stop that runs: the executor lets it overtake.
+        let stop = (!already).then_some(Effect::Run(Step::Stop { mode: StopMode::Immediate }));
+        return Verdict::of(Rule::DemotionStoppingAtOnce).and(renewal.or(stop)).soon(1000);
+    }
+    let renewing = renewal.is_some();
+    let stop = if renewing { None } else { turn.run(Step::Stop { mode: StopMode::Fast }) };
+    let stopping = matches!(turn.view.local.server, Server::Stopping { .. });
+    let rule = if stopping { Rule::DemotionDraining } else { Rule::DemotionStopping };
+    Verdict::of(rule).and(stop.or(renewal)).soon(if renewing { 5 } else { 1000 })
+}
+
+/// The postmaster is gone, but not all of its processes.
+pub(super) fn leftover(turn: &mut Turn<'_>) -> Verdict {
+    let clear = turn.run(Step::ClearLeftover);
+    let effect = clear.or_else(|| lease::renewal(turn));
+    Verdict::of(Rule::OutsideClearingLeftover).and(effect).soon(250)
+}
+
+/// Nothing of the server is left.
+pub(super) fn server_down(turn: &mut Turn<'_>) -> Verdict {
+    if turn.view.local.step_running.is_some() {
+        let renewal = lease::renewal(turn);
+        return Verdict::of(Rule::OutsideStepRunning).and(renewal).soon(1000);
+    }
+    let now = turn.now();
+    if let Stage::Demoting { down_since, .. } = &mut turn.memory.stage {
+        down_since.get_or_insert(now);
+    }
+    if turn.view.stop_requested {
+        return leaving(turn);
+    }
+    if let Some(verdict) = release::decide(turn) {
+        return verdict;
+    }
+    data::decide(turn)
+}
+
+/// The node is to be stopped and its server is: give the key up, then end.
+fn leaving(turn: &mut Turn<'_>) -> Verdict {
+    if !matches!(turn.memory.stage, Stage::Demoting { .. }) {
+        let now = turn.now();
+        turn.memory.stage = Stage::Demoting {
+            candidate: None,
+            release: turn.memory.lease.is_some(),
+            since: now,
+            down_since: Some(now),
+        };
+    }
+    // With the store out of reach the lease ends by itself.
+    match turn.fresh() {
+        Some(_) => release::decide(turn).unwrap_or_else(|| exit(Rule::NodeStopped, 0)),
+        None => exit(Rule::NodeStopped, 0),
+    }
+}
+
+pub(super) fn exit(rule: Rule, code: i32) -> Verdict {
+    Verdict::of(rule).with(Effect::Exit { code })
+}

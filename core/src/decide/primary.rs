@@ -1,0 +1,162 @@
+//! This server is out of recovery: it leads, gets its key back, or is demoted.
+
+use super::turn::{Standing, Turn, Verdict};
+use super::{duties, lease, switchover};
+use crate::cluster::{Cluster, Initialize, LeaderKey};
+use crate::dcs::DcsCall;
+use crate::effect::{DemoteMethod, Effect};
+use crate::ids::Timeline;
+use crate::lease::Lease;
+use crate::local::PrimaryView;
+use crate::memory::Stage;
+use crate::rule::Rule;
+use crate::seat::LeaveReason;
+use crate::view::DcsView;
+
+pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdict {
+    if matches!(turn.memory.stage, Stage::Demoting { .. }) {
+        return ask_to_demote(Rule::DemotionRunning, demotion_reason(turn));
+    }
+    if turn.view.local.cannot_write.is_some() {
+        return demote(turn, Rule::LeaderCannotWrite, LeaveReason::Shutdown, true);
+    }
+    match turn.standing() {
+        Standing::Leads(lease) => leading(turn, primary, lease),
+        Standing::Overdue(_) => overdue(turn),
+        Standing::None => match turn.view.dcs {
+            DcsView::Fresh(cluster) => without_lease(turn, primary, cluster),
+            DcsView::Unreachable { .. } => {
+                let too_long = lease::overdue_too_long(turn);
+                if too_long {
+                    return demote(turn, Rule::LeaderStoreLost, LeaveReason::LeaseLost, false);
+                }
+                Verdict::of(Rule::PrimaryWaiting).with(Effect::CloseFence).soon(100)
+            }
+        },
+    }
+}
+
+fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict {
+    turn.memory.not_running_since = None;
+    if let Some(owner) = foreign_owner(turn, primary.timeline) {
+        debug_assert_ne!(owner, *turn.me());
+        return demote(turn, Rule::LeaderForeignTimeline, LeaveReason::Shutdown, true);
+    }
+    let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(Rule::LeaderLeading));
+    if verdict.closed() {
+        return verdict;
+    }
+    if !primary.checkpointed {
+        verdict = verdict.with(Effect::Checkpoint);
+    }
+    if let Some(claim) = duties::claim_timeline(turn, primary) {
+        // Nothing is acknowledged on a timeline that somebody else might own.
+        return verdict.and(claim);
+    }
+    if !primary.fence_open {
+        verdict = verdict.with(Effect::OpenFence { lease });
+    }
+    let duty = lease::renewal(turn).or_else(|| duties::next(turn, primary, lease));
+    verdict.and(duty)
+}
+
+/// Who owns the timeline this server is on, if that is somebody else (I11).
+fn foreign_owner(turn: &Turn<'_>, timeline: Timeline) -> Option<crate::ids::NodeName> {
+    let claim = turn.fresh()?.claims.get(&timeline)?;
+    (claim.node != *turn.me()).then(|| claim.node.clone())
+}
+
+/// The deadline has passed and nobody said that the lease is lost: one renewal may still be answered.
+fn overdue(turn: &mut Turn<'_>) -> Verdict {
+    let too_long = lease::overdue_too_long(turn);
+    if too_long {
+        return demote(turn, Rule::LeaderLeaseOverdue, LeaveReason::LeaseLost, false);
+    }
+    let renewal = lease::renewal(turn);
+    Verdict::of(Rule::LeaderRenewalLate).with(Effect::CloseFence).and(renewal).soon(50)
+}
+
+/// A primary that holds no lease and sees the store.
+fn without_lease(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> Verdict {
+    if let (Initialize::Done(id), Some(control)) = (cluster.initialize, turn.control())
+        && id != control.system_id
+    {
+        return demote(turn, Rule::ForeignSystemId, LeaveReason::Shutdown, false);
+    }
+    match &cluster.leader {
+        Some(leader) if leader.name != *turn.me() => demote(turn, Rule::LeaderLost, LeaveReason::LeaseLost, false),
+        Some(leader) => own_key(turn, leader),
+        None => take_back(turn, primary, cluster),
+    }
+}
+
+/// The leader key has our name, but we do not hold it by a confirmed lease.
+fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
+    if turn.memory.refused != Some(leader.created)
+        && let Some(adopt) = adoption(turn, leader)
+    {
+        return Verdict::of(Rule::LeaderAdopting).with(Effect::CloseFence).and(adopt);
+    }
+    if turn.memory.refused == Some(leader.created) {
+        // The store said this key is not ours, and the watch has yet to show it.
+        let too_long = lease::overdue_too_long(turn);
+        if too_long {
+            return demote(turn, Rule::LeaderLost, LeaveReason::LeaseLost, false);
+        }
+        return Verdict::of(Rule::PrimaryWaiting).with(Effect::CloseFence).soon(50);
+    }
+    let check = check_lease(turn, leader);
+    Verdict::of(Rule::LeaderKeyOfNamesake).with(Effect::CloseFence).and(check)
+}
+
+/// Takes over a key with our name, if its lease was this data directory's or this very process's.
+pub(super) fn adoption(turn: &Turn<'_>, leader: &LeaderKey) -> Option<Option<Effect>> {
+    let marker = turn.view.local.marker.as_ref().and_then(|marker| marker.lease);
+    let known = marker == Some(leader.lease) || turn.memory.session == Some(leader.lease);
+    known.then(|| turn.store(DcsCall::AdoptLeader { old: leader.lease, created: leader.created }))
+}
+
+/// Asks whether a foreign lease still lives, a few times a second.
+pub(super) fn check_lease(turn: &mut Turn<'_>, leader: &LeaderKey) -> Option<Effect> {
+    if !turn.passed(turn.memory.lease_checked_at, crate::clock::Millis(300)) {
+        return None;
+    }
+    let check = turn.store(DcsCall::CheckLease(leader.lease))?;
+    turn.memory.lease_checked_at = Some(turn.now());
+    Some(check)
+}
+
+/// Nobody leads: a primary that is still on the cluster's newest timeline takes the key (back).
+fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> Verdict {
+    let newest = [
+        cluster.history_timeline(),
+        cluster.claims.iter().filter(|(_, claim)| claim.node != *turn.me()).map(|(timeline, _)| *timeline).next_back(),
+    ];
+    if newest.into_iter().flatten().any(|newest| newest > primary.timeline) {
+        return demote(turn, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
+    }
+    if super::eligibility::predecessor_may_live(turn, cluster) {
+        let check = turn.memory.last_leader.clone().and_then(|leader| check_lease(turn, &leader));
+        return Verdict::of(Rule::ElectionPredecessorAlive).with(Effect::CloseFence).and(check).soon(100);
+    }
+    let acquire = turn.store(DcsCall::AcquireLeader);
+    Verdict::of(Rule::LeaderTakingBack).with(Effect::CloseFence).and(acquire).soon(100)
+}
+
+/// Begins a demotion: the fence closes first, then the seat goes to the supervisor.
+pub(super) fn demote(turn: &mut Turn<'_>, rule: Rule, reason: LeaveReason, release: bool) -> Verdict {
+    turn.memory.stage = Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None };
+    ask_to_demote(rule, reason)
+}
+
+pub(super) fn ask_to_demote(rule: Rule, reason: LeaveReason) -> Verdict {
+    Verdict::of(rule).with(Effect::CloseFence).with(Effect::Demote { reason, method: DemoteMethod::Restart }).soon(1000)
+}
+
+fn demotion_reason(turn: &Turn<'_>) -> LeaveReason {
+    match &turn.memory.stage {
+        Stage::Demoting { candidate: Some(_), .. } => LeaveReason::Switchover,
+        Stage::Demoting { release: true, .. } => LeaveReason::Shutdown,
+        Stage::Demoting { .. } | Stage::Preparing { .. } | Stage::Steady => LeaveReason::LeaseLost,
+    }
+}

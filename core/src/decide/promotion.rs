@@ -1,0 +1,45 @@
+//! A standby that holds the lease: claim a timeline, then promote.
+
+use super::turn::{Turn, Verdict};
+use super::{duties, lease};
+use crate::cluster::Cluster;
+use crate::effect::Effect;
+use crate::ids::Timeline;
+use crate::lease::Lease;
+use crate::local::StandbyView;
+use crate::rule::Rule;
+use crate::view::DcsView;
+
+pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -> Verdict {
+    turn.memory.not_running_since = None;
+    if !lease::enough_left(turn, &lease) {
+        // A promotion cannot be cancelled: begin it only with time in hand.
+        let renewal = lease::renewal(turn);
+        return Verdict::of(Rule::PromotionRenewing).and(renewal).soon(50);
+    }
+    if !standby.consistent {
+        let renewal = lease::renewal(turn);
+        return Verdict::of(Rule::PromotionNotReady).and(renewal).soon(50);
+    }
+    let DcsView::Fresh(cluster) = turn.view.dcs else {
+        return Verdict::of(Rule::PromotionRenewing).soon(50);
+    };
+    if let Some(timeline) = claimed(turn, cluster, lease) {
+        turn.memory.claim = Some(timeline);
+        if timeline > standby.timeline {
+            let skip = (standby.timeline.0 + 1..timeline.0).map(Timeline).collect();
+            return Verdict::of(Rule::PromotionStarting).with(Effect::Promote { lease, timeline, skip }).soon(3);
+        }
+    }
+    let end = standby.received.max(standby.replayed);
+    let claim = duties::claim(turn, cluster.next_timeline(standby.timeline), end);
+    Verdict::of(Rule::PromotionClaiming).and(claim).soon(20)
+}
+
+/// The timeline claimed under this lease; found in the store too, should the answer to the claim have been lost.
+fn claimed(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Timeline> {
+    let ours = |(timeline, claim): (&Timeline, &crate::cluster::TimelineClaim)| {
+        (claim.node == *turn.me() && claim.nonce == lease.id).then_some(*timeline)
+    };
+    turn.memory.claim.or_else(|| cluster.claims.iter().filter_map(ours).next_back())
+}

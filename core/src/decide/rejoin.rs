@@ -1,0 +1,33 @@
+//! Whether and how a node that has WAL of its own comes back to the leader's branch.
+
+use super::turn::Turn;
+use crate::cluster::Cluster;
+use crate::ids::Timeline;
+use crate::timeline::{Branch, WalEnd, branch};
+
+/// Compares this node's WAL with the present leader's.
+pub(super) fn compare(cluster: &Cluster, local: Timeline, end: WalEnd) -> Branch {
+    let Some((leader, member)) = cluster.leader_member() else { return Branch::Unknown };
+    match member.timeline {
+        Some(timeline) if member.role == "primary" => branch(local, end, timeline, &cluster.history),
+        // Not promoted yet: where it will branch off nobody knows.
+        Some(_) | None => Branch::Unknown,
+    }
+}
+
+/// The leader runs as primary and its first checkpoint is through (lesson 43): it can be rewound onto.
+pub(super) fn leader_ready(cluster: &Cluster) -> bool {
+    cluster.leader_member().is_some_and(|(_, m)| m.role == "primary" && m.state == "running" && !m.checkpoint_pending)
+}
+
+/// Whether the configuration lets us do anything about a divergence.
+pub(super) fn can_mend(turn: &Turn<'_>) -> bool {
+    can_rewind(turn) || turn.view.settings.may_replace_data
+}
+
+/// Whether `pg_rewind` is allowed, possible, and has not failed already.
+pub(super) fn can_rewind(turn: &Turn<'_>) -> bool {
+    turn.view.settings.use_pg_rewind
+        && !turn.memory.rewind_failed
+        && turn.control().is_some_and(|control| control.can_be_rewound)
+}

@@ -1,0 +1,91 @@
+//! Giving the leader key up, once nothing of the old server is left.
+
+use super::lease;
+use super::turn::{Turn, Verdict};
+use crate::clock::Millis;
+use crate::cluster::Released;
+use crate::dcs::DcsCall;
+use crate::effect::Effect;
+use crate::ids::{Lsn, NodeName};
+use crate::lease::Lease;
+use crate::local::{Control, ControlState, DataDir};
+use crate::memory::Stage;
+use crate::peer::PeerAnswer;
+use crate::rule::Rule;
+
+/// How long to wait for a member that has the shutdown checkpoint.
+const RECEIVED_WAIT: Millis = Millis(5000);
+
+/// `None` when there is nothing to release: go on with the data directory.
+pub(super) fn decide(turn: &mut Turn<'_>) -> Option<Verdict> {
+    let lease = turn.memory.lease?;
+    match (&turn.view.local.data, turn.memory.stage.clone()) {
+        (DataDir::Empty | DataDir::Damaged { .. }, _) if !turn.memory.bootstrapping => {
+            Some(give_up(turn, lease, None, Rule::ReleaseDataLost))
+        }
+        (DataDir::Present(control), Stage::Demoting { candidate, down_since, .. }) => {
+            let down = turn.now().since(down_since.unwrap_or(turn.now()));
+            Some(after_demotion(turn, lease, control, candidate.as_ref(), down))
+        }
+        (DataDir::Present(control), Stage::Steady | Stage::Preparing { .. }) => after_crash(turn, lease, control),
+        (DataDir::Empty | DataDir::Damaged { .. }, _) => None,
+    }
+}
+
+/// Released as soon as somebody who may lead has the shutdown checkpoint (lessons 21-23).
+fn after_demotion(
+    turn: &mut Turn<'_>,
+    lease: Lease,
+    control: &Control,
+    candidate: Option<&NodeName>,
+    down: Millis,
+) -> Verdict {
+    if control.state != ControlState::ShutDown {
+        return give_up(turn, lease, None, Rule::ReleaseAfterCrash);
+    }
+    let checkpoint = control.checkpoint;
+    if received(turn, candidate, checkpoint) {
+        return give_up(turn, lease, Some(checkpoint), Rule::ReleaseHandedOver);
+    }
+    let targets = turn.peer_targets();
+    if targets.is_empty() || down >= RECEIVED_WAIT {
+        return give_up(turn, lease, Some(checkpoint), Rule::ReleaseNobodyReady);
+    }
+    let poll = turn.poll(targets, Millis(20));
+    let renewal = lease::renewal(turn);
+    Verdict::of(Rule::ReleaseWaiting).and(poll).and(renewal).soon(10)
+}
+
+/// Whether the candidate (or any member that may lead) says it has the record that starts at `checkpoint`.
+fn received(turn: &Turn<'_>, candidate: Option<&NodeName>, checkpoint: Lsn) -> bool {
+    turn.view.peers.iter().any(|peer| {
+        let wanted = candidate.is_none_or(|name| *name == peer.name);
+        match &peer.answer {
+            PeerAnswer::Status(status) => {
+                wanted && status.state == "running" && !status.tags.nofailover() && status.lsn > checkpoint
+            }
+            PeerAnswer::Pending | PeerAnswer::Unreachable(_) => false,
+        }
+    })
+}
+
+/// A leader whose server died: restarted in place, unless that takes too long or is not wanted.
+fn after_crash(turn: &mut Turn<'_>, lease: Lease, control: &Control) -> Option<Verdict> {
+    let now = turn.now();
+    let since = *turn.memory.not_running_since.get_or_insert(now);
+    let patience = turn.view.settings.primary_start_timeout_ms;
+    let was_primary = !matches!(control.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery);
+    let crashed = was_primary && control.state != ControlState::ShutDown;
+    let over = crashed && now.since(since) >= patience;
+    // Without anybody to take over, restarting is all that helps.
+    let others = turn.fresh().is_some_and(|cluster| {
+        cluster.members.iter().any(|(name, m)| name != turn.me() && !m.tags.nofailover() && m.state == "running")
+    });
+    (over && others).then(|| give_up(turn, lease, None, Rule::ReleaseAfterCrash))
+}
+
+fn give_up(turn: &Turn<'_>, lease: Lease, lsn: Option<Lsn>, rule: Rule) -> Verdict {
+    let announce = Released { leader: turn.me().clone(), lease: lease.id, created: lease.leader_created, lsn };
+    let release = turn.store(DcsCall::ReleaseLeader { lease, announce });
+    Verdict::of(rule).with(Effect::CloseFence).and(release).soon(20)
+}

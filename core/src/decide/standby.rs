@@ -1,0 +1,106 @@
+//! This server is in recovery: it follows, stands for election, or promotes.
+
+use super::turn::{Standing, Turn, Verdict};
+use super::{election, lease, primary, promotion, rejoin};
+use crate::clock::Millis;
+use crate::cluster::{Cluster, Initialize, LeaderKey};
+use crate::dcs::DcsCall;
+use crate::effect::Effect;
+use crate::local::{Receiver, StandbyView};
+use crate::memory::Stage;
+use crate::rule::Rule;
+use crate::seat::LeaveReason;
+use crate::timeline::{Branch, WalEnd};
+use crate::view::{DcsView, Seat};
+
+pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
+    if standby.promoting {
+        let renewal = lease::renewal(turn);
+        return Verdict::of(Rule::PromotionRunning).and(renewal).soon(3);
+    }
+    if matches!(turn.memory.stage, Stage::Demoting { .. }) {
+        // Asked to leave; the supervisor takes it from here.
+        return primary::ask_to_demote(Rule::DemotionRunning, LeaveReason::Rejoin);
+    }
+    match turn.standing() {
+        Standing::Leads(lease) => promotion::decide(turn, standby, lease),
+        Standing::Overdue(_) => {
+            // Nothing was promoted by it: simply let it go.
+            turn.memory.lease = None;
+            Verdict::of(Rule::PromotionLeaseLost).with(Effect::CloseFence).soon(50)
+        }
+        Standing::None => match turn.view.dcs {
+            DcsView::Unreachable { .. } => Verdict::of(Rule::StandbyStoreLost),
+            DcsView::Fresh(cluster) => with_store(turn, standby, cluster),
+        },
+    }
+}
+
+fn with_store(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> Verdict {
+    if let (Initialize::Done(id), Some(control)) = (cluster.initialize, turn.control())
+        && id != control.system_id
+    {
+        return primary::demote(turn, Rule::ForeignSystemId, LeaveReason::Shutdown, false);
+    }
+    match &cluster.leader {
+        None => election::decide(turn, standby, cluster),
+        Some(leader) if leader.name == *turn.me() => own_key(turn, leader),
+        Some(leader) => following(turn, standby, cluster, leader),
+    }
+}
+
+/// The leader key has our name, from an earlier life of this node or of a namesake.
+fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
+    if turn.memory.refused == Some(leader.created) {
+        return Verdict::of(Rule::PromotionLeaseLost).soon(100);
+    }
+    match primary::adoption(turn, leader) {
+        Some(adopt) => Verdict::of(Rule::LeaderAdopting).and(adopt),
+        None => {
+            let check = primary::check_lease(turn, leader);
+            Verdict::of(Rule::LeaderKeyOfNamesake).and(check)
+        }
+    }
+}
+
+fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, leader: &LeaderKey) -> Verdict {
+    turn.memory.voting_since = None;
+    if let Some(verdict) = must_rejoin(turn, standby, cluster) {
+        return verdict;
+    }
+    let wanted = turn.upstream(cluster, &leader.name);
+    let (Some(wanted), current) = (wanted, &standby.upstream) else {
+        return Verdict::of(Rule::StandbyLeaderUnknown).soon(1000);
+    };
+    if current.as_ref() != Some(&wanted) {
+        return Verdict::of(Rule::StandbyRepointing).with(Effect::Follow { upstream: Some(wanted) }).soon(250);
+    }
+    if standby.receiver == Receiver::Streaming {
+        return Verdict::of(Rule::StandbyFollowing);
+    }
+    // The leader may be dying: know who else is there before its lease ends (pre-vote).
+    let targets = turn.peer_targets();
+    let poll = turn.poll(targets, Millis(1000));
+    Verdict::of(Rule::StandbyNotStreaming).and(poll).soon(1000)
+}
+
+/// A standby whose WAL is not on the leader's branch cannot follow as it is.
+fn must_rejoin(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> Option<Verdict> {
+    if standby.receiver == Receiver::Streaming {
+        return None;
+    }
+    let end = WalEnd::Received(standby.received.max(standby.replayed));
+    if rejoin::compare(cluster, standby.timeline, end) != Branch::Diverged {
+        return None;
+    }
+    let ready = rejoin::leader_ready(cluster) && rejoin::can_mend(turn);
+    if ready && turn.view.seat == (Seat::Inside { supervised: true }) {
+        return Some(primary::demote(turn, Rule::StandbyDiverged, LeaveReason::Rejoin, false));
+    }
+    Some(Verdict::of(Rule::StandbyDivergedWaiting).soon(1000))
+}
+
+/// Keeping the lease of this node alive while it does not lead.
+pub(super) fn session_due(turn: &Turn<'_>) -> Option<Effect> {
+    turn.passed(turn.memory.kept_at, lease::renew_every(turn)).then(|| turn.store(DcsCall::KeepSession)).flatten()
+}

@@ -1,0 +1,153 @@
+//! A leader that is asked to hand over: first checks, checkpoint, then the demotion that ends in a release.
+
+use super::turn::{Turn, Verdict};
+use super::{lease, primary};
+use crate::clock::{Millis, Tick};
+use crate::cluster::{Cluster, FailoverRequest};
+use crate::dcs::{Expect, Key};
+use crate::effect::Effect;
+use crate::ids::{Lsn, NodeName, Revision};
+use crate::lease::Lease;
+use crate::local::PrimaryView;
+use crate::memory::Stage;
+use crate::rule::Rule;
+use crate::seat::LeaveReason;
+use crate::view::Seat;
+
+/// How far behind replay may be: what is left to replay goes into the write gap one to one.
+const REPLAY_LAG_MAX_BYTES: u64 = 64 << 20;
+/// How long the checkpoint before the stop may take before the switchover goes on without it.
+const CHECKPOINT_WAIT: Millis = Millis(30_000);
+
+/// `None` when nothing is asked for.
+pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Option<Verdict> {
+    let cluster = turn.fresh()?;
+    let request = cluster.failover.as_ref();
+    if let Stage::Preparing { request: prepared, candidate, since, checkpoint_after } = turn.memory.stage.clone() {
+        if request.is_none_or(|request| request.revision != prepared) {
+            turn.memory.stage = Stage::Steady;
+            return Some(Verdict::of(Rule::SwitchoverWithdrawn));
+        }
+        let prepared = Prepared { candidate, since, checkpoint_after, request: prepared };
+        return Some(go_on(turn, cluster, primary, lease, prepared));
+    }
+    let request = request?.clone();
+    Some(begin(turn, cluster, primary, &request.value, request.revision))
+}
+
+struct Prepared {
+    candidate: NodeName,
+    since: Tick,
+    checkpoint_after: Lsn,
+    request: Revision,
+}
+
+fn begin(
+    turn: &mut Turn<'_>,
+    cluster: &Cluster,
+    primary: &PrimaryView,
+    request: &FailoverRequest,
+    revision: Revision,
+) -> Verdict {
+    match chosen(turn, cluster, primary, request) {
+        Err(reason) => reject(turn, revision, reason),
+        Ok(candidate) => {
+            turn.memory.rejected = None;
+            turn.memory.stage =
+                Stage::Preparing { request: revision, candidate, since: turn.now(), checkpoint_after: primary.flushed };
+            Verdict::of(Rule::SwitchoverPreparing).with(Effect::Checkpoint).soon(10)
+        }
+    }
+}
+
+/// The candidate, or why the request changes nothing.
+fn chosen(
+    turn: &Turn<'_>,
+    cluster: &Cluster,
+    primary: &PrimaryView,
+    request: &FailoverRequest,
+) -> Result<NodeName, String> {
+    if let Some(leader) = &request.leader
+        && leader != turn.me()
+    {
+        return Err(format!("leader name does not match: {leader} is not the leader"));
+    }
+    if request.scheduled_at.is_some() {
+        return Err("scheduled switchovers are not supported yet".to_owned());
+    }
+    if turn.view.seat != (Seat::Inside { supervised: true }) {
+        return Err("a switchover needs the supervisor: start this node with ha_bootstrap run".to_owned());
+    }
+    match &request.member {
+        Some(name) if name == turn.me() => Err(format!("{name} is already the leader")),
+        Some(name) => may_take_over(turn, cluster, primary, name).map(|()| name.clone()),
+        None => {
+            let able = |name: &&NodeName| may_take_over(turn, cluster, primary, name).is_ok();
+            let rank = |name: &&NodeName| {
+                let connection = connection(primary, name).map(|c| c.replayed);
+                (cluster.members[*name].tags.failover_priority(), connection)
+            };
+            let best = cluster.members.keys().filter(able).max_by_key(rank);
+            best.cloned().ok_or_else(|| "no member can take over: none streams with little lag".to_owned())
+        }
+    }
+}
+
+fn connection<'a>(primary: &'a PrimaryView, name: &NodeName) -> Option<&'a crate::local::StandbyConnection> {
+    let slot = name.slot_name();
+    primary.standbys.iter().find(|standby| standby.slot == slot)
+}
+
+fn may_take_over(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, name: &NodeName) -> Result<(), String> {
+    let member = cluster.members.get(name).ok_or_else(|| "candidate does not exists".to_owned())?;
+    if name == turn.me() {
+        return Err(format!("{name} is already the leader"));
+    }
+    if member.tags.nofailover() {
+        return Err(format!("{name} is not allowed to promote"));
+    }
+    if member.state != "running" {
+        return Err(format!("{name} is in state \"{}\"", member.state));
+    }
+    let Some(connection) = connection(primary, name) else {
+        return Err(format!("{name} does not stream from this leader through its slot"));
+    };
+    let lag = primary.flushed.ahead_of(connection.flushed);
+    if !connection.streaming || lag > turn.view.settings.maximum_lag_on_failover_bytes {
+        return Err(format!("{name} lags {lag} bytes behind"));
+    }
+    let replay = primary.flushed.ahead_of(connection.replayed);
+    if replay > REPLAY_LAG_MAX_BYTES.max(turn.view.settings.maximum_lag_on_failover_bytes) {
+        return Err(format!("{name} has {replay} bytes left to replay"));
+    }
+    Ok(())
+}
+
+/// Turns the request down: the key is emptied, nothing else changes, and the reason stays visible.
+fn reject(turn: &mut Turn<'_>, revision: Revision, reason: String) -> Verdict {
+    turn.memory.rejected = Some((revision, reason));
+    turn.memory.stage = Stage::Steady;
+    let clear = clear(turn, revision);
+    Verdict::of(Rule::SwitchoverRejected).and(clear)
+}
+
+/// Empties the failover key, as Patroni does (wire.md 1.7).
+pub(super) fn clear(turn: &Turn<'_>, revision: Revision) -> Option<Effect> {
+    turn.write(Key::Failover, Some("{}".to_owned()), Expect::Unchanged(revision))
+}
+
+fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease, prepared: Prepared) -> Verdict {
+    let waited = turn.now().since(prepared.since);
+    if primary.checkpoint_redo < prepared.checkpoint_after && waited < CHECKPOINT_WAIT {
+        return Verdict::of(Rule::SwitchoverPreparing).with(Effect::Checkpoint).soon(10);
+    }
+    if let Err(reason) = may_take_over(turn, cluster, primary, &prepared.candidate) {
+        return reject(turn, prepared.request, reason);
+    }
+    if !lease::enough_left(turn, &lease) || turn.view.dcs_busy {
+        return Verdict::of(Rule::SwitchoverPreparing).soon(5);
+    }
+    turn.memory.stage =
+        Stage::Demoting { candidate: Some(prepared.candidate), release: true, since: turn.now(), down_since: None };
+    primary::ask_to_demote(Rule::SwitchoverHandingOver, LeaveReason::Switchover)
+}

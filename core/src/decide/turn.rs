@@ -1,0 +1,154 @@
+//! One turn: the snapshot, and the memory as it will be afterwards.
+
+use crate::clock::{Millis, Tick};
+use crate::cluster::Cluster;
+use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
+use crate::effect::{Effect, Step};
+use crate::ids::NodeName;
+use crate::lease::Lease;
+use crate::local::{Control, DataDir, Upstream};
+use crate::memory::Memory;
+use crate::rule::Rule;
+use crate::view::View;
+
+/// The working state of one decision.
+pub(super) struct Turn<'a> {
+    pub memory: Memory,
+    pub view: &'a View<'a>,
+}
+
+/// A rule and what it does.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub rule: Rule,
+    pub effects: Vec<Effect>,
+    /// Look again this soon: something is awaited that announces itself by no event.
+    pub soon: Option<Millis>,
+}
+
+impl Verdict {
+    pub fn of(rule: Rule) -> Self {
+        Self { rule, effects: Vec::new(), soon: None }
+    }
+
+    pub fn with(mut self, effect: Effect) -> Self {
+        self.effects.push(effect);
+        self
+    }
+
+    pub fn and(mut self, effects: impl IntoIterator<Item = Effect>) -> Self {
+        self.effects.extend(effects);
+        self
+    }
+
+    pub fn soon(mut self, ms: u64) -> Self {
+        self.soon = Some(Millis(ms));
+        self
+    }
+
+    /// Whether an effect ends the list already.
+    pub fn closed(&self) -> bool {
+        self.effects.last().is_some_and(Effect::outcome_matters)
+    }
+}
+
+/// The lease, judged now.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Standing {
+    /// Confirmed and before its deadline.
+    Leads(Lease),
+    /// Past its deadline; not known to be lost.
+    Overdue(Lease),
+    /// None.
+    None,
+}
+
+impl<'a> Turn<'a> {
+    pub fn new(memory: &Memory, view: &'a View<'a>) -> Self {
+        Self { memory: memory.clone(), view }
+    }
+
+    pub fn now(&self) -> Tick {
+        self.view.now
+    }
+
+    pub fn fresh(&self) -> Option<&'a Cluster> {
+        self.view.dcs.fresh()
+    }
+
+    pub fn me(&self) -> &'a NodeName {
+        self.view.me
+    }
+
+    pub fn standing(&self) -> Standing {
+        match self.memory.lease {
+            Some(lease) if lease.valid_at(self.now()) => Standing::Leads(lease),
+            Some(lease) => Standing::Overdue(lease),
+            None => Standing::None,
+        }
+    }
+
+    /// Whether `since` lies at least `ms` back; `None` is long ago.
+    pub fn passed(&self, since: Option<Tick>, ms: Millis) -> bool {
+        since.is_none_or(|since| self.now().since(since) >= ms)
+    }
+
+    /// A request to the store, if one may be sent now: none is under way, and the last failure is a moment ago.
+    pub fn store(&self, call: DcsCall) -> Option<Effect> {
+        let ready = !self.view.dcs_busy && self.passed(self.memory.store_failed_at, self.retry_pause());
+        ready.then_some(Effect::Dcs(call))
+    }
+
+    /// A conditional write of a permanent key, if a request may be sent now.
+    pub fn write(&self, key: Key, value: Option<String>, expect: Expect) -> Option<Effect> {
+        self.store(DcsCall::Write(KeyEdit { key, value, expect, leased: false }))
+    }
+
+    fn retry_pause(&self) -> Millis {
+        Millis((self.view.settings.ttl_ms.0 / 20).clamp(100, 1000))
+    }
+
+    /// A step, unless one runs or the last one failed within this loop (lesson 38).
+    pub fn run(&self, step: Step) -> Option<Effect> {
+        let cooled = self.passed(self.memory.step_failed_at, self.view.settings.loop_wait_ms);
+        (self.view.local.step_running.is_none() && cooled).then_some(Effect::Run(step))
+    }
+
+    /// Asks `targets`, unless they were asked within `pause`.
+    pub fn poll(&mut self, targets: Vec<(NodeName, String)>, pause: Millis) -> Option<Effect> {
+        if targets.is_empty() || !self.passed(self.memory.polled_at, pause) {
+            return None;
+        }
+        self.memory.polled_at = Some(self.now());
+        Some(Effect::PollPeers { targets })
+    }
+
+    /// Every member but this one that can be asked: those in the store, and those known from when there last
+    /// was a leader.
+    pub fn peer_targets(&self) -> Vec<(NodeName, String)> {
+        let mut targets = self.memory.known_peers.clone();
+        if let Some(cluster) = self.view.dcs.newest() {
+            for (name, member) in &cluster.members {
+                if let Some(url) = &member.api_url {
+                    targets.insert(name.clone(), url.clone());
+                }
+            }
+        }
+        targets.remove(self.me());
+        targets.into_iter().collect()
+    }
+
+    pub fn control(&self) -> Option<&'a Control> {
+        match &self.view.local.data {
+            DataDir::Present(control) => Some(control),
+            DataDir::Empty | DataDir::Damaged { .. } => None,
+        }
+    }
+
+    /// How this node would follow `name`.
+    pub fn upstream(&self, cluster: &Cluster, name: &NodeName) -> Option<Upstream> {
+        let address = cluster.members.get(name)?.postgres_address()?;
+        let slot = self.view.settings.use_slots.then(|| self.me().slot_name());
+        Some(Upstream { name: name.clone(), address, slot })
+    }
+}

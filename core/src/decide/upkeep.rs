@@ -1,0 +1,72 @@
+//! What every node does besides: keep its lease alive and its member key true.
+
+use super::turn::{Turn, Verdict};
+use super::{lease, standby};
+use crate::clock::{Millis, Tick};
+use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
+use crate::effect::Effect;
+use crate::member;
+use serde_json::Value;
+
+/// Fields that change all the time: alone they are written once per `loop_wait`.
+const POSITIONS: [&str; 3] = ["xlog_location", "receive_lsn", "replay_lsn"];
+
+pub(super) fn add(turn: &mut Turn<'_>, verdict: &mut Verdict) {
+    if verdict.closed() || turn.view.stop_requested {
+        return;
+    }
+    let effect = if turn.memory.lease.is_none() { standby::session_due(turn) } else { None };
+    let effect = effect.or_else(|| member_key(turn));
+    verdict.effects.extend(effect);
+}
+
+fn member_key(turn: &Turn<'_>) -> Option<Effect> {
+    let cluster = turn.fresh()?;
+    let view = turn.view;
+    let record = member::record(view.identity, view.settings, view.local, &turn.memory);
+    let in_store = cluster.members.get(turn.me()).map(|member| &member.json);
+    let written = turn.memory.member_written.as_ref();
+    let same = |known: Option<&Value>| known == Some(&record);
+    let missing = in_store.is_none() && turn.passed(turn.memory.member_written_at, Millis(1000));
+    if same(in_store) || (same(written) && !missing) {
+        return None;
+    }
+    let moved_only = written.or(in_store).is_some_and(|known| without_positions(known) == without_positions(&record));
+    if moved_only && !missing && !turn.passed(turn.memory.member_written_at, view.settings.loop_wait_ms) {
+        return None;
+    }
+    turn.store(DcsCall::Write(KeyEdit {
+        key: Key::Member(turn.me().clone()),
+        value: Some(record.to_string()),
+        expect: Expect::Own,
+        leased: true,
+    }))
+}
+
+fn without_positions(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Some(map) = value.as_object_mut() {
+        for field in POSITIONS {
+            map.remove(field);
+        }
+    }
+    value
+}
+
+/// The next moment at which something is due, should nothing happen before.
+pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
+    let now = turn.now();
+    let settings = turn.view.settings;
+    // The net thread extends the deadline only while the main thread's heartbeat is younger than half a ttl.
+    let mut next = now + Millis(settings.loop_wait_ms.0.min(settings.ttl_ms.0 / 4));
+    if let Some(soon) = verdict.soon {
+        next = next.min(now + soon);
+    }
+    if let Some(held) = turn.memory.lease {
+        next = next.min(held.sent_at + lease::renew_every(turn));
+        if held.valid_at(now) {
+            next = next.min(held.deadline());
+        }
+    }
+    next.max(now + Millis(1))
+}
