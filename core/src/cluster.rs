@@ -11,6 +11,8 @@ pub struct Cluster {
     pub revision: Revision,
     /// The `initialize` key.
     pub initialize: Initialize,
+    /// The revision that last changed it.
+    pub initialize_changed: Option<Revision>,
     /// The `leader` key.
     pub leader: Option<LeaderKey>,
     /// `members/*`, by name.

@@ -56,6 +56,8 @@ pub struct Control {
     pub min_recovery_timeline: Timeline,
     /// `wal_log_hints` or data checksums: the precondition of `pg_rewind`.
     pub can_be_rewound: bool,
+    /// `backup_label` exists: a copy that was never started. Its control file shows the state of its source.
+    pub backup_label: bool,
 }
 
 /// `pg_control`'s cluster state.

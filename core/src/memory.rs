@@ -40,8 +40,6 @@ pub struct Memory {
     pub voting_since: Option<Tick>,
     /// Timeline claimed under the present lease.
     pub claim: Option<Timeline>,
-    /// Until then this node stays out of the race.
-    pub no_race_until: Option<Tick>,
     /// What is under way across ticks.
     pub stage: Stage,
     /// We won the race to initialise the cluster.

@@ -17,7 +17,10 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
         match path.as_str() {
             LEADER_PATH => out.leader = leader(key),
             RELEASED_PATH => out.released = serde_json::from_str::<Released>(&key.value).ok(),
-            "initialize" => out.initialize = initialize(&key.value),
+            "initialize" => {
+                out.initialize = initialize(&key.value);
+                out.initialize_changed = Some(key.modified);
+            }
             "config" => out.config = object(key),
             "failover" => out.failover = failover(key),
             "status" => out.status = status(&key.value),

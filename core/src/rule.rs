@@ -69,7 +69,6 @@ rules! {
     ElectionLagging = "election.lagging", "There is no leader, and this member lags too far behind to lead.";
     ElectionOldTimeline = "election.old_timeline", "There is no leader, and this member's timeline is older than the cluster's.";
     ElectionNotReady = "election.not_ready", "There is no leader, and this member is not a consistent standby yet.";
-    ElectionSteppedBack = "election.stepped_back", "There is no leader, and this member stays out of the race for a while.";
     ElectionLeavingToCandidate = "election.leaving_to_candidate", "There is no leader; the named candidate goes first.";
     ElectionNamed = "election.named", "This member was named and has all of the old leader's WAL; it takes the key.";
     ElectionPredecessorAlive = "election.predecessor_alive", "The leader key is gone, but its lease may still be alive; wait until it has ended.";
@@ -88,7 +87,7 @@ rules! {
     OutsideLeaderStarting = "outside.leader_starting", "The leader's server is starting; the lease is kept.";
     OutsideClearingLeftover = "outside.clearing_leftover", "Processes of a dead postmaster are ended before the data directory is touched.";
     OutsideStepRunning = "outside.step_running", "The supervisor is at work on the stopped server.";
-    StartTimedOut = "start.timed_out", "The leader's server did not come up within primary_start_timeout; stop it and let another lead.";
+    StartTimedOut = "start.timed_out", "The leader's server did not come up within `primary_start_timeout`; stop it and let another lead.";
     StartLeader = "start.leader", "This node holds the lease; its server is started.";
     StartStandby = "start.standby", "Another member leads; the server is started as its standby.";
     StartParked = "start.parked", "No leader is known; the server is started as a standby that follows nobody.";

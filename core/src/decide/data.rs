@@ -47,8 +47,14 @@ fn initdb(turn: &Turn<'_>) -> Verdict {
 
 /// A failed bootstrap frees the key for others and keeps what it made out of the way.
 fn abandon_bootstrap(turn: &mut Turn<'_>) -> Verdict {
-    let edit = KeyEdit { key: Key::Initialize, value: None, expect: Expect::Own, leased: false };
-    let free = turn.store(DcsCall::Write(edit));
+    let Some(cluster) = turn.fresh() else { return Verdict::of(Rule::BootstrapFailed).soon(250) };
+    let free = match (cluster.initialize, cluster.initialize_changed) {
+        (Initialize::Running, Some(revision)) => turn.write(Key::Initialize, None, Expect::Unchanged(revision)),
+        (Initialize::Running | Initialize::Absent | Initialize::Done(_), _) => {
+            turn.memory.bootstrapping = false;
+            None
+        }
+    };
     Verdict::of(Rule::BootstrapFailed).and(free).soon(250)
 }
 
@@ -93,6 +99,11 @@ fn present(turn: &mut Turn<'_>, control: &Control) -> Verdict {
     if let Initialize::Done(id) = cluster.initialize
         && id != control.system_id
     {
+        if turn.memory.bootstrapping {
+            // Our bootstrap took so long that its key ended and another member founded the cluster.
+            turn.memory.bootstrap_failed = true;
+            return Verdict::of(Rule::BootstrapFailed).soon(10);
+        }
         return outside::exit(Rule::ForeignSystemId, 1);
     }
     match turn.standing() {
@@ -117,9 +128,8 @@ fn present(turn: &mut Turn<'_>, control: &Control) -> Verdict {
 }
 
 fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
-    if turn.memory.refused != Some(leader.created)
-        && let Some(adopt) = primary::adoption(turn, leader)
-    {
+    if primary::may_adopt(turn, leader) {
+        let adopt = primary::adopt(turn, leader);
         return Verdict::of(Rule::LeaderAdopting).and(adopt).soon(50);
     }
     let check = primary::check_lease(turn, leader);
@@ -209,7 +219,8 @@ fn recover_and_park(turn: &Turn<'_>, control: &Control) -> Verdict {
     crash_recover(turn)
 }
 
-/// Whether the server was last running (or shut down) as a standby.
-fn was_standby(control: &Control) -> bool {
-    matches!(control.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery)
+/// Whether the server was last running (or shut down) as a standby, or is a copy that never ran: recovery from
+/// its `backup_label` makes it one.
+pub(super) fn was_standby(control: &Control) -> bool {
+    control.backup_label || matches!(control.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery)
 }

@@ -10,18 +10,11 @@ use crate::local::PrimaryView;
 use crate::parse::history_json;
 use serde_json::{Map, Value, json};
 
-/// Claims the timeline this primary is on, if nobody has: `Some(None)` means that it must wait to do so.
-pub(super) fn claim_timeline(turn: &Turn<'_>, primary: &PrimaryView) -> Option<Option<Effect>> {
-    if turn.memory.claim == Some(primary.timeline) {
-        return None;
-    }
-    let Some(cluster) = turn.fresh() else { return Some(None) };
-    // Somebody else's claim was dealt with before; ours, also one from an earlier lease, stands.
-    if cluster.claims.contains_key(&primary.timeline) {
-        return None;
-    }
-    let lsn = primary.flushed;
-    Some(claim(turn, primary.timeline, lsn))
+/// Whether the timeline this primary is on is known to be claimed by it. Somebody else's claim was dealt with
+/// before; ours, also one from an earlier lease, stands.
+pub(super) fn owns_timeline(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
+    turn.memory.claim == Some(primary.timeline)
+        || turn.fresh().is_some_and(|cluster| cluster.claims.contains_key(&primary.timeline))
 }
 
 /// The write that claims `timeline`.

@@ -79,14 +79,11 @@ enum Tally {
 
 fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: Tick) -> Verdict {
     let now = turn.now();
-    let since = match turn.memory.voting_since {
-        Some(since) => since,
-        None => {
-            turn.memory.voting_since = Some(now);
-            turn.memory.polled_at = None;
-            now
-        }
-    };
+    if turn.memory.voting_since.is_none() {
+        // Ask anew at once: older answers do not count.
+        turn.memory.polled_at = None;
+    }
+    let since = *turn.memory.voting_since.get_or_insert(now);
     let targets = turn.peer_targets();
     let tally = count(turn, standby, cluster, &targets, since, gone_at);
     let poll = turn.poll(targets, ROUND_PAUSE);

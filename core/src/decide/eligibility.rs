@@ -23,8 +23,6 @@ pub enum Obstacle {
     OldTimeline,
     /// It is not a consistent standby.
     NotReady,
-    /// It gave way for a while after a failed attempt.
-    SteppedBack,
     /// Its disk cannot be written.
     CannotWrite,
 }
@@ -39,7 +37,6 @@ impl Obstacle {
             Obstacle::Lagging { .. } => Rule::ElectionLagging,
             Obstacle::OldTimeline => Rule::ElectionOldTimeline,
             Obstacle::NotReady => Rule::ElectionNotReady,
-            Obstacle::SteppedBack => Rule::ElectionSteppedBack,
             Obstacle::CannotWrite => Rule::LeaderCannotWrite,
         }
     }
@@ -88,9 +85,6 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     }
     if !standby.consistent || turn.view.local.step_running.is_some() {
         return Some(Obstacle::NotReady);
-    }
-    if turn.memory.no_race_until.is_some_and(|until| turn.now() < until) {
-        return Some(Obstacle::SteppedBack);
     }
     if cluster.history_timeline().is_some_and(|newest| standby.timeline < newest) {
         return Some(Obstacle::OldTimeline);

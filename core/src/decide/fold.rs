@@ -89,7 +89,9 @@ fn written(turn: &mut Turn<'_>, edit: &KeyEdit, at: Tick) {
         Key::TimelineClaim(timeline) => turn.memory.claim = Some(*timeline),
         Key::Initialize => {
             turn.memory.bootstrapping = edit.value.as_deref() == Some("");
-            turn.memory.bootstrap_failed = false;
+            if turn.memory.bootstrapping {
+                turn.memory.bootstrap_failed = false;
+            }
         }
         Key::Config | Key::Failover | Key::History => {}
     }
@@ -104,8 +106,7 @@ fn step_ended(turn: &mut Turn<'_>, step: &Step, result: &Result<(), String>, at:
             match step {
                 Step::Rewind { .. } | Step::BaseBackup { .. } => turn.memory.rewind_failed = false,
                 Step::Start { .. } => turn.memory.stage = Stage::Steady,
-                Step::SetAside => turn.memory.bootstrap_failed = false,
-                Step::Initdb | Step::CrashRecover | Step::Stop { .. } | Step::ClearLeftover => {}
+                Step::SetAside | Step::Initdb | Step::CrashRecover | Step::Stop { .. } | Step::ClearLeftover => {}
             }
         }
         Err(reason) => {

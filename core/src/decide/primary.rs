@@ -49,9 +49,10 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
     if !primary.checkpointed {
         verdict = verdict.with(Effect::Checkpoint);
     }
-    if let Some(claim) = duties::claim_timeline(turn, primary) {
+    if !duties::owns_timeline(turn, primary) {
         // Nothing is acknowledged on a timeline that somebody else might own.
-        return verdict.and(claim);
+        let claim = duties::claim(turn, primary.timeline, primary.flushed);
+        return verdict.and(claim).soon(20);
     }
     if !primary.fence_open {
         verdict = verdict.with(Effect::OpenFence { lease });
@@ -92,9 +93,8 @@ fn without_lease(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) 
 
 /// The leader key has our name, but we do not hold it by a confirmed lease.
 fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
-    if turn.memory.refused != Some(leader.created)
-        && let Some(adopt) = adoption(turn, leader)
-    {
+    if may_adopt(turn, leader) {
+        let adopt = adopt(turn, leader);
         return Verdict::of(Rule::LeaderAdopting).with(Effect::CloseFence).and(adopt);
     }
     if turn.memory.refused == Some(leader.created) {
@@ -109,11 +109,17 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
     Verdict::of(Rule::LeaderKeyOfNamesake).with(Effect::CloseFence).and(check)
 }
 
-/// Takes over a key with our name, if its lease was this data directory's or this very process's.
-pub(super) fn adoption(turn: &Turn<'_>, leader: &LeaderKey) -> Option<Option<Effect>> {
+/// Whether a key with our name may be taken over: its lease was this data directory's or this very process's,
+/// and the store did not say that it is not ours.
+pub(super) fn may_adopt(turn: &Turn<'_>, leader: &LeaderKey) -> bool {
     let marker = turn.view.local.marker.as_ref().and_then(|marker| marker.lease);
     let known = marker == Some(leader.lease) || turn.memory.session == Some(leader.lease);
-    known.then(|| turn.store(DcsCall::AdoptLeader { old: leader.lease, created: leader.created }))
+    known && turn.memory.refused != Some(leader.created)
+}
+
+/// Takes the key over.
+pub(super) fn adopt(turn: &Turn<'_>, leader: &LeaderKey) -> Option<Effect> {
+    turn.store(DcsCall::AdoptLeader { old: leader.lease, created: leader.created })
 }
 
 /// Asks whether a foreign lease still lives, a few times a second.

@@ -7,7 +7,7 @@ use crate::timeline::{Branch, WalEnd, branch};
 
 /// Compares this node's WAL with the present leader's.
 pub(super) fn compare(cluster: &Cluster, local: Timeline, end: WalEnd) -> Branch {
-    let Some((leader, member)) = cluster.leader_member() else { return Branch::Unknown };
+    let Some((_, member)) = cluster.leader_member() else { return Branch::Unknown };
     match member.timeline {
         Some(timeline) if member.role == "primary" => branch(local, end, timeline, &cluster.history),
         // Not promoted yet: where it will branch off nobody knows.

@@ -74,8 +74,7 @@ fn after_crash(turn: &mut Turn<'_>, lease: Lease, control: &Control) -> Option<V
     let now = turn.now();
     let since = *turn.memory.not_running_since.get_or_insert(now);
     let patience = turn.view.settings.primary_start_timeout_ms;
-    let was_primary = !matches!(control.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery);
-    let crashed = was_primary && control.state != ControlState::ShutDown;
+    let crashed = !super::data::was_standby(control) && control.state != ControlState::ShutDown;
     let over = crashed && now.since(since) >= patience;
     // Without anybody to take over, restarting is all that helps.
     let others = turn.fresh().is_some_and(|cluster| {

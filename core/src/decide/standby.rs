@@ -54,13 +54,12 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
     if turn.memory.refused == Some(leader.created) {
         return Verdict::of(Rule::PromotionLeaseLost).soon(100);
     }
-    match primary::adoption(turn, leader) {
-        Some(adopt) => Verdict::of(Rule::LeaderAdopting).and(adopt),
-        None => {
-            let check = primary::check_lease(turn, leader);
-            Verdict::of(Rule::LeaderKeyOfNamesake).and(check)
-        }
+    if primary::may_adopt(turn, leader) {
+        let adopt = primary::adopt(turn, leader);
+        return Verdict::of(Rule::LeaderAdopting).and(adopt).soon(50);
     }
+    let check = primary::check_lease(turn, leader);
+    Verdict::of(Rule::LeaderKeyOfNamesake).and(check).soon(300)
 }
 
 fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, leader: &LeaderKey) -> Verdict {
