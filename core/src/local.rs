@@ -178,6 +178,14 @@ pub struct Upstream {
     pub slot: Option<String>,
 }
 
+impl Upstream {
+    /// Whether both lead to the same server and slot; the name is only for people.
+    #[must_use]
+    pub fn same_target(&self, other: &Upstream) -> bool {
+        self.address == other.address && self.slot == other.slot
+    }
+}
+
 /// `ha_ext.marker`: this data directory belongs to a cluster, and what this node last held there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {

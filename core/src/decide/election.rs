@@ -18,6 +18,8 @@ use crate::rule::Rule;
 const NAMED_CANDIDATE_WAIT: Millis = Millis(5000);
 /// How long a vote waits for a peer that was unreachable before it began.
 const UNREACHABLE_WAIT: Millis = Millis(300);
+/// How long an answer counts.
+const ANSWER_VALID: Millis = Millis(3000);
 /// Time between two rounds of questions while a vote is lost or undecided.
 const ROUND_PAUSE: Millis = Millis(500);
 
@@ -109,7 +111,8 @@ fn count(
     let mine = standby.received.max(standby.replayed);
     let mut tally = Tally::Won;
     for (name, _) in targets {
-        let answer = turn.view.peers.iter().find(|peer| peer.name == *name && peer.asked_at >= since);
+        let counts_still = |asked_at: Tick| asked_at >= since && turn.now().since(asked_at) < ANSWER_VALID;
+        let answer = turn.view.peers.iter().find(|peer| peer.name == *name && counts_still(peer.asked_at));
         match answer.map(|peer| (&peer.answer, peer)) {
             Some((PeerAnswer::Status(status), _)) => {
                 if status.is_primary {

@@ -1,14 +1,30 @@
 //! A standby that holds the lease: claim a timeline, then promote.
 
 use super::turn::{Turn, Verdict};
-use super::{duties, lease};
+use super::{duties, lease, primary};
+use crate::clock::Millis;
 use crate::cluster::Cluster;
 use crate::effect::Effect;
 use crate::ids::Timeline;
 use crate::lease::Lease;
 use crate::local::StandbyView;
 use crate::rule::Rule;
+use crate::seat::LeaveReason;
 use crate::view::DcsView;
+
+/// How long a promotion may take if `primary_start_timeout` allows less.
+const PROMOTION_MAX: Millis = Millis(30_000);
+
+/// Triggered, and not out of recovery yet: wait, but not for ever.
+pub(super) fn running(turn: &mut Turn<'_>) -> Verdict {
+    let now = turn.now();
+    let since = *turn.memory.not_running_since.get_or_insert(now);
+    if now.since(since) >= turn.view.settings.primary_start_timeout_ms.max(PROMOTION_MAX) {
+        return primary::demote(turn, Rule::StartTimedOut, LeaveReason::Shutdown, true);
+    }
+    let renewal = lease::renewal(turn);
+    Verdict::of(Rule::PromotionRunning).and(renewal).soon(3)
+}
 
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -> Verdict {
     turn.memory.not_running_since = None;

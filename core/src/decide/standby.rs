@@ -15,8 +15,7 @@ use crate::view::{DcsView, Seat};
 
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
     if standby.promoting {
-        let renewal = lease::renewal(turn);
-        return Verdict::of(Rule::PromotionRunning).and(renewal).soon(3);
+        return promotion::running(turn);
     }
     if matches!(turn.memory.stage, Stage::Demoting { .. }) {
         // Asked to leave; the supervisor takes it from here.
@@ -67,11 +66,10 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
     if let Some(verdict) = must_rejoin(turn, standby, cluster) {
         return verdict;
     }
-    let wanted = turn.upstream(cluster, &leader.name);
-    let (Some(wanted), current) = (wanted, &standby.upstream) else {
+    let Some(wanted) = turn.upstream(cluster, &leader.name) else {
         return Verdict::of(Rule::StandbyLeaderUnknown).soon(1000);
     };
-    if current.as_ref() != Some(&wanted) {
+    if !standby.upstream.as_ref().is_some_and(|current| current.same_target(&wanted)) {
         return Verdict::of(Rule::StandbyRepointing).with(Effect::Follow { upstream: Some(wanted) }).soon(250);
     }
     if standby.receiver == Receiver::Streaming {

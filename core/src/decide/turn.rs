@@ -108,9 +108,10 @@ impl<'a> Turn<'a> {
         Millis((self.view.settings.ttl_ms.0 / 20).clamp(100, 1000))
     }
 
-    /// A step, unless one runs or the last one failed within this loop (lesson 38).
+    /// A step, unless one runs or the last one failed within this loop (lesson 38). What ends a server is never delayed.
     pub fn run(&self, step: Step) -> Option<Effect> {
-        let cooled = self.passed(self.memory.step_failed_at, self.view.settings.loop_wait_ms);
+        let ends = matches!(step, Step::Stop { .. } | Step::ClearLeftover);
+        let cooled = ends || self.passed(self.memory.step_failed_at, self.view.settings.loop_wait_ms);
         (self.view.local.step_running.is_none() && cooled).then_some(Effect::Run(step))
     }
 
