@@ -1,0 +1,59 @@
+# ha_ext. `make help` lists the targets.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+export CARGO PREFIX PG_CONFIG
+export PGRX_PG_CONFIG_PATH ?= $(PG_CONFIG)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what is needed on Debian 12 (as root)
+	@scripts/setup.sh
+
+.PHONY: build
+build: setup ## Build the extension and the supervisor
+	$(CARGO) build --workspace
+
+.PHONY: install
+install: build ## Install the extension into PostgreSQL and ha_bootstrap into PREFIX/bin
+	scripts/install.sh
+
+.PHONY: test
+test: ## Everything CI runs
+	@scripts/test.sh
+
+.PHONY: lint
+lint: setup ## Formatting, clippy and documentation, all warnings denied
+	@scripts/test.sh lint
+
+.PHONY: fix
+fix: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: demo
+demo: install ## Three nodes in a live table: one switchover, one lost leader
+	target/debug/demo
+
+.PHONY: bench
+bench: install ## Measure beside Patroni and rewrite docs/benchmarks.md (BENCH_FLAGS="--runs 3 --only switchover")
+	scripts/patroni.sh
+	scripts/clean-tests.sh
+	target/debug/bench --out docs/benchmarks.md $(BENCH_FLAGS)
+
+.PHONY: clean-tests
+clean-tests: ## Remove what interrupted tests left behind
+	scripts/clean-tests.sh
+
+.PHONY: clean-patroni
+clean-patroni: ## Remove the virtual environment with Patroni
+	rm -rf target/patroni
+
+.PHONY: clean-build
+clean-build: ## Remove everything that was built
+	$(CARGO) clean

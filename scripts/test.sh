@@ -1,0 +1,65 @@
+#!/bin/bash
+# Everything CI runs, phase by phase, with timings; `test.sh lint` only the first part. A failed phase does not hide the
+# results of the later ones, except when nothing can be built.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+cargo=${CARGO:-cargo}
+logs=target/test-logs
+mkdir -p "$logs"
+begun=$SECONDS
+passed=0
+failed=0
+failures=()
+
+# phase NAME COMMAND...: runs it with its output shown and kept, and counts its tests (or itself as one).
+phase() {
+    local name=$1 log=$logs/$1.log since=$SECONDS status ok bad
+    shift
+    printf '\n==> %s (%d s)\n' "$name" "$((SECONDS - begun))"
+    "$@" 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    ok=$(sed -n 's/^test result: .* \([0-9]*\) passed; .*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+    bad=$(sed -n 's/^test result: .* \([0-9]*\) failed; .*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+    if [ "$status" -eq 0 ] && [ "$ok" -eq 0 ]; then ok=1; fi
+    if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+    if [ "$status" -eq 0 ]; then
+        printf '<== %s: ok, %d passed, %d s\n' "$name" "$ok" "$((SECONDS - since))"
+    else
+        failures+=("$name")
+        printf '<== %s: FAILED, log in %s, %d s\n' "$name" "$log" "$((SECONDS - since))"
+    fi
+    return "$status"
+}
+
+finish() {
+    printf '\n'
+    if [ "$failed" -gt 0 ]; then
+        grep -hE '^test .* \.\.\. FAILED' "$logs"/*.log | sort -u
+        printf 'failed: %s\n' "${failures[*]}"
+    fi
+    printf '%d passed, %d failed (%d s)\n' "$passed" "$failed" "$((SECONDS - begun))"
+    [ "$failed" -eq 0 ]
+    exit
+}
+
+rm -f "$logs"/*.log
+phase setup scripts/setup.sh || finish
+phase format "$cargo" fmt --all --check
+phase clippy "$cargo" clippy --workspace --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" phase documentation "$cargo" doc --workspace --no-deps
+[ "${1:-all}" = lint ] && finish
+
+phase build "$cargo" build --workspace --all-targets || finish
+phase install scripts/install.sh || finish
+phase clean scripts/clean-tests.sh
+phase core "$cargo" test -p ha_core
+phase dcs "$cargo" test -p ha_dcs
+phase node "$cargo" test -p ha_node
+phase bootstrap "$cargo" test -p ha_bootstrap
+phase regress scripts/pg_regress.sh
+phase patroni scripts/patroni.sh
+phase end-to-end scripts/end-to-end.sh
+phase clean-after scripts/clean-tests.sh
+finish

@@ -1,0 +1,93 @@
+//! Collecting numbers and printing them as a table.
+
+use crate::machine;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// All numbers of one run of the benchmark.
+pub struct Report {
+    runs: usize,
+    load_at_start: String,
+    /// In the order in which they were first seen.
+    measures: Vec<(String, &'static str)>,
+    values: BTreeMap<(String, String), Vec<f64>>,
+}
+
+impl Report {
+    pub fn new(runs: usize) -> Self {
+        Self { runs, load_at_start: machine::load(), measures: Vec::new(), values: BTreeMap::new() }
+    }
+
+    /// Adds one measured value.
+    pub fn add(&mut self, measure: &str, unit: &'static str, system: &str, value: f64) {
+        eprintln!("          {measure}: {system}: {value:.3} {unit}");
+        if !self.measures.iter().any(|(known, _)| known == measure) {
+            self.measures.push((measure.to_owned(), unit));
+        }
+        self.values.entry((measure.to_owned(), system.to_owned())).or_default().push(value);
+    }
+
+    /// The table: minimum / median / maximum where there are several values.
+    pub fn markdown(&self) -> String {
+        let mut text = String::from("# Benchmarks\n\nMeasured by `make bench`, which rewrites this file.\n\n");
+        let _ = writeln!(text, "* Machine: {}", machine::description());
+        let _ = writeln!(
+            text,
+            "* Load average at the start {}, at the end {}; {} runs of each fault, the two systems in turns",
+            self.load_at_start,
+            machine::load(),
+            self.runs
+        );
+        text += "* Both systems: three nodes each on loopback, one etcd for both, asynchronous replication, no watchdog, the same \
+                 YAML file (`ttl` 30, `loop_wait` 10, `retry_timeout` 10 unless a line says otherwise)\n\
+                 * Write gap: the longest time between two acknowledged commits of one client that writes every 5 ms and reconnects \
+                 like libpq with `target_session_attrs=read-write`\n\
+                 * Each cell: minimum / **median** / maximum, or the one value\n\n\
+                 | measure | ha_ext | Patroni 4.1.5 |\n|---|---|---|\n";
+        for (measure, unit) in &self.measures {
+            let _ = writeln!(
+                text,
+                "| {measure}, {unit} | {} | {} |",
+                self.cell(measure, "ha_ext"),
+                self.cell(measure, "Patroni 4.1.5")
+            );
+        }
+        text
+    }
+
+    fn cell(&self, measure: &str, system: &str) -> String {
+        let Some(values) = self.values.get(&(measure.to_owned(), system.to_owned())) else { return "-".into() };
+        let mut sorted = values.clone();
+        sorted.sort_by(f64::total_cmp);
+        match sorted.as_slice() {
+            [] => "-".into(),
+            [one] => number(*one),
+            [first, .., last] => format!("{} / **{}** / {}", number(*first), number(median(&sorted)), number(*last)),
+        }
+    }
+}
+
+/// The middle of sorted values; of two middle ones their mean.
+fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) }
+}
+
+fn number(value: f64) -> String {
+    let text = if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") };
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_numbers() {
+        assert!((median(&[1.0, 2.0, 9.0]) - 2.0).abs() < f64::EPSILON);
+        assert!((median(&[1.0, 2.0, 4.0, 9.0]) - 3.0).abs() < f64::EPSILON);
+        assert_eq!(number(0.0), "0");
+        assert_eq!(number(1.5), "1.5");
+        assert_eq!(number(1200.4), "1200");
+    }
+}

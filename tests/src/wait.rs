@@ -1,0 +1,32 @@
+//! Waiting for observable state, never for a guessed time.
+
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Polls until `look` yields a value; `None` when `within` is over.
+pub fn poll<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = look() {
+            return Some(value);
+        }
+        if begun.elapsed() >= within {
+            return None;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Seconds as a duration; tests read better with it.
+#[must_use]
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Milliseconds as a duration.
+#[must_use]
+pub const fn millis(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
