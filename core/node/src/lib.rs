@@ -1,1 +1,21 @@
-//! Placeholder.
+//! What both seats of a node share: the loop worker inside Postgres and the supervisor outside it.
+//!
+//! A seat holder has one main thread, which runs [`driver::Driver`], and one [`net`] thread, which talks to the
+//! store, to the peers and to REST clients. They meet in two queues and a wake callback; the main thread never waits.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod config_file;
+pub mod driver;
+pub mod files;
+pub mod http;
+pub mod log;
+pub mod marker;
+pub mod net;
+pub mod paths;
+pub mod peers;
+pub mod process;
+pub mod runtime;
+pub mod seat_socket;
+#[cfg(test)]
+mod test_dir;

@@ -1,0 +1,536 @@
+//! The loop of whoever holds the seat: events -> one snapshot -> decide -> execute, in that order, each tick.
+//!
+//! The driver holds no rule. It keeps the [`Memory`], sends requests to the store and questions to peers through the
+//! [`crate::net`] thread, and hands everything else to its [`Port`].
+
+mod configuration;
+mod events;
+
+pub use configuration::{Layers, store_options};
+pub use events::{Event, EventKind, Events};
+
+use crate::net::{Command, Hooks, Net, News, StoreHealth};
+use configuration::Configuration;
+use ha_core::api::{ServerFacts, Snapshot};
+use ha_core::clock::{Millis, Tick};
+use ha_core::cluster::Cluster;
+use ha_core::config::{Config, ConfigError, Warning};
+use ha_core::dcs::{DcsReply, KeyEdit};
+use ha_core::decide::{Decision, decide};
+use ha_core::effect::Effect;
+use ha_core::ids::NodeName;
+use ha_core::local::LocalView;
+use ha_core::member;
+use ha_core::memory::Memory;
+use ha_core::outcome::Outcome;
+use ha_core::peer::{PeerAnswer, PeerView};
+use ha_core::rule::Rule;
+use ha_core::settings::Settings;
+use ha_core::view::{DcsView, Seat, View};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+/// What a side of the seat can see and do.
+pub trait Port {
+    /// `CLOCK_BOOTTIME` in milliseconds.
+    fn now(&self) -> Tick {
+        crate::clock::now()
+    }
+    /// Where we act; `None` while the seat is not ours: then nothing is decided.
+    fn seat(&self) -> Option<Seat>;
+    /// One snapshot of this node.
+    fn observe(&mut self) -> LocalView;
+    /// Does one thing, or begins it. Never called for [`Effect::Dcs`] and [`Effect::PollPeers`]. After an error the
+    /// rest of the decision is dropped and the next tick observes anew.
+    fn execute(&mut self, effect: &Effect, memory: &Memory) -> Result<(), String>;
+    /// Steps that have ended, and a seat that has come, since the last call.
+    fn take_outcomes(&mut self) -> Vec<Outcome>;
+    /// The supervisor was told to stop this node.
+    fn stop_requested(&self) -> bool {
+        false
+    }
+    /// Facts about the server for REST.
+    fn server_facts(&self) -> ServerFacts {
+        ServerFacts::default()
+    }
+    /// The configuration has changed; `dynamic` belongs into `patroni.dynamic.json`. Must not wait for a disk
+    /// inside Postgres.
+    fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&Value>) {
+        let _ = (config, dynamic);
+    }
+}
+
+/// What a driver starts with.
+pub struct Options {
+    /// The configuration.
+    pub layers: Layers,
+    /// What the net thread calls directly.
+    pub hooks: Hooks,
+}
+
+/// A driver cannot start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration has mistakes.
+    Config(ConfigError),
+    /// The net thread cannot be started.
+    Thread(std::io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Config(error) => write!(f, "{error}"),
+            StartError::Thread(error) => write!(f, "the net thread cannot be started: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// What came of one tick.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticked {
+    /// Tick again at this moment at the latest; sooner when the wake callback was called. Forget earlier wakes
+    /// (reset the latch) BEFORE a tick, never after it.
+    pub next_wake: Tick,
+    /// Why this tick did what it did; `None` when the seat is not ours.
+    pub rule: Option<Rule>,
+    /// It is another than in the tick before.
+    pub rule_changed: bool,
+}
+
+/// See the module.
+pub struct Driver {
+    net: Net,
+    configuration: Configuration,
+    memory: Memory,
+    cluster: Option<Arc<Cluster>>,
+    store: StoreHealth,
+    store_answered_unix_s: u64,
+    peers: BTreeMap<NodeName, PeerView>,
+    outcomes: Vec<Outcome>,
+    written: Vec<(u64, DcsReply)>,
+    dcs_busy: bool,
+    leaving: bool,
+    rule: Option<Rule>,
+    role: &'static str,
+    /// Effects of the last tick but requests and questions, so that what is repeated is logged once.
+    said: Vec<String>,
+    failure: Option<String>,
+    events: Events,
+    jitter: u64,
+}
+
+/// Answers of peers older than this are of no use to anybody.
+const PEER_ANSWERS_KEPT: Millis = Millis::from_secs(300);
+/// How soon to try again after an effect failed.
+const RETRY_AFTER_FAILURE: Millis = Millis(1000);
+
+impl Driver {
+    /// Reads the configuration and starts the net thread. Warnings go to the log.
+    pub fn new(options: Options) -> Result<Self, StartError> {
+        let (configuration, warnings) = Configuration::new(options.layers).map_err(StartError::Config)?;
+        log_warnings(&warnings);
+        let net = Net::start(crate::net::Options {
+            store: configuration.store_options(),
+            peer_authorization: configuration.peer_authorization(),
+            hooks: options.hooks,
+        })
+        .map_err(StartError::Thread)?;
+        let why = "not connected yet".to_owned();
+        Ok(Self {
+            net,
+            configuration,
+            memory: Memory::default(),
+            cluster: None,
+            store: StoreHealth::Unreachable { since: crate::clock::now(), why },
+            store_answered_unix_s: 0,
+            peers: BTreeMap::new(),
+            outcomes: Vec::new(),
+            written: Vec::new(),
+            dcs_busy: false,
+            leaving: false,
+            rule: None,
+            role: "",
+            said: Vec::new(),
+            failure: None,
+            events: Events::default(),
+            jitter: seed(),
+        })
+    }
+
+    /// One turn of the loop.
+    pub fn tick(&mut self, port: &mut impl Port) -> Ticked {
+        let now = port.now();
+        self.take_news(port);
+        self.outcomes.append(&mut port.take_outcomes());
+        let Some(seat) = port.seat() else {
+            self.net.acting().set(false);
+            return Ticked { next_wake: now + self.settings().loop_wait_ms, rule: None, rule_changed: false };
+        };
+        let local = port.observe();
+        let stop_requested = port.stop_requested();
+        self.jitter = next_random(self.jitter);
+        let decided = self.decide(now, seat, &local, stop_requested);
+        let decision = match decided {
+            Ok(decision) => decision,
+            Err(refused) => {
+                self.fail(&refused);
+                // Its lease lapses if this lasts. Closing the fence is always allowed.
+                self.net.acting().set(false);
+                let _ = port.execute(&Effect::CloseFence, &self.memory);
+                return Ticked { next_wake: now + RETRY_AFTER_FAILURE, rule: self.rule, rule_changed: false };
+            }
+        };
+        self.outcomes.clear();
+        let rule_changed = self.rule != Some(decision.rule);
+        self.say(&decision, &local, now);
+        self.memory = decision.memory;
+        let next_wake = self.execute(port, now, decision.wake_at, &decision.effects);
+        self.publish(port.server_facts(), local, decision.rule, now, next_wake);
+        Ticked { next_wake, rule: Some(decision.rule), rule_changed }
+    }
+
+    /// What is remembered; it goes with the seat.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The seat comes to this side, with what the other side remembers.
+    pub fn take_seat(&mut self, memory: Memory) {
+        self.net.send(Command::Resume { session: memory.session, lease: memory.lease });
+        self.memory = memory;
+        self.leaving = false;
+        self.rule = None;
+        self.said.clear();
+        self.outcomes.retain(|outcome| matches!(outcome, Outcome::SeatTaken(_)));
+        self.events.record(EventKind::Seat, "seat.taken", "This side acts for the node from here on.");
+    }
+
+    /// The seat is to be left: from now on no request to the store is begun. Keep ticking until [`Driver::quiet`],
+    /// then pass on [`Driver::memory`] and answer `None` to [`Port::seat`].
+    pub fn begin_leaving(&mut self) {
+        self.leaving = true;
+    }
+
+    /// No request to the store is under way, and the end of the last one is in the memory.
+    #[must_use]
+    pub fn quiet(&self) -> bool {
+        !self.dcs_busy && !self.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Dcs { .. }))
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> &Arc<Config> {
+        self.configuration.config()
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        self.configuration.settings()
+    }
+
+    /// The dynamic configuration in force, if the store ever had one.
+    #[must_use]
+    pub fn dynamic(&self) -> Option<&Value> {
+        self.configuration.dynamic()
+    }
+
+    /// The local file was read again (SIGHUP). With a mistake in it nothing changes.
+    pub fn reload(
+        &mut self,
+        local: Value,
+        environment: BTreeMap<String, String>,
+        port: &mut impl Port,
+    ) -> Result<Vec<Warning>, ConfigError> {
+        let before = self.configuration.config().clone();
+        let warnings = self.configuration.reload(local, environment)?;
+        log_warnings(&warnings);
+        self.config_changed(&before, port);
+        Ok(warnings)
+    }
+
+    /// The newest view of the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// Whether the store can be followed.
+    #[must_use]
+    pub fn store(&self) -> &StoreHealth {
+        &self.store
+    }
+
+    /// What the peers said last.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerView> {
+        self.peers.values()
+    }
+
+    /// The flight recorder.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Serves REST on this socket. The caller keeps a duplicate for the other side.
+    pub fn serve_rest(&self, listener: TcpListener) {
+        self.net.send(Command::Serve(listener));
+    }
+
+    /// Accepts no more REST connections; requests under way are answered.
+    pub fn stop_rest(&self) {
+        self.net.send(Command::StopServing);
+    }
+
+    /// A conditional write that is no decision's: a command given in SQL. Its end is in
+    /// [`Driver::take_written`] under the same number.
+    pub fn write(&self, ticket: u64, edit: KeyEdit) {
+        self.net.send(Command::Write { ticket, edit });
+    }
+
+    /// Ends of [`Driver::write`] since the last call.
+    pub fn take_written(&mut self) -> Vec<(u64, DcsReply)> {
+        std::mem::take(&mut self.written)
+    }
+
+    /// Calls `use_it` with a snapshot as the next decision would get it, for
+    /// [`ha_core::decide::eligibility`] and the like.
+    pub fn with_view<T>(&self, now: Tick, seat: Seat, local: &LocalView, use_it: impl FnOnce(&View<'_>) -> T) -> T {
+        let peers: Vec<PeerView> = self.peers.values().cloned().collect();
+        let dcs = match &self.store {
+            StoreHealth::Fresh => self.cluster.as_deref().map(DcsView::Fresh),
+            StoreHealth::Unreachable { since, .. } => {
+                Some(DcsView::Unreachable { since: *since, last: self.cluster.as_deref() })
+            }
+        };
+        let config = self.configuration.config();
+        use_it(&View {
+            now,
+            seat,
+            me: &config.name,
+            scope: &config.scope,
+            identity: self.configuration.identity(),
+            settings: self.configuration.settings(),
+            dcs: dcs.unwrap_or(DcsView::Unreachable { since: now, last: None }),
+            local,
+            peers: &peers,
+            outcomes: &self.outcomes,
+            dcs_busy: self.dcs_busy || self.leaving,
+            stop_requested: false,
+            jitter: (self.jitter >> 32) as u32,
+        })
+    }
+
+    fn decide(&self, now: Tick, seat: Seat, local: &LocalView, stop_requested: bool) -> Result<Decision, String> {
+        self.with_view(now, seat, local, |view| {
+            let view = View { stop_requested, ..*view };
+            let decision = decide(&self.memory, &view);
+            match decision.check(&view) {
+                Ok(()) => Ok(decision),
+                Err(violation) => Err(format!("refused the decision {}: {violation}", decision.rule.code())),
+            }
+        })
+    }
+
+    fn take_news(&mut self, port: &mut impl Port) {
+        let News { cluster, health, outcomes, peers, written, store_answered_unix_s } = self.net.take_news();
+        if !outcomes.is_empty() {
+            self.dcs_busy = false;
+            self.outcomes.extend(outcomes);
+        }
+        self.written.extend(written);
+        self.store_answered_unix_s = store_answered_unix_s.unwrap_or(self.store_answered_unix_s);
+        for view in peers {
+            // An answer to an earlier question must not hide that a later one is still open.
+            let newer = self.peers.get(&view.name).is_none_or(|known| known.asked_at <= view.asked_at);
+            if newer {
+                self.peers.insert(view.name.clone(), view);
+            }
+        }
+        if let Some(health) = health {
+            self.store_changed(health);
+        }
+        if let Some(cluster) = cluster {
+            let before = self.configuration.config().clone();
+            match self.configuration.follow(&cluster) {
+                Some(Ok(warnings)) => {
+                    log_warnings(&warnings);
+                    self.config_changed(&before, port);
+                }
+                Some(Err(error)) => self.fail(&format!("the configuration in the store is rejected: {error}")),
+                None => {}
+            }
+            self.cluster = Some(cluster);
+        }
+    }
+
+    fn store_changed(&mut self, health: StoreHealth) {
+        match (&self.store, &health) {
+            (StoreHealth::Unreachable { .. }, StoreHealth::Fresh) => {
+                tracing::info!("the store can be followed");
+                self.events.record(EventKind::Store, "store.fresh", "The store can be followed.");
+            }
+            (StoreHealth::Fresh, StoreHealth::Unreachable { why, .. }) => {
+                tracing::warn!("the store cannot be followed: {why}");
+                self.events.record(EventKind::Store, "store.unreachable", format!("It cannot be followed: {why}."));
+            }
+            (StoreHealth::Fresh, StoreHealth::Fresh) => return,
+            (StoreHealth::Unreachable { since, .. }, StoreHealth::Unreachable { why, .. }) => {
+                // Since the first failure.
+                self.store = StoreHealth::Unreachable { since: *since, why: why.clone() };
+                return;
+            }
+        }
+        self.store = health;
+    }
+
+    fn config_changed(&mut self, before: &Config, port: &mut impl Port) {
+        let config = self.configuration.config();
+        let settings = self.configuration.settings();
+        if config.etcd3 != before.etcd3 || config.restapi.authentication != before.restapi.authentication {
+            let store = Box::new(self.configuration.store_options());
+            let peer_authorization = self.configuration.peer_authorization();
+            self.net.send(Command::Reconfigure { store, peer_authorization });
+        } else {
+            self.net.send(Command::Timing { ttl: settings.ttl_ms, retry_timeout: settings.retry_timeout_ms });
+        }
+        self.events.record(EventKind::Config, "config.changed", "The configuration has changed.");
+        port.reconfigured(self.configuration.config(), self.configuration.dynamic());
+    }
+
+    /// Executes in order and says when to look again.
+    fn execute(&mut self, port: &mut impl Port, now: Tick, wake_at: Tick, effects: &[Effect]) -> Tick {
+        // Never in a tight loop, never later than the loop's period.
+        let next_wake = wake_at.max(now + Millis(5)).min(now + self.settings().loop_wait_ms);
+        for effect in effects {
+            let done = match effect {
+                Effect::Dcs(_) if self.dcs_busy => Err("a request to the store is still under way".to_owned()),
+                Effect::Dcs(call) => {
+                    self.dcs_busy = true;
+                    self.net.send(Command::Call(call.clone()));
+                    Ok(())
+                }
+                Effect::PollPeers { targets } => {
+                    self.poll(targets, now);
+                    Ok(())
+                }
+                other => self.execute_here(port, other),
+            };
+            if let Err(reason) = done {
+                self.fail(&format!("cannot {effect}: {reason}"));
+                return next_wake.min(now + RETRY_AFTER_FAILURE);
+            }
+        }
+        self.failure = None;
+        next_wake
+    }
+
+    fn execute_here(&self, port: &mut impl Port, effect: &Effect) -> Result<(), String> {
+        // A confirmation may push the deadline out only while the fence is meant to be open.
+        match effect {
+            Effect::OpenFence { .. } => {
+                port.execute(effect, &self.memory)?;
+                self.net.acting().set(true);
+                Ok(())
+            }
+            Effect::CloseFence | Effect::Demote { .. } => {
+                self.net.acting().set(false);
+                port.execute(effect, &self.memory)
+            }
+            other => port.execute(other, &self.memory),
+        }
+    }
+
+    fn poll(&mut self, targets: &[(NodeName, String)], now: Tick) {
+        self.peers.retain(|_, view| now.since(view.asked_at) < PEER_ANSWERS_KEPT);
+        for (name, _) in targets {
+            let pending = PeerView { name: name.clone(), asked_at: now, answer: PeerAnswer::Pending };
+            self.peers.insert(name.clone(), pending);
+        }
+        self.net.send(Command::Poll { targets: targets.to_vec(), asked_at: now });
+    }
+
+    fn publish(&self, server: ServerFacts, local: LocalView, rule: Rule, now: Tick, next_wake: Tick) {
+        self.net.publish(Arc::new(Snapshot {
+            config: self.configuration.config().clone(),
+            settings: self.configuration.settings().clone(),
+            local,
+            memory: self.memory.clone(),
+            cluster: self.cluster.clone(),
+            cluster_fresh: self.store == StoreHealth::Fresh,
+            dcs_last_seen_unix_s: self.store_answered_unix_s,
+            server,
+            rule,
+            ticked_at: now,
+            next_tick_by: next_wake,
+        }));
+    }
+
+    /// One line when the rule, the role or what is done changes; repeats are not printed.
+    fn say(&mut self, decision: &Decision, local: &LocalView, now: Tick) {
+        if self.rule != Some(decision.rule) {
+            self.rule = Some(decision.rule);
+            let left = decision.memory.lease.map(|lease| lease.deadline().since(now).0);
+            let left = left.map(|ms| format!(" (the lease lasts {ms} ms)")).unwrap_or_default();
+            tracing::info!("{}{left}", decision.rule);
+            self.events.record(EventKind::Rule, decision.rule.code(), decision.rule.sentence());
+        }
+        let role = member::role(local, &decision.memory);
+        if role != self.role {
+            let text = format!("The role changes from \"{}\" to \"{role}\".", self.role);
+            tracing::info!("{text}");
+            self.events.record(EventKind::Role, role, text);
+            self.role = role;
+        }
+        let mut said = Vec::new();
+        for effect in &decision.effects {
+            let text = effect.to_string();
+            if matches!(effect, Effect::Dcs(_) | Effect::PollPeers { .. }) {
+                tracing::debug!("{text}");
+                continue;
+            }
+            if !self.said.contains(&text) {
+                tracing::info!("{text}");
+                self.events.record(EventKind::Effect, decision.rule.code(), text.clone());
+            }
+            said.push(text);
+        }
+        self.said = said;
+    }
+
+    fn fail(&mut self, text: &str) {
+        if self.failure.as_deref() != Some(text) {
+            tracing::warn!("{text}");
+            self.events.record(EventKind::Failure, "failure", text);
+            self.failure = Some(text.to_owned());
+        }
+    }
+}
+
+fn log_warnings(warnings: &[Warning]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// The operating system's randomness, by way of the standard library's hash keys.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
+}
+
+/// xorshift64*: jitter, not cryptography.
+fn next_random(state: u64) -> u64 {
+    let mut x = state;
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    x.wrapping_mul(0x2545_F491_4F6C_DD1D) | 1
+}

@@ -1,0 +1,209 @@
+//! Watches over the lease we lead by, on the net thread, so that its end closes the fence without the main thread.
+
+use super::Hooks;
+use ha_core::dcs::{LEADER_PATH, RawCluster, RawKey};
+use ha_core::ids::{LeaseId, NodeName, Revision};
+use ha_core::lease::Lease;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the driver stands between its `OpenFence` and its `CloseFence`. Set by the main thread, read by the net thread.
+#[derive(Clone, Debug, Default)]
+pub struct Acting(Arc<AtomicBool>);
+
+impl Acting {
+    pub(crate) fn set(&self, acting: bool) {
+        self.0.store(acting, Ordering::Release);
+    }
+
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Whether a lease was granted to this node.
+pub(super) type OwnLease = Box<dyn Fn(LeaseId) -> bool>;
+
+/// The lease that replies have confirmed, and the newest leader key that the watch has shown.
+pub(super) struct Guard {
+    me: NodeName,
+    /// Whether a lease is one of this node's: a changed `ttl` moves our keys to another.
+    own: OwnLease,
+    /// The lease of an earlier life that the leader key still hung on when it was adopted. A view from before the
+    /// adoption shows it.
+    adopted: Option<LeaseId>,
+    held: Option<Lease>,
+    seen: Option<(Revision, Option<RawKey>)>,
+    acting: Acting,
+    hooks: Hooks,
+}
+
+impl Guard {
+    pub fn new(me: NodeName, own: OwnLease, acting: Acting, hooks: Hooks) -> Self {
+        Self { me, own, adopted: None, held: None, seen: None, acting, hooks }
+    }
+
+    /// The store has confirmed `lease` just now. `false` if the watch has shown already that it is over.
+    pub fn confirmed(&mut self, lease: Lease) -> bool {
+        self.held = Some(lease);
+        if self.lost() {
+            return false;
+        }
+        if self.acting.get() {
+            (self.hooks.confirmed)(&lease);
+        }
+        true
+    }
+
+    /// The main thread goes on with a lease that the other seat held.
+    pub fn resume(&mut self, lease: Option<Lease>) {
+        self.held = lease;
+        self.lost();
+    }
+
+    /// The store has proven that the leader key of `lease` is not ours any more.
+    pub fn refused(&mut self, lease: &Lease) {
+        if self.held.is_some_and(|held| held.leader_created == lease.leader_created) {
+            self.held = None;
+            (self.hooks.leader_lost)();
+        }
+    }
+
+    /// The watch shows the cluster like this.
+    pub fn seen(&mut self, raw: &RawCluster) {
+        self.seen = Some((raw.revision, raw.keys.get(LEADER_PATH).cloned()));
+        self.lost();
+    }
+
+    /// Our leader key is about to be moved away from the lease of an earlier life.
+    pub fn adopting(&mut self, old: LeaseId) {
+        self.adopted = Some(old);
+    }
+
+    /// Another connection to the store: what was seen before says nothing any more.
+    pub fn reconnected(&mut self, own: OwnLease) {
+        self.own = own;
+        self.seen = None;
+    }
+
+    /// Calls `leader_lost` if what was seen proves that the lease held is over.
+    fn lost(&mut self) -> bool {
+        let (Some(held), Some((revision, key))) = (self.held, &self.seen) else { return false };
+        // A view from before our acquisition proves nothing.
+        if *revision < held.leader_created || key.as_ref().is_some_and(|key| self.is_ours(key, &held)) {
+            return false;
+        }
+        self.held = None;
+        (self.hooks.leader_lost)();
+        true
+    }
+
+    fn is_ours(&self, key: &RawKey, held: &Lease) -> bool {
+        let lease_is_ours =
+            key.lease.is_some_and(|lease| lease == held.id || Some(lease) == self.adopted || (self.own)(lease));
+        key.value == self.me.as_str() && key.created == held.leader_created && lease_is_ours
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ha_core::clock::{Millis, Tick};
+    use std::sync::atomic::AtomicU32;
+
+    struct Calls {
+        confirmed: Arc<AtomicU32>,
+        lost: Arc<AtomicU32>,
+    }
+
+    fn guard() -> (Guard, Acting, Calls) {
+        let calls = Calls { confirmed: Arc::default(), lost: Arc::default() };
+        let (confirmed, lost) = (calls.confirmed.clone(), calls.lost.clone());
+        let hooks = Hooks {
+            confirmed: Arc::new(move |_| {
+                confirmed.fetch_add(1, Ordering::Relaxed);
+            }),
+            leader_lost: Arc::new(move || {
+                lost.fetch_add(1, Ordering::Relaxed);
+            }),
+            lease_deadline: Arc::new(|| Tick(0)),
+            wake: Arc::new(|| ()),
+            died: Arc::new(|_, _| ()),
+        };
+        let acting = Acting::default();
+        acting.set(true);
+        (Guard::new(NodeName::new("pg1"), Box::new(|lease| lease == LeaseId(8)), acting.clone(), hooks), acting, calls)
+    }
+
+    fn lease() -> Lease {
+        Lease::confirmed(LeaseId(7), Revision(10), Tick(0), Millis(30_000))
+    }
+
+    fn view(revision: i64, leader: Option<(&str, i64, i64)>) -> RawCluster {
+        let mut raw = RawCluster { revision: Revision(revision), ..RawCluster::default() };
+        if let Some((name, created, lease)) = leader {
+            let key = RawKey {
+                value: name.to_owned(),
+                created: Revision(created),
+                modified: Revision(revision),
+                lease: Some(LeaseId(lease)),
+            };
+            raw.keys.insert(LEADER_PATH.to_owned(), key);
+        }
+        raw
+    }
+
+    fn count(counter: &Arc<AtomicU32>) -> u32 {
+        counter.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn every_way_to_lose_the_key_is_seen_once() {
+        for gone in [None, Some(("pg2", 12, 9)), Some(("pg1", 12, 7)), Some(("pg1", 10, 99)), Some(("pg2", 10, 7))] {
+            let (mut guard, _, calls) = guard();
+            assert!(guard.confirmed(lease()));
+            guard.seen(&view(9, None));
+            guard.seen(&view(11, Some(("pg1", 10, 7))));
+            guard.seen(&view(11, Some(("pg1", 10, 8))));
+            assert_eq!(count(&calls.lost), 0, "an older view, ours, and ours on another lease of ours");
+            guard.seen(&view(12, gone));
+            guard.seen(&view(13, gone));
+            assert_eq!((count(&calls.lost), count(&calls.confirmed)), (1, 1), "{gone:?}");
+        }
+    }
+
+    #[test]
+    fn a_confirmation_that_comes_after_the_loss_was_seen_opens_nothing() {
+        let (mut guard, _, calls) = guard();
+        guard.seen(&view(12, None));
+        assert!(!guard.confirmed(lease()));
+        guard.resume(Some(lease()));
+        assert_eq!((count(&calls.lost), count(&calls.confirmed)), (2, 0));
+    }
+
+    #[test]
+    fn only_an_acting_driver_has_its_deadline_pushed_out() {
+        let (mut guard, acting, calls) = guard();
+        acting.set(false);
+        assert!(guard.confirmed(lease()));
+        assert_eq!(count(&calls.confirmed), 0);
+        acting.set(true);
+        assert!(guard.confirmed(lease()));
+        assert_eq!(count(&calls.confirmed), 1);
+        guard.refused(&Lease { leader_created: Revision(3), ..lease() });
+        assert_eq!(count(&calls.lost), 0, "a refusal of an earlier lease");
+        guard.refused(&lease());
+        guard.refused(&lease());
+        assert_eq!(count(&calls.lost), 1);
+    }
+
+    #[test]
+    fn a_view_from_before_an_adoption_is_no_loss() {
+        let (mut guard, _, calls) = guard();
+        guard.adopting(LeaseId(5));
+        guard.seen(&view(11, Some(("pg1", 10, 5))));
+        assert!(guard.confirmed(lease()));
+        guard.seen(&view(12, Some(("pg1", 10, 7))));
+        assert_eq!((count(&calls.lost), count(&calls.confirmed)), (0, 1));
+    }
+}

@@ -1,0 +1,206 @@
+//! The net thread: the store, the watch, REST and the peers, on one `tokio` thread with every signal blocked.
+//!
+//! It decides nothing and renews nothing by itself: one request to the store for each that the main thread sends, so
+//! a main thread that is stuck lets its lease run out. Two things it does at once, without the main thread, because
+//! they may only ever be late, never wrong: see [`Hooks`].
+
+mod guard;
+mod inbox;
+mod rest;
+mod store;
+
+pub use guard::Acting;
+pub use inbox::{Inbox, News, StoreHealth};
+
+use crate::http;
+use crate::peers::Asker;
+use crate::runtime::{self, Died};
+use ha_core::api::Snapshot;
+use ha_core::clock::{Millis, Tick};
+use ha_core::dcs::{DcsCall, DcsReply, KeyEdit};
+use ha_core::ids::{LeaseId, NodeName};
+use ha_core::lease::Lease;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// Makes the main thread tick soon. Callable from any thread; must not block.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// What the net thread calls directly. Each call must be short, must not block and must not call Postgres
+/// (an atomic store in shared memory is fine).
+#[derive(Clone)]
+pub struct Hooks {
+    /// The store has confirmed our lease a moment ago: push the fence's deadline out to [`Lease::deadline`].
+    ///
+    /// Called only while the driver is [`Acting`]: between its `OpenFence` and its `CloseFence`. That alone does not
+    /// suffice, so the hook itself
+    /// * must only ever move a deadline that is **not zero** (compare-and-swap): a closed fence is opened by the main
+    ///   thread alone, whatever confirmation is still on its way;
+    /// * must not move it when the main thread's heartbeat is older than `ttl / 2`: a stuck main thread must not keep the fence open.
+    pub confirmed: Arc<dyn Fn(&Lease) + Send + Sync>,
+    /// The leader key is proven not to be ours any more: set the fence's deadline to zero.
+    pub leader_lost: Arc<dyn Fn() + Send + Sync>,
+    /// The fence's deadline as it is now, for health checks; zero when closed, and always zero outside.
+    pub lease_deadline: Arc<dyn Fn() -> Tick + Send + Sync>,
+    /// There is news for the main thread.
+    pub wake: Wake,
+    /// A thread died: leave the process.
+    pub died: Died,
+}
+
+/// What the net thread is to know from the start.
+#[derive(Clone)]
+pub struct Options {
+    /// The store.
+    pub store: ha_dcs::etcd3::Options,
+    /// `Authorization` header for peers.
+    pub peer_authorization: Option<String>,
+    /// The direct calls.
+    pub hooks: Hooks,
+}
+
+/// From the main thread.
+pub(crate) enum Command {
+    /// Send this request; the reply comes back as an outcome.
+    Call(DcsCall),
+    /// Ask these peers, all at once.
+    Poll { targets: Vec<(NodeName, String)>, asked_at: Tick },
+    /// The seat came with this: go on with it.
+    Resume { session: Option<LeaseId>, lease: Option<Lease> },
+    /// `ttl` and `retry_timeout` have changed.
+    Timing { ttl: Millis, retry_timeout: Millis },
+    /// The store or the way to ask peers is configured anew.
+    Reconfigure { store: Box<ha_dcs::etcd3::Options>, peer_authorization: Option<String> },
+    /// Accept REST connections on this socket (instead of on the one before).
+    Serve(TcpListener),
+    /// Accept no more REST connections.
+    StopServing,
+    /// A write that is no decision's: a command given in SQL. The reply comes back under this number.
+    Write { ticket: u64, edit: KeyEdit },
+    /// End the thread.
+    Shutdown,
+}
+
+/// The main thread's end of it. Dropping it ends the thread.
+pub struct Net {
+    commands: UnboundedSender<Command>,
+    inbox: Arc<Inbox>,
+    snapshot: Arc<Mutex<Option<Arc<Snapshot>>>>,
+    acting: Acting,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Net {
+    /// Starts the thread.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let (commands, receiver) = unbounded_channel();
+        let inbox = Arc::new(Inbox::new(options.hooks.wake.clone()));
+        let snapshot = Arc::new(Mutex::new(None));
+        let acting = Acting::default();
+        let (inner_inbox, inner_snapshot, inner_acting) = (inbox.clone(), snapshot.clone(), acting.clone());
+        let died = options.hooks.died.clone();
+        let thread = runtime::spawn("ha_net", died, move || {
+            run(options, receiver, inner_inbox, inner_snapshot, inner_acting);
+        })?;
+        Ok(Self { commands, inbox, snapshot, acting, thread: Some(thread) })
+    }
+
+    pub(crate) fn send(&self, command: Command) {
+        // It fails only when the thread is gone, which `died` has told the process already.
+        let _ = self.commands.send(command);
+    }
+
+    pub(crate) fn take_news(&self) -> News {
+        self.inbox.take()
+    }
+
+    pub(crate) fn publish(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(snapshot);
+    }
+
+    pub(crate) fn acting(&self) -> &Acting {
+        &self.acting
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.send(Command::Shutdown);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(
+    options: Options,
+    commands: UnboundedReceiver<Command>,
+    inbox: Arc<Inbox>,
+    snapshot: Arc<Mutex<Option<Arc<Snapshot>>>>,
+    acting: Acting,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(16)
+        .thread_name("ha_net_blocking")
+        .build()
+        .expect("epoll and a timer are always to be had");
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, serve(options, commands, inbox, snapshot, acting));
+    drop(local);
+    // Peers that do not answer must not hold up the end of the process.
+    runtime.shutdown_background();
+}
+
+async fn serve(
+    options: Options,
+    mut commands: UnboundedReceiver<Command>,
+    inbox: Arc<Inbox>,
+    snapshot: Arc<Mutex<Option<Arc<Snapshot>>>>,
+    acting: Acting,
+) {
+    let mut asker = Asker::new(options.peer_authorization);
+    let mut store = store::Link::new(options.store, &options.hooks, inbox.clone(), acting);
+    let backend =
+        Rc::new(rest::Rest::new(snapshot, options.hooks.lease_deadline.clone(), store.rest_store(), store.changes()));
+    let mut server: Option<http::Server> = None;
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Call(call) => store.call(call),
+            Command::Poll { targets, asked_at } => poll(&asker, targets, asked_at, &inbox),
+            Command::Resume { session, lease } => store.resume(session, lease),
+            Command::Timing { ttl, retry_timeout } => store.set_timing(ttl, retry_timeout),
+            Command::Reconfigure { store: options, peer_authorization } => {
+                asker = Asker::new(peer_authorization);
+                store.reconfigure(*options);
+            }
+            Command::Serve(listener) => {
+                drop(server.take());
+                match http::Server::start(listener, backend.clone()) {
+                    Ok(started) => server = Some(started),
+                    Err(error) => tracing::warn!("the REST API cannot be served: {error}"),
+                }
+            }
+            Command::StopServing => drop(server.take()),
+            Command::Write { ticket, edit } => {
+                let (backend, inbox) = (backend.clone(), inbox.clone());
+                tokio::task::spawn_local(async move {
+                    let reply: DcsReply = http::Backend::write(&*backend, edit).await;
+                    inbox.written(ticket, reply);
+                });
+            }
+            Command::Shutdown => break,
+        }
+    }
+}
+
+fn poll(asker: &Asker, targets: Vec<(NodeName, String)>, asked_at: Tick, inbox: &Arc<Inbox>) {
+    for (name, api_url) in targets {
+        let (asker, inbox) = (asker.clone(), inbox.clone());
+        tokio::task::spawn_blocking(move || inbox.peer(asker.ask(name, &api_url, asked_at)));
+    }
+}

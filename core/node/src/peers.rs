@@ -1,0 +1,195 @@
+//! Asks the other members directly: `GET /patroni` (wire.md 4, item 1).
+
+use ha_core::clock::Tick;
+use ha_core::ids::{Lsn, NodeName, Timeline};
+use ha_core::parse;
+use ha_core::peer::{PeerAnswer, PeerStatus, PeerView};
+use ha_core::tags::Tags;
+use serde_json::Value;
+use std::time::Duration;
+
+/// A peer that has not answered by then is unreachable.
+pub const TIMEOUT: Duration = Duration::from_secs(2);
+/// No answer of a healthy peer is anywhere near this size.
+const BODY_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How peers are asked. One for all of them; cheap to clone.
+#[derive(Clone)]
+pub struct Asker {
+    agent: ureq::Agent,
+    authorization: Option<String>,
+}
+
+impl Asker {
+    /// `authorization` is the value of that header, if one is to be sent.
+    #[must_use]
+    pub fn new(authorization: Option<String>) -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .timeout_connect(Some(TIMEOUT))
+            // A proxy from the environment must not stand between the members.
+            .proxy(None)
+            .max_redirects(0)
+            .http_status_as_error(false)
+            // Votes are rare: a kept connection would meet a dead socket just when it matters.
+            .max_idle_connections(0)
+            .user_agent("ha_ext")
+            .build();
+        Self { agent: config.new_agent(), authorization }
+    }
+
+    /// Asks one peer and waits for it, [`TIMEOUT`] at most. `asked_at` is carried into the answer.
+    #[must_use]
+    pub fn ask(&self, name: NodeName, api_url: &str, asked_at: Tick) -> PeerView {
+        let answer = match self.get(api_url) {
+            Ok(text) => answer(&text),
+            Err(error) => PeerAnswer::Unreachable(error.to_string()),
+        };
+        PeerView { name, asked_at, answer }
+    }
+
+    fn get(&self, api_url: &str) -> Result<String, ureq::Error> {
+        let mut request = self.agent.get(api_url);
+        if let Some(value) = &self.authorization {
+            request = request.header("Authorization", value);
+        }
+        request.call()?.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string()
+    }
+}
+
+fn answer(text: &str) -> PeerAnswer {
+    match serde_json::from_str::<Value>(text) {
+        // Whatever else is missing, an answer of this API names a state or a role.
+        Ok(value) if value.get("state").is_some() || value.get("role").is_some() => PeerAnswer::Status(status(&value)),
+        Ok(_) => PeerAnswer::Unreachable("its answer names neither state nor role".to_owned()),
+        Err(error) => PeerAnswer::Unreachable(format!("its answer is not JSON: {error}")),
+    }
+}
+
+/// Reads the body of `GET /patroni`. What makes no sense counts as absent.
+#[must_use]
+pub fn status(value: &Value) -> PeerStatus {
+    let text = |field: &str| value.get(field).and_then(Value::as_str);
+    let wal = value.get("xlog").or_else(|| value.get("wal"));
+    let position = |field: &str| wal.and_then(|wal| wal.get(field)).and_then(parse::integer).unwrap_or(0);
+    let current = position("location");
+    let lsn = current.max(position("received_location")).max(position("replayed_location"));
+    let timeline = value.get("timeline").and_then(parse::integer).and_then(|t| u32::try_from(t).ok());
+    PeerStatus {
+        is_primary: current > 0 || matches!(text("role"), Some("master" | "primary")),
+        state: text("state").unwrap_or_default().to_owned(),
+        lsn: Lsn(lsn),
+        timeline: timeline.filter(|t| *t > 0).map(Timeline),
+        receiving: text("replication_state") == Some("streaming"),
+        tags: Tags::from_json(value.get("tags")),
+        watchdog_failed: value.get("watchdog_failed").and_then(parse::boolean).unwrap_or(false),
+    }
+}
+
+/// The value of an `Authorization` header for HTTP Basic authentication.
+#[must_use]
+pub fn basic_authorization(username: &str, password: &str) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let plain = format!("{username}:{password}");
+    let mut out = String::from("Basic ");
+    for chunk in plain.as_bytes().chunks(3) {
+        let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for at in 0..4 {
+            let six = (bits >> (18 - 6 * at)) & 63;
+            out.push(if at > chunk.len() { '=' } else { char::from(ALPHABET[six as usize]) });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_primary_is_known_by_its_role_or_by_its_position() {
+        let by_role = status(&json!({"state": "running", "role": "master"}));
+        assert!(by_role.is_primary);
+        let by_position = status(&json!({"state": "running", "role": "demoted", "wal": {"location": "67395656"}}));
+        assert!(by_position.is_primary);
+        assert_eq!(by_position.lsn, Lsn(67_395_656));
+        let standby = status(&json!({
+            "state": "running", "role": "replica", "timeline": 3, "replication_state": "streaming",
+            "xlog": {"received_location": 100, "replayed_location": 120, "paused": false},
+            "tags": {"nofailover": true}, "watchdog_failed": true
+        }));
+        assert!(!standby.is_primary && standby.receiving && standby.watchdog_failed);
+        assert_eq!((standby.lsn, standby.timeline), (Lsn(120), Some(Timeline(3))));
+        assert!(standby.tags.nofailover());
+    }
+
+    #[test]
+    fn nonsense_is_no_answer() {
+        for text in ["", "<html>", "[]", "{\"a\":1}", "null"] {
+            assert!(matches!(answer(text), PeerAnswer::Unreachable(_)), "{text}");
+        }
+        let odd = status(&json!({"role": 5, "xlog": [], "timeline": -1, "tags": "x"}));
+        assert_eq!(odd, PeerStatus::default());
+    }
+
+    #[test]
+    fn the_header_is_basic_authentication() {
+        assert_eq!(basic_authorization("Aladdin", "open sesame"), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert_eq!(basic_authorization("a", "b"), "Basic YTpi");
+        assert_eq!(basic_authorization("a", "bc"), "Basic YTpiYw==");
+    }
+
+    /// Serves one connection; `None` accepts and says nothing.
+    fn server(reply: Option<&'static str>) -> (String, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let url = format!("http://{}/patroni", listener.local_addr().expect("address"));
+        let died: crate::runtime::Died = std::sync::Arc::new(|name, why| panic!("{name}: {why}"));
+        let (tx, rx) = std::sync::mpsc::channel();
+        let _ = crate::runtime::spawn("peer", died.clone(), move || {
+            let (mut stream, _) = listener.accept().expect("accept");
+            let mut request = [0u8; 4096];
+            let read = stream.read(&mut request).expect("read");
+            let text = String::from_utf8_lossy(&request[..read]).into_owned();
+            if let Some(reply) = reply {
+                stream.write_all(reply.as_bytes()).expect("write");
+            } else {
+                let _ = stream.read(&mut request);
+            }
+            tx.send(text).expect("send");
+        });
+        let joined = std::thread::Builder::new().spawn(move || rx.recv().expect("request")).expect("thread");
+        (url, joined)
+    }
+
+    #[test]
+    fn a_real_answer_is_read_and_the_header_is_sent() {
+        let (url, request) = server(Some(
+            "HTTP/1.0 503 x\r\nContent-Type: application/json\r\n\r\n{\"state\":\"running\",\"role\":\"primary\"}",
+        ));
+        let view = Asker::new(Some("Basic YTpi".to_owned())).ask(NodeName::new("pg2"), &url, Tick(7));
+        assert_eq!((view.name.as_str(), view.asked_at), ("pg2", Tick(7)));
+        assert!(matches!(view.answer, PeerAnswer::Status(status) if status.is_primary));
+        let request = request.join().expect("request");
+        assert!(request.starts_with("GET /patroni "), "{request}");
+        assert!(request.to_lowercase().contains("authorization: basic ytpi"), "{request}");
+    }
+
+    #[test]
+    fn a_redirect_a_refusal_and_a_silent_peer_are_unreachable_in_time() {
+        let asker = Asker::new(None);
+        let (url, _request) =
+            server(Some("HTTP/1.0 302 x\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"));
+        let answer = asker.ask(NodeName::new("a"), &url, Tick(0)).answer;
+        assert!(matches!(&answer, PeerAnswer::Unreachable(_)), "{answer:?}");
+        let answer = asker.ask(NodeName::new("a"), "http://127.0.0.1:1/patroni", Tick(0)).answer;
+        assert!(matches!(&answer, PeerAnswer::Unreachable(why) if why.contains("refused")), "{answer:?}");
+        let (url, _request) = server(None);
+        let before = crate::clock::now();
+        let answer = asker.ask(NodeName::new("a"), &url, Tick(0)).answer;
+        assert!(matches!(&answer, PeerAnswer::Unreachable(_)), "{answer:?}");
+        assert!((1900..3000).contains(&crate::clock::now().since(before).0));
+    }
+}
