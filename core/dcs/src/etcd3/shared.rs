@@ -1,0 +1,186 @@
+//! What all connections of one node know about the store together: which etcd cluster it is, the newest raft
+//! term, the members' addresses, and which leases are ours.
+
+use super::failure::Failure;
+use super::options::{Options, Protocol};
+use etcd_client::ResponseHeader;
+use ha_core::ids::LeaseId;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// See the module's description. Locked for a few instructions at a time, never across an await.
+pub(super) struct Shared {
+    known: Mutex<Known>,
+    protocol: Protocol,
+    configured: Vec<String>,
+    discovered: Mutex<Vec<String>>,
+    answered: Notify,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Known {
+    cluster: Option<u64>,
+    term: u64,
+}
+
+impl Shared {
+    pub(super) fn new(options: &Options) -> Self {
+        let mut configured: Vec<String> = Vec::new();
+        for host in &options.hosts {
+            let url = format!("{}://{}", options.protocol.scheme(), host.trim());
+            if !configured.contains(&url) {
+                configured.push(url);
+            }
+        }
+        Self {
+            known: Mutex::default(),
+            protocol: options.protocol,
+            configured,
+            discovered: Mutex::default(),
+            answered: Notify::new(),
+        }
+    }
+
+    /// Lets an answer through unless it comes from another etcd cluster, or from a member that lives in an older
+    /// raft term than one we have heard of (cut off from its peers, it may not know what they decided).
+    pub(super) fn check(&self, header: Option<&ResponseHeader>) -> Result<(), Failure> {
+        let header = header.ok_or_else(|| Failure::Unclear("an answer without a header".to_owned()))?;
+        let mut known = locked(&self.known);
+        match known.cluster {
+            Some(cluster) if cluster != header.cluster_id() => {
+                return Err(Failure::Foreign(format!(
+                    "the answer comes from etcd cluster {:x}, but ours is {cluster:x}: the store was replaced, \
+                     or a host of another cluster is configured",
+                    header.cluster_id()
+                )));
+            }
+            Some(_) => {}
+            None => known.cluster = Some(header.cluster_id()),
+        }
+        if header.raft_term() < known.term {
+            return Err(Failure::Unclear(format!(
+                "the member is in raft term {}, others are in {}",
+                header.raft_term(),
+                known.term
+            )));
+        }
+        known.term = header.raft_term();
+        drop(known);
+        Ok(())
+    }
+
+    /// The newest raft term any answer came from.
+    pub(super) fn term(&self) -> u64 {
+        locked(&self.known).term
+    }
+
+    pub(super) fn forget_cluster(&self) {
+        *locked(&self.known) = Known::default();
+    }
+
+    /// Addresses to try: the configured ones first, then members that only the store told us about.
+    pub(super) fn urls(&self) -> Vec<String> {
+        let mut urls = self.configured.clone();
+        for url in locked(&self.discovered).iter() {
+            if !urls.contains(url) {
+                urls.push(url.clone());
+            }
+        }
+        urls
+    }
+
+    /// Remembers the addresses the members advertise, as far as they can be of use to us.
+    pub(super) fn discover(&self, advertised: impl Iterator<Item = String>) {
+        let local_only = |url: &str| ["//localhost", "//127.", "//[::1]"].iter().any(|host| url.contains(host));
+        let prefix = format!("{}://", self.protocol.scheme());
+        // A member on another machine that advertises a loopback address would be looked for on ours.
+        let we_use_loopback = self.configured.iter().any(|url| local_only(url));
+        let urls: Vec<String> = advertised
+            .map(|url| url.trim_end_matches('/').to_owned())
+            .filter(|url| url.starts_with(&prefix))
+            .filter(|url| !url.contains("//0.0.0.0") && !url.contains("//[::]"))
+            .filter(|url| we_use_loopback || !local_only(url))
+            .collect();
+        if !urls.is_empty() {
+            *locked(&self.discovered) = urls;
+        }
+    }
+
+    /// A member answered: whoever pauses before the next attempt need not wait any longer.
+    pub(super) fn announce_answer(&self) {
+        self.answered.notify_waiters();
+    }
+
+    /// Sleeps, but not beyond the moment another connection gets an answer.
+    pub(super) async fn pause(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.answered.notified()).await;
+    }
+}
+
+/// Knows which leases are this node's. Cheap to clone; usable while the [`super::Etcd3`] is busy in a call, so that a
+/// watch event that shows our leader key on a lease that was granted a moment ago is not taken for a loss.
+#[derive(Clone, Debug, Default)]
+pub struct OwnLeases(Arc<Mutex<Vec<LeaseId>>>);
+
+impl OwnLeases {
+    /// Whether the lease was granted to us in this process (or resumed) and may still carry our keys.
+    #[must_use]
+    pub fn contains(&self, lease: LeaseId) -> bool {
+        locked(&self.0).contains(&lease)
+    }
+
+    pub(super) fn add(&self, lease: LeaseId) {
+        let mut leases = locked(&self.0);
+        if !leases.contains(&lease) {
+            leases.push(lease);
+        }
+        // Older ones are over; the list must not grow with the life of the process.
+        if leases.len() > 8 {
+            leases.remove(0);
+        }
+    }
+
+    pub(super) fn remove(&self, lease: LeaseId) {
+        locked(&self.0).retain(|own| *own != lease);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The guarded values are plain data that is never left half written.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ha_core::clock::Tick;
+    use ha_core::ids::NodeName;
+
+    fn shared(hosts: &[&str]) -> Shared {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        Shared::new(&Options::new(hosts, "s", NodeName::new("n"), || Tick(0)))
+    }
+
+    #[test]
+    fn discovered_members_come_after_the_configured_ones() {
+        let shared = shared(&["10.0.0.1:2379", "10.0.0.1:2379"]);
+        let advertised =
+            ["http://10.0.0.2:2379/", "http://10.0.0.1:2379", "https://10.0.0.3:2379", "http://localhost:2379"];
+        shared.discover(advertised.iter().map(|url| (*url).to_owned()));
+        assert_eq!(shared.urls(), ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]);
+        shared.discover(std::iter::empty());
+        assert_eq!(shared.urls().len(), 2, "an empty list teaches nothing");
+    }
+
+    #[test]
+    fn own_leases_are_bounded() {
+        let own = OwnLeases::default();
+        for id in 0..20 {
+            own.add(LeaseId(id));
+        }
+        assert!(own.contains(LeaseId(19)) && !own.contains(LeaseId(1)));
+        own.remove(LeaseId(19));
+        assert!(!own.contains(LeaseId(19)));
+    }
+}
