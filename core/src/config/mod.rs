@@ -3,9 +3,22 @@
 //! Four layers, each over the one before: defaults, the dynamic configuration of the store, the local file, the
 //! environment. A configuration with a mistake is rejected as a whole, so a bad edit changes nothing.
 
+mod build;
+mod environment;
+pub mod keys;
+mod layers;
+mod listed;
+pub mod parameters;
 mod problem;
 mod sections;
+pub mod timing;
+pub mod units;
+mod value;
 
+#[cfg(test)]
+mod tests;
+
+pub use listed::Listed;
 pub use problem::{ConfigError, Problem, Warning};
 pub use sections::{
     BasicAuth, Bootstrap, CommandOption, Credentials, Dynamic, Etcd3, LogLevel, Postgresql, RestApi, Secret,
@@ -16,7 +29,8 @@ use crate::ids::NodeName;
 use crate::member::Identity;
 use crate::settings::Settings;
 use crate::tags::Tags;
-use serde_json::Value;
+use layers::{Merged, Reading};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// The configuration in force.
@@ -44,19 +58,6 @@ pub struct Config {
     pub tags: Tags,
     /// Every setting with its value and origin.
     listed: Vec<Listed>,
-}
-
-/// One setting as an operator sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Full path, `postgresql.use_slots`.
-    pub name: String,
-    /// The value as text; hidden for passwords.
-    pub value: String,
-    /// Unit of the value, empty if it has none.
-    pub unit: &'static str,
-    /// Where it comes from.
-    pub origin: Origin,
 }
 
 /// Where a setting comes from; a later one overrides an earlier one.
@@ -93,20 +94,63 @@ impl Config {
         environment: &BTreeMap<String, String>,
         dynamic: Option<&Value>,
     ) -> Result<(Config, Vec<Warning>), ConfigError> {
-        let _ = (local, environment, dynamic);
-        let problem = Problem {
-            path: "(configuration)".to_owned(),
-            message: "cannot be read yet".to_owned(),
-            remedy: String::new(),
+        let mut merged = Merged::default();
+        let local = local_mapping(&mut merged, local);
+        let methods = build::methods(&local);
+        let bootstrap_dcs = local.get("bootstrap").and_then(|section| section.get("dcs")).filter(|dcs| !dcs.is_null());
+        match (dynamic, bootstrap_dcs) {
+            (Some(dynamic), bootstrap_dcs) => {
+                read_dynamic(&mut merged, dynamic, "", false);
+                if let Some(dcs) = bootstrap_dcs {
+                    // Not in force any more, but a mistake in the file is a mistake.
+                    let mut checked = Merged::default();
+                    read_dynamic(&mut checked, dcs, "bootstrap.dcs.", true);
+                    merged.problems.append(&mut checked.problems);
+                }
+            }
+            (None, Some(dcs)) => read_dynamic(&mut merged, dcs, "bootstrap.dcs.", true),
+            (None, None) => {}
+        }
+        merged.read(Reading { origin: Origin::File, prefix: "", strict: true, methods: &methods }, &local);
+        environment::read(&mut merged, environment);
+
+        let dynamic = build::dynamic(&merged);
+        build::check_timing(&mut merged, &dynamic);
+        let (scope, name, namespace) = build::names(&mut merged);
+        let config = Config {
+            log_level: build::log_level(&merged),
+            restapi: build::restapi(&mut merged),
+            etcd3: build::etcd3(&mut merged),
+            postgresql: build::postgresql(&mut merged),
+            bootstrap: build::bootstrap(&mut merged, bootstrap_dcs.cloned().unwrap_or_else(build::default_dcs)),
+            tags: build::tags(&merged),
+            listed: listed::all(&merged),
+            name: NodeName::new(name),
+            scope,
+            namespace,
+            dynamic,
         };
-        Err(ConfigError { problems: vec![problem] })
+        merged.warnings.sort();
+        merged.warnings.dedup();
+        if merged.problems.is_empty() { Ok((config, merged.warnings)) } else { Err(rejected(merged.problems)) }
     }
 
     /// Applies `patch` to `current` (RFC 7396: null deletes, objects merge) and checks the result. Mistakes that
     /// `current` already had do not stand in the way of correcting others.
     pub fn patched_dynamic(current: &Value, patch: &Value) -> Result<Value, ConfigError> {
-        let _ = patch;
-        Ok(current.clone())
+        let mut next = current.clone();
+        if !patch.is_object() {
+            let problem = Problem {
+                path: "(patch)".to_owned(),
+                message: format!("expected a mapping, found {}", value::found(patch, false)),
+                remedy: "send a JSON object".to_owned(),
+            };
+            return Err(rejected(vec![problem]));
+        }
+        merge_patch(&mut next, patch);
+        let known = dynamic_problems(current);
+        let fresh: Vec<Problem> = dynamic_problems(&next).into_iter().filter(|p| !known.contains(p)).collect();
+        if fresh.is_empty() { Ok(next) } else { Err(rejected(fresh)) }
     }
 
     /// What decisions need.
@@ -119,8 +163,27 @@ impl Config {
     /// 20 s, so we do the same then.
     #[must_use]
     pub fn settings_among(&self, patroni_present: bool) -> Settings {
-        let _ = patroni_present;
-        Settings::default()
+        let timing = timing::Timing {
+            ttl_ms: self.dynamic.ttl_ms,
+            loop_wait_ms: self.dynamic.loop_wait_ms,
+            retry_timeout_ms: self.dynamic.retry_timeout_ms,
+        };
+        let (timing, _) = timing.corrected(patroni_present);
+        Settings {
+            ttl_ms: timing.ttl_ms,
+            loop_wait_ms: timing.loop_wait_ms,
+            retry_timeout_ms: timing.retry_timeout_ms,
+            maximum_lag_on_failover_bytes: self.dynamic.maximum_lag_on_failover_bytes,
+            primary_start_timeout_ms: self.dynamic.primary_start_timeout_ms,
+            use_pg_rewind: self.postgresql.use_pg_rewind,
+            may_replace_data: self.postgresql.remove_data_directory_on_rewind_failure
+                || self.postgresql.remove_data_directory_on_diverged_timelines,
+            use_slots: self.postgresql.use_slots,
+            check_timeline: self.dynamic.check_timeline,
+            pause: self.dynamic.pause,
+            tags: self.tags.clone(),
+            bootstrap_dcs: self.bootstrap.dcs.clone(),
+        }
     }
 
     /// What other members are told about this one.
@@ -147,4 +210,63 @@ impl Config {
     pub fn listed(&self) -> &[Listed] {
         &self.listed
     }
+}
+
+/// The local layer as a mapping; a wrong type is noted.
+fn local_mapping(merged: &mut Merged, local: &Value) -> Map<String, Value> {
+    match local {
+        Value::Object(map) => map.clone(),
+        Value::Null => Map::new(),
+        other => {
+            let message = format!("expected a mapping, found {}", value::found(other, false));
+            merged.problem("(configuration file)".to_owned(), message, "begin with scope: and name:");
+            Map::new()
+        }
+    }
+}
+
+fn read_dynamic(merged: &mut Merged, dynamic: &Value, prefix: &str, strict: bool) {
+    match dynamic {
+        Value::Object(map) => merged.read(Reading { origin: Origin::Store, prefix, strict, methods: &[] }, map),
+        Value::Null => {}
+        other => {
+            let path = if prefix.is_empty() { "(dynamic configuration)" } else { prefix.trim_end_matches('.') };
+            let message = format!("expected a mapping, found {}", value::found(other, false));
+            merged.problem(path.to_owned(), message, "write it as a mapping");
+        }
+    }
+}
+
+/// What is wrong with a dynamic configuration that somebody wants to write.
+fn dynamic_problems(dynamic: &Value) -> Vec<Problem> {
+    let mut merged = Merged::default();
+    read_dynamic(&mut merged, dynamic, "", true);
+    merged.problems
+}
+
+/// RFC 7396, except that a scalar which reads the same as before is left as it was written.
+fn merge_patch(into: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        if value::scalar(into).is_none() || value::scalar(into) != value::scalar(patch) {
+            *into = patch.clone();
+        }
+        return;
+    };
+    if !into.is_object() {
+        *into = Value::Object(Map::new());
+    }
+    let Value::Object(map) = into else { return };
+    for (name, value) in patch {
+        if value.is_null() {
+            map.remove(name);
+        } else {
+            merge_patch(map.entry(name.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+fn rejected(mut problems: Vec<Problem>) -> ConfigError {
+    problems.sort();
+    problems.dedup();
+    ConfigError { problems }
 }

@@ -136,9 +136,9 @@ pub struct Postgresql {
     pub parameters: BTreeMap<String, String>,
     /// `parameters.shared_preload_libraries` of the user, without ours.
     pub preload_libraries: Vec<String>,
-    /// `pg_hba`: the lines of pg_hba.conf; `None` leaves the file as it is.
+    /// `pg_hba`: the lines of `pg_hba.conf`; `None` leaves the file as it is.
     pub pg_hba: Option<Vec<String>>,
-    /// `pg_ident`: the lines of pg_ident.conf; `None` leaves the file as it is.
+    /// `pg_ident`: the lines of `pg_ident.conf`; `None` leaves the file as it is.
     pub pg_ident: Option<Vec<String>>,
     /// `use_pg_rewind`.
     pub use_pg_rewind: bool,
@@ -195,7 +195,7 @@ pub struct Bootstrap {
     pub dcs: Value,
     /// `initdb`: extra options of initdb.
     pub initdb: Vec<CommandOption>,
-    /// `pg_hba`: the lines of pg_hba.conf of the new cluster, unless `postgresql.pg_hba` rules.
+    /// `pg_hba`: the lines of `pg_hba.conf` of the new cluster, unless `postgresql.pg_hba` rules.
     pub pg_hba: Option<Vec<String>>,
 }
 
