@@ -19,3 +19,5 @@ pub mod runtime;
 pub mod seat_socket;
 #[cfg(test)]
 mod test_dir;
+#[cfg(test)]
+mod test_etcd;

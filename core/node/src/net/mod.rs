@@ -8,6 +8,8 @@ mod guard;
 mod inbox;
 mod rest;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use guard::Acting;
 pub use inbox::{Inbox, News, StoreHealth};
@@ -20,11 +22,13 @@ use ha_core::clock::{Millis, Tick};
 use ha_core::dcs::{DcsCall, DcsReply, KeyEdit};
 use ha_core::ids::{LeaseId, NodeName};
 use ha_core::lease::Lease;
+use ha_core::peer::{PeerAnswer, PeerView};
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::AbortHandle;
 
 /// Makes the main thread tick soon. Callable from any thread; must not block.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -200,7 +204,27 @@ async fn serve(
 
 fn poll(asker: &Asker, targets: Vec<(NodeName, String)>, asked_at: Tick, inbox: &Arc<Inbox>) {
     for (name, api_url) in targets {
-        let (asker, inbox) = (asker.clone(), inbox.clone());
-        tokio::task::spawn_blocking(move || inbox.peer(asker.ask(name, &api_url, asked_at)));
+        let (asker, inbox, asked) = (asker.clone(), inbox.clone(), name.clone());
+        let question = tokio::task::spawn_blocking(move || asker.ask(asked, &api_url, asked_at));
+        tokio::task::spawn_local(async move {
+            // Whatever became of it, the question must not stay open for ever.
+            let failed = |error| PeerView { name, asked_at, answer: PeerAnswer::Unreachable(format!("{error}")) };
+            inbox.peer(question.await.unwrap_or_else(failed));
+        });
     }
+}
+
+/// Starts a task that the thread cannot do without. `tokio` keeps a panic to itself; this one tells it.
+fn spawn_vital(died: &Died, task: impl Future<Output = ()> + 'static) -> AbortHandle {
+    let died = died.clone();
+    let running = tokio::task::spawn_local(task);
+    let handle = running.abort_handle();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = running.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            died("ha_net", runtime::panic_text(panic.as_ref()));
+        }
+    });
+    handle
 }

@@ -2,8 +2,9 @@
 //! its own for REST, so that no client of ours can hold up a renewal.
 
 use super::guard::{Acting, Guard, OwnLease};
-use super::{Hooks, Inbox};
+use super::{Hooks, Inbox, spawn_vital};
 use crate::clock;
+use crate::runtime::Died;
 use ha_core::clock::Millis;
 use ha_core::dcs::{DcsCall, DcsReply, Expect, KeyEdit};
 use ha_core::ids::LeaseId;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Mutex, watch};
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::{AbortHandle, spawn_local};
 
 /// The store as REST uses it.
 pub(super) type RestStore = Rc<Mutex<Etcd3>>;
@@ -37,7 +38,8 @@ pub(super) struct Link {
     guard: Rc<RefCell<Guard>>,
     inbox: Arc<Inbox>,
     changed: Rc<watch::Sender<u64>>,
-    watcher: JoinHandle<()>,
+    watcher: AbortHandle,
+    died: Died,
 }
 
 impl Link {
@@ -47,11 +49,13 @@ impl Link {
         let guard = Guard::new(options.name.clone(), own(&store), acting, hooks.clone());
         let guard = Rc::new(RefCell::new(guard));
         let changed = Rc::new(watch::Sender::new(0));
-        let watcher = spawn_local(follow(store.watcher(), guard.clone(), inbox.clone(), changed.clone()));
+        let died = hooks.died.clone();
+        let watcher = follow(store.watcher(), guard.clone(), inbox.clone(), changed.clone());
+        let watcher = spawn_vital(&died, watcher);
         let (work, receiver) = unbounded_channel();
-        spawn_local(answer(store, options.retry_timeout, receiver, guard.clone(), inbox.clone()));
+        spawn_vital(&died, answer(store, options.retry_timeout, receiver, guard.clone(), inbox.clone()));
         let rest = Rc::new(Mutex::new(Etcd3::connect(&options)));
-        Self { options, work, rest, guard, inbox, changed, watcher }
+        Self { options, work, rest, guard, inbox, changed, watcher, died }
     }
 
     pub fn rest_store(&self) -> RestStore {
@@ -86,8 +90,8 @@ impl Link {
         self.watcher.abort();
         let store = Etcd3::connect(&options);
         self.guard.borrow_mut().reconnected(own(&store));
-        self.watcher =
-            spawn_local(follow(store.watcher(), self.guard.clone(), self.inbox.clone(), self.changed.clone()));
+        let watcher = follow(store.watcher(), self.guard.clone(), self.inbox.clone(), self.changed.clone());
+        self.watcher = spawn_vital(&self.died, watcher);
         self.send(Work::Replace(Box::new(store), options.retry_timeout));
         let (rest, replacement) = (self.rest.clone(), Etcd3::connect(&options));
         spawn_local(async move { *rest.lock().await = replacement });
