@@ -21,6 +21,8 @@ pub struct Cluster {
     pub config: Option<Versioned<serde_json::Value>>,
     /// The `failover` key if it asks for anything.
     pub failover: Option<Versioned<FailoverRequest>>,
+    /// Revision of the `failover` key if it exists, also when it asks for nothing: a new request replaces that.
+    pub failover_revision: Option<Revision>,
     /// The `status` key.
     pub status: Status,
     /// The `history` key; empty when absent.

@@ -22,7 +22,10 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
                 out.initialize_changed = Some(key.modified);
             }
             "config" => out.config = object(key),
-            "failover" => out.failover = failover(key),
+            "failover" => {
+                out.failover = failover(key);
+                out.failover_revision = Some(key.modified);
+            }
             "status" => out.status = status(&key.value),
             "history" => out.history = history(&key.value),
             _ => {
