@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::runtime::{self, Died};
+use ha_core::config::LogLevel;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 use std::io;
@@ -233,6 +234,17 @@ pub fn line(record: &Record) -> String {
     }
     out.push('\n');
     out
+}
+
+/// The level of `log.level`.
+#[must_use]
+pub fn level(configured: LogLevel) -> Level {
+    match configured {
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Warning => Level::WARN,
+        LogLevel::Error => Level::ERROR,
+    }
 }
 
 /// Patroni's names of the levels.

@@ -2,7 +2,7 @@
 
 use crate::{clock, peers};
 use ha_core::cluster::Cluster;
-use ha_core::config::{Config, ConfigError, Warning, host_port};
+use ha_core::config::{Config, ConfigError, Problem, Warning, host_port};
 use ha_core::ids::NodeName;
 use ha_core::member::Identity;
 use ha_core::settings::Settings;
@@ -69,6 +69,27 @@ impl Configuration {
         self.adopt(layers)
     }
 
+    /// What a running node is cannot be changed under it.
+    fn check_fixed(&self, new: &Config) -> Result<(), ConfigError> {
+        let old = &self.config;
+        let fixed = [
+            ("scope", old.scope == new.scope),
+            ("namespace", old.namespace == new.namespace),
+            ("name", old.name == new.name),
+            ("postgresql.data_dir", old.postgresql.data_dir == new.postgresql.data_dir),
+        ];
+        let problems: Vec<Problem> = fixed
+            .into_iter()
+            .filter(|(_, same)| !same)
+            .map(|(path, _)| Problem {
+                path: path.to_owned(),
+                message: "cannot be changed while the node runs".to_owned(),
+                remedy: "stop the node, change it, start the node".to_owned(),
+            })
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
+    }
+
     /// The store shows the cluster like this. `None` when that changes nothing; a dynamic configuration with a
     /// mistake is rejected as a whole, the last good one stays in force.
     pub fn follow(&mut self, cluster: &Cluster) -> Option<Result<Vec<Warning>, ConfigError>> {
@@ -96,6 +117,7 @@ impl Configuration {
 
     fn adopt(&mut self, layers: Layers) -> Result<Vec<Warning>, ConfigError> {
         let (config, warnings) = Config::from_layers(&layers.local, &layers.environment, layers.dynamic.as_ref())?;
+        self.check_fixed(&config)?;
         self.layers = layers;
         self.config = Arc::new(config);
         self.derive();

@@ -5,6 +5,8 @@
 
 mod configuration;
 mod events;
+#[cfg(test)]
+mod tests;
 
 pub use configuration::{Layers, store_options};
 pub use events::{Event, EventKind, Events};
@@ -15,7 +17,7 @@ use ha_core::api::{ServerFacts, Snapshot};
 use ha_core::clock::{Millis, Tick};
 use ha_core::cluster::Cluster;
 use ha_core::config::{Config, ConfigError, Warning};
-use ha_core::dcs::{DcsReply, KeyEdit};
+use ha_core::dcs::{DcsCall, DcsReply, KeyEdit};
 use ha_core::decide::{Decision, decide};
 use ha_core::effect::Effect;
 use ha_core::ids::NodeName;
@@ -115,6 +117,7 @@ pub struct Driver {
     outcomes: Vec<Outcome>,
     written: Vec<(u64, DcsReply)>,
     dcs_busy: bool,
+    seated: bool,
     leaving: bool,
     rule: Option<Rule>,
     role: &'static str,
@@ -153,6 +156,7 @@ impl Driver {
             outcomes: Vec::new(),
             written: Vec::new(),
             dcs_busy: false,
+            seated: false,
             leaving: false,
             rule: None,
             role: "",
@@ -170,8 +174,15 @@ impl Driver {
         self.outcomes.append(&mut port.take_outcomes());
         let Some(seat) = port.seat() else {
             self.net.acting().set(false);
+            self.seated = false;
+            // Of requests that served the other side; its memory is what counts.
+            self.outcomes.retain(|outcome| !matches!(outcome, Outcome::Dcs { .. }));
             return Ticked { next_wake: now + self.settings().loop_wait_ms, rule: None, rule_changed: false };
         };
+        if !self.seated {
+            self.seated = true;
+            self.events.record(EventKind::Seat, "seat.taken", "This side acts for the node from here on.");
+        }
         let local = port.observe();
         let stop_requested = port.stop_requested();
         self.jitter = next_random(self.jitter);
@@ -209,7 +220,15 @@ impl Driver {
         self.rule = None;
         self.said.clear();
         self.outcomes.retain(|outcome| matches!(outcome, Outcome::SeatTaken(_)));
-        self.events.record(EventKind::Seat, "seat.taken", "This side acts for the node from here on.");
+    }
+
+    /// Keeps the node lease alive in the store, once, while the other side has the seat but is not heard (after
+    /// [`Driver::take_seat`] with its last memory). That opens no fence: only a renewal by the seat's holder does.
+    pub fn keep_session(&mut self) {
+        if !self.dcs_busy {
+            self.dcs_busy = true;
+            self.net.send(Command::Call(DcsCall::KeepSession));
+        }
     }
 
     /// The seat is to be left: from now on no request to the store is begun. Keep ticking until [`Driver::quiet`],

@@ -204,8 +204,8 @@ async fn serve(
 
 fn poll(asker: &Asker, targets: Vec<(NodeName, String)>, asked_at: Tick, inbox: &Arc<Inbox>) {
     for (name, api_url) in targets {
-        let (asker, inbox, asked) = (asker.clone(), inbox.clone(), name.clone());
-        let question = tokio::task::spawn_blocking(move || asker.ask(asked, &api_url, asked_at));
+        let (asker, inbox, whom) = (asker.clone(), inbox.clone(), name.clone());
+        let question = tokio::task::spawn_blocking(move || asker.ask(whom, &api_url, asked_at));
         tokio::task::spawn_local(async move {
             // Whatever became of it, the question must not stay open for ever.
             let failed = |error| PeerView { name, asked_at, answer: PeerAnswer::Unreachable(format!("{error}")) };

@@ -1,0 +1,241 @@
+//! The driver against a real etcd, on a node that has a configuration and nothing else: no data, no server.
+
+use super::*;
+use crate::test_etcd::TestEtcd;
+use ha_core::effect::Step;
+use ha_core::local::{DataDir, Server};
+use serde_json::json;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// Says what is true of it: the directory is empty and nothing can be run.
+#[derive(Default)]
+struct BareNode {
+    executed: Vec<Effect>,
+    outcomes: Vec<Outcome>,
+    configs: Vec<Arc<Config>>,
+    seatless: bool,
+}
+
+impl Port for BareNode {
+    fn seat(&self) -> Option<Seat> {
+        (!self.seatless).then_some(Seat::Outside)
+    }
+
+    fn observe(&mut self) -> LocalView {
+        LocalView {
+            data: DataDir::Empty,
+            server: Server::Down,
+            marker: None,
+            history: Vec::new(),
+            step_running: None,
+            cannot_write: None,
+        }
+    }
+
+    fn execute(&mut self, effect: &Effect, _memory: &Memory) -> Result<(), String> {
+        self.executed.push(effect.clone());
+        match effect {
+            Effect::Run(step) => {
+                let result = Err("there is no PostgreSQL here".to_owned());
+                self.outcomes.push(Outcome::Step { step: step.clone(), result, at: self.now() });
+                Ok(())
+            }
+            Effect::CloseFence => Ok(()),
+            other => Err(format!("there is no server that could {other}")),
+        }
+    }
+
+    fn take_outcomes(&mut self) -> Vec<Outcome> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    fn reconfigured(&mut self, config: &Arc<Config>, _dynamic: Option<&Value>) {
+        self.configs.push(config.clone());
+    }
+}
+
+struct Node {
+    driver: Driver,
+    port: BareNode,
+    wakes: Receiver<()>,
+    ticks: u32,
+}
+
+fn local(etcd: &TestEtcd, name: &str) -> Value {
+    json!({
+        "scope": "batman",
+        "name": name,
+        "etcd3": {"host": etcd.host()},
+        "restapi": {"listen": "127.0.0.1:8008", "connect_address": "127.0.0.1:8008"},
+        "bootstrap": {"dcs": {"ttl": 20, "loop_wait": 2, "retry_timeout": 3}},
+        "postgresql": {
+            "listen": "127.0.0.1:5432",
+            "connect_address": "127.0.0.1:5432",
+            "data_dir": "/nonexistent/data",
+            "authentication": {
+                "superuser": {"username": "postgres"},
+                "replication": {"username": "replicator", "password": "x"}
+            }
+        }
+    })
+}
+
+fn hooks(wake: Sender<()>) -> Hooks {
+    let wake = std::sync::Mutex::new(wake);
+    Hooks {
+        confirmed: Arc::new(|_| ()),
+        leader_lost: Arc::new(|| ()),
+        lease_deadline: Arc::new(|| Tick(0)),
+        wake: Arc::new(move || {
+            let _ = wake.lock().expect("lock").send(());
+        }),
+        died: Arc::new(|name, why| panic!("{name} died: {why}")),
+    }
+}
+
+impl Node {
+    fn start(etcd: &TestEtcd, name: &str) -> Self {
+        let (wake, wakes) = channel();
+        let layers = Layers { local: local(etcd, name), ..Layers::default() };
+        let driver = Driver::new(Options { layers, hooks: hooks(wake) }).expect("driver");
+        Self { driver, port: BareNode::default(), wakes, ticks: 0 }
+    }
+
+    /// Ticks as a main loop does, by wakes and by `next_wake` alone, until `done`.
+    fn until(&mut self, what: &str, within_ms: u64, mut done: impl FnMut(&Driver, &BareNode) -> bool) {
+        let deadline = crate::clock::now() + Millis(within_ms);
+        loop {
+            while self.wakes.try_recv().is_ok() {}
+            let ticked = self.driver.tick(&mut self.port);
+            self.ticks += 1;
+            if done(&self.driver, &self.port) {
+                return;
+            }
+            let now = crate::clock::now();
+            assert!(now < deadline, "no {what} within {within_ms} ms, at {:?}", ticked.rule);
+            let wait = ticked.next_wake.min(deadline).since(now);
+            let _ = self.wakes.recv_timeout(Duration::from_millis(wait.0));
+        }
+    }
+}
+
+fn member_in_store(driver: &Driver, name: &str) -> bool {
+    driver.cluster().is_some_and(|cluster| cluster.members.contains_key(&NodeName::new(name)))
+}
+
+#[test]
+fn a_bare_node_wins_the_bootstrap_race_and_reports_that_it_cannot_go_on() {
+    let etcd = TestEtcd::start();
+    let mut node = Node::start(&etcd, "pg1");
+    let initdb = Effect::Run(Step::Initdb);
+    node.until("attempt to bootstrap", 8000, |_, port| port.executed.contains(&initdb));
+    node.until("member key", 4000, |driver, _| member_in_store(driver, "pg1"));
+    let key = etcd.ctl(&["get", "--print-value-only", "/service/batman/members/pg1"]);
+    let record: Value = serde_json::from_str(&key).expect("JSON");
+    assert_eq!(record["api_url"], "http://127.0.0.1:8008/patroni");
+
+    let kinds: Vec<EventKind> = node.driver.events().since(0).map(|event| event.kind).collect();
+    for kind in [EventKind::Store, EventKind::Rule, EventKind::Role, EventKind::Effect] {
+        assert!(kinds.contains(&kind), "{kind:?} in {kinds:?}");
+    }
+    assert_eq!(node.driver.store(), &StoreHealth::Fresh);
+
+    // What fails is tried again, but never in a tight loop.
+    let (ticks, began) = (node.ticks, crate::clock::now());
+    node.until("two seconds", 4000, |_, _| crate::clock::now().since(began) > Millis(2000));
+    assert!(node.ticks - ticks < 40, "{} ticks in two seconds", node.ticks - ticks);
+}
+
+#[test]
+fn a_changed_configuration_takes_effect_and_a_wrong_one_does_not() {
+    let etcd = TestEtcd::start();
+    let mut node = Node::start(&etcd, "pg1");
+    node.until("member key", 8000, |driver, _| member_in_store(driver, "pg1"));
+    let put = |value: &str| etcd.ctl(&["put", "/service/batman/config", value]);
+    put(r#"{"ttl": 40, "loop_wait": 3, "retry_timeout": 4}"#);
+    node.until("changed settings", 2000, |driver, _| driver.settings().ttl_ms == Millis(40_000));
+    assert_eq!(node.port.configs.last().map(|config| config.dynamic.loop_wait_ms), Some(Millis(3000)));
+    assert_eq!(node.driver.settings().bootstrap_dcs["ttl"], 40, "what a wiped store is given back");
+    let configs = node.port.configs.len();
+
+    put(r#"{"ttl": "soon", "loop_wait": 3}"#);
+    let refused = |driver: &Driver, _: &BareNode| {
+        let mut failures = driver.events().since(0).filter(|event| event.kind == EventKind::Failure);
+        failures.any(|event| event.text.contains("ttl"))
+    };
+    node.until("refusal", 2000, refused);
+    etcd.ctl(&["del", "/service/batman/config"]);
+    node.until("view without configuration", 2000, |driver, _| {
+        driver.cluster().is_some_and(|cluster| cluster.config.is_none())
+    });
+    assert_eq!(node.driver.settings().ttl_ms, Millis(40_000));
+    assert_eq!(node.port.configs.len(), configs);
+
+    let mut edited = local(&etcd, "pg1");
+    edited["tags"] = json!({"nofailover": true});
+    node.driver.reload(edited.clone(), BTreeMap::new(), &mut node.port).expect("a good edit");
+    assert!(node.driver.settings().tags.nofailover());
+    edited["name"] = json!("pg9");
+    edited["tags"] = json!({});
+    let refused = node.driver.reload(edited, BTreeMap::new(), &mut node.port).expect_err("another node");
+    assert_eq!(refused.problems.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(), ["name"]);
+    assert!(node.driver.settings().tags.nofailover(), "nothing of a refused file is in force");
+}
+
+#[test]
+fn an_unreachable_store_is_said_since_its_first_failure_until_it_is_back() {
+    let etcd = TestEtcd::start();
+    let mut node = Node::start(&etcd, "pg1");
+    node.until("member key", 8000, |driver, _| member_in_store(driver, "pg1"));
+    let frozen_at = crate::clock::now();
+    etcd.freeze();
+    let unreachable = |driver: &Driver| match driver.store() {
+        StoreHealth::Unreachable { since, .. } => Some(*since),
+        StoreHealth::Fresh => None,
+    };
+    node.until("loss", 15_000, |driver, _| unreachable(driver).is_some());
+    let since = unreachable(&node.driver).expect("lost");
+    assert!(since >= frozen_at);
+    let began = crate::clock::now();
+    node.until("a second", 3000, |_, _| crate::clock::now().since(began) > Millis(1000));
+    assert_eq!(unreachable(&node.driver), Some(since), "still since the first failure");
+    let local = node.port.observe();
+    node.driver.with_view(crate::clock::now(), Seat::Outside, &local, |view| {
+        assert!(matches!(view.dcs, DcsView::Unreachable { last: Some(_), .. }));
+    });
+    etcd.thaw();
+    node.until("return", 10_000, |driver, _| driver.store() == &StoreHealth::Fresh);
+}
+
+#[test]
+fn a_node_that_leaves_its_seat_ends_its_request_and_begins_no_other() {
+    let etcd = TestEtcd::start();
+    let mut node = Node::start(&etcd, "pg1");
+    // The first request is under way.
+    node.until("first request", 5000, |driver, _| driver.dcs_busy);
+    node.driver.begin_leaving();
+    node.until("quiet", 5000, |driver, _| driver.quiet());
+    let memory = node.driver.memory().clone();
+    assert!(memory.session.is_some(), "its end is in the memory");
+    node.port.seatless = true;
+    assert_eq!(node.driver.tick(&mut node.port).rule, None);
+
+    let mut other = Node::start(&etcd, "pg1");
+    other.driver.take_seat(memory.clone());
+    other.port.seatless = true;
+    // The seat's holder is silent: its lease is kept alive without a decision.
+    let ttl_left = || {
+        let lease = format!("{:x}", memory.session.expect("a lease").0);
+        etcd.ctl(&["lease", "timetolive", &lease])
+    };
+    std::thread::sleep(Duration::from_millis(2100));
+    assert!(!ttl_left().contains("remaining(19s)"), "{}", ttl_left());
+    other.driver.keep_session();
+    other.until("kept", 5000, |driver, _| driver.quiet());
+    assert!(ttl_left().contains("remaining(19s)"), "{}", ttl_left());
+    other.port.seatless = false;
+    other.until("member key", 8000, |driver, _| member_in_store(driver, "pg1"));
+    let lease = other.driver.cluster().and_then(|cluster| cluster.members[&NodeName::new("pg1")].lease);
+    assert_eq!(lease, memory.session, "the other seat goes on with the same lease");
+}
