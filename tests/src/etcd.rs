@@ -1,8 +1,10 @@
 //! A real etcd of one or three members.
 
+use crate::base64;
 use crate::daemon::{Daemon, Launch, run};
 use crate::rest;
 use crate::wait::{poll, secs};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -86,9 +88,18 @@ impl Etcd {
     /// The value of a key; `None` when it is absent or etcd does not answer.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<String> {
-        let text = self.ctl(&["get", key, "--print-value-only"]).ok()?;
-        let value = text.trim_end_matches('\n');
-        (!value.is_empty()).then(|| value.to_owned())
+        let text = self.entry(key)?["value"].as_str().and_then(base64::decode)?;
+        String::from_utf8(text).ok()
+    }
+
+    /// Everything etcd knows about a key, through its JSON gateway: starting etcdctl each time would be slow.
+    fn entry(&self, key: &str) -> Option<Value> {
+        let body = json!({ "key": base64::encode(key.as_bytes()) });
+        let answers = self.endpoints().into_iter();
+        let answer =
+            answers.filter_map(|endpoint| rest::ask(&format!("http://{endpoint}"), "/v3/kv/range", &body).ok());
+        let entry = answer.filter(|reply| reply.status == 200).map(|reply| reply.json()["kvs"][0].clone()).next()?;
+        entry.is_object().then_some(entry)
     }
 
     /// Every key with its value, for diagnostics.
@@ -136,13 +147,10 @@ impl Etcd {
     /// the moment when the number changes.
     #[must_use]
     pub fn lease_end(&self, key: &str) -> Option<Instant> {
-        let text = self.ctl(&["get", key, "-w", "json"]).ok()?;
-        let answer: serde_json::Value = serde_json::from_str(&text).ok()?;
-        let lease = answer["kvs"][0]["lease"].as_i64()?;
         let base = format!("http://{}", self.endpoints().first()?);
-        let body = serde_json::json!({ "ID": lease.to_string() });
+        let body = json!({ "ID": self.entry(key)?["lease"] });
         let remaining = || -> Option<u64> {
-            rest::post(&base, "/v3/lease/timetolive", &body).ok()?.json()["TTL"].as_str()?.parse().ok()
+            rest::ask(&base, "/v3/lease/timetolive", &body).ok()?.json()["TTL"].as_str()?.parse().ok()
         };
         let before = remaining()?;
         poll(secs(2), || (remaining().unwrap_or(0) < before).then(|| Instant::now() + secs(before)))

@@ -4,6 +4,7 @@
 //! and packet filters and judges by what clients saw. One scenario per file in `tests/`. It needs root, for the other
 //! user, the network namespaces and the small file systems.
 
+pub mod base64;
 pub mod cluster;
 pub mod daemon;
 pub mod etcd;

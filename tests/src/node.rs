@@ -25,8 +25,8 @@ pub struct Node {
     pub dir: PathBuf,
     launch: Launch,
     daemon: Option<Daemon>,
-    /// A supervisor that was killed but whose server lives on must still be found.
     system: System,
+    mounted: bool,
 }
 
 impl Node {
@@ -34,6 +34,10 @@ impl Node {
     #[must_use]
     pub fn prepare(plan: &Plan, site: &Site, etcd: &[String]) -> Self {
         fs::create_dir_all(&site.dir).expect("the node's directory can be made");
+        if let Some(mib) = plan.disk_mib {
+            let (limit, dir) = (format!("size={mib}m"), site.dir.to_string_lossy().into_owned());
+            run(&["mount", "-t", "tmpfs", "-o", &limit, "tmpfs", &dir]).unwrap_or_else(|error| panic!("{error}"));
+        }
         let (uid, gid) = account("postgres");
         chown(&site.dir, Some(uid), Some(gid)).expect("root may give directories away");
         fs::set_permissions(&site.dir, fs::Permissions::from_mode(0o750)).expect("root may change permissions");
@@ -63,6 +67,7 @@ impl Node {
             launch,
             daemon: None,
             system: plan.system,
+            mounted: plan.disk_mib.is_some(),
         }
     }
 
@@ -247,6 +252,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         kill_family(self.supervisor(), &self.dir);
+        if self.mounted {
+            let _ = run(&["umount", "-l", &self.dir.to_string_lossy()]);
+        }
     }
 }
 

@@ -36,6 +36,10 @@ pub struct Plan {
     pub system: System,
     /// Additional server parameters for `bootstrap.dcs`, one YAML line each.
     pub parameters: Vec<String>,
+    /// Additional lines for the node's `postgresql` section.
+    pub postgresql: Vec<String>,
+    /// Size of a file system of its own for each node, in MiB; none means the scratch directory's.
+    pub disk_mib: Option<u32>,
 }
 
 impl Default for Plan {
@@ -51,6 +55,8 @@ impl Default for Plan {
             network: false,
             system: System::HaExt,
             parameters: Vec::new(),
+            postgresql: Vec::new(),
+            disk_mib: None,
         }
     }
 }
@@ -116,6 +122,10 @@ pub fn yaml(plan: &Plan, site: &Site, etcd: &[String]) -> String {
     for line in &plan.parameters {
         let _ = writeln!(parameters, "        {line}");
     }
+    let mut postgresql = String::new();
+    for line in &plan.postgresql {
+        let _ = writeln!(postgresql, "  {line}");
+    }
     format!(
         "scope: {scope}
 name: {name}
@@ -161,7 +171,7 @@ postgresql:
     unix_socket_directories: {dir}
     logging_collector: off
     log_line_prefix: '%m [%p] '
-tags:
+{postgresql}tags:
   nofailover: false
 "
     )

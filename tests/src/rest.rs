@@ -32,6 +32,12 @@ pub fn get(base: &str, path: &str) -> Result<Reply, String> {
     finish(answer)
 }
 
+/// GET-like POST of a store: answers at once or not at all.
+pub fn ask(base: &str, path: &str, body: &Value) -> Result<Reply, String> {
+    let request = agent(Duration::from_secs(2)).post(format!("{base}{path}"));
+    finish(request.header("Content-Type", "application/json").send(body.to_string()))
+}
+
 /// POST with a JSON body; a switchover answers only when it is done, hence the long wait.
 pub fn post(base: &str, path: &str, body: &Value) -> Result<Reply, String> {
     let request = agent(Duration::from_mins(1)).post(format!("{base}{path}"));

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(20);
+/// How often a condition is looked at: often at first, since most come true soon, then less, since looking costs too.
+fn pause(waited: Duration) -> Duration {
+    if waited < Duration::from_secs(1) { Duration::from_millis(20) } else { Duration::from_millis(100) }
+}
 
 /// Polls until `look` yields a value; `None` when `within` is over.
 pub fn poll<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
@@ -15,7 +17,7 @@ pub fn poll<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<
         if begun.elapsed() >= within {
             return None;
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(pause(begun.elapsed()));
     }
 }
 

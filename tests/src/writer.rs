@@ -107,6 +107,12 @@ impl Writers {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// The same number, for somebody who shows it while they write.
+    #[must_use]
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.count)
+    }
+
     /// When the latest acknowledgement came.
     #[must_use]
     pub fn last_ack(&self) -> Option<Instant> {

@@ -1,0 +1,59 @@
+//! Three empty nodes become one cluster.
+
+use ha_tests::cluster::Cluster;
+use ha_tests::plan::Plan;
+use ha_tests::wait::secs;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+#[test]
+fn three_empty_nodes_started_at_once_become_one_cluster() {
+    let mut cluster = Cluster::prepare(Plan::short());
+    let begun = Instant::now();
+    for node in &mut cluster.nodes {
+        node.start();
+    }
+    let leader = cluster.wait_leader(secs(60));
+    println!("writable after {} ms", begun.elapsed().as_millis());
+    assert_eq!(cluster.wait_healthy(secs(60)), leader, "leadership moved without a fault");
+    println!("both standbys stream after {} ms", begun.elapsed().as_millis());
+
+    let identifiers: BTreeSet<String> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.value("SELECT system_identifier FROM pg_control_system()").expect("every node answers"))
+        .map(|identifier| identifier.expect("an identifier is never null"))
+        .collect();
+    assert_eq!(identifiers.len(), 1, "several clusters were initialised: {identifiers:?}");
+    assert_eq!(cluster.etcd.get(&cluster.key("initialize")), identifiers.first().cloned());
+    assert_eq!(cluster.timeline(), Some(1), "a first start needs one timeline");
+
+    let members = cluster.nodes[leader].get("/cluster").expect("the leader answers").json();
+    let roles: Vec<&str> =
+        members["members"].as_array().into_iter().flatten().filter_map(|member| member["role"].as_str()).collect();
+    assert_eq!(roles.iter().filter(|role| **role == "leader").count(), 1, "{members}");
+    assert_eq!(roles.iter().filter(|role| **role == "replica").count(), 2, "{members}");
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        assert_eq!(node.is("/primary"), index == leader, "{}", node.name);
+        assert_eq!(node.is("/replica"), index != leader, "{}", node.name);
+        assert!(node.is("/health") && node.is("/readiness"), "{}", node.name);
+    }
+}
+
+#[test]
+fn a_stopped_cluster_starts_again_with_its_data() {
+    let mut cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    cluster.nodes[leader].sql("INSERT INTO ha_log VALUES (1, 1)").expect("the leader takes writes");
+    cluster.wait_equal(leader);
+    for index in [cluster.other_than(leader), cluster.other_than(cluster.other_than(leader)), leader] {
+        cluster.nodes[index].stop();
+    }
+    assert_eq!(cluster.leader(), None, "the last node released its key when it stopped");
+    for node in &mut cluster.nodes {
+        node.start();
+    }
+    let leader = cluster.wait_healthy(secs(60));
+    let rows = cluster.nodes[leader].value("SELECT count(*) FROM ha_log").expect("the leader can be read");
+    assert_eq!(rows.as_deref(), Some("1"));
+}

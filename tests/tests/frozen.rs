@@ -1,0 +1,169 @@
+//! SIGSTOP longer than the lease: of the worker, of a backend in mid-commit, of the whole node; with and without a supervisor.
+
+use ha_tests::cluster::Cluster;
+use ha_tests::plan::Plan;
+use ha_tests::process::Proc;
+use ha_tests::sql::{Session, SqlError};
+use ha_tests::wait::{millis, secs};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How much a frozen leader may have acknowledged that no standby had yet.
+const WINDOW: Duration = Duration::from_millis(500);
+
+fn longer_than_the_lease(cluster: &Cluster) -> Duration {
+    secs(u64::from(cluster.plan.ttl) + 3)
+}
+
+#[test]
+fn a_frozen_worker_under_a_supervisor_costs_no_row() {
+    let cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let observation = cluster.observe();
+    let worker = cluster.nodes[leader].worker().expect("a leader has a loop worker");
+    let fault = Instant::now();
+    worker.freeze();
+    // The supervisor may kill the worker to save the lease, or let it lapse: writes go on either way.
+    std::thread::sleep(longer_than_the_lease(&cluster));
+    worker.thaw();
+    let since = Instant::now();
+    cluster.wait("a write after the freeze", secs(30), || observation.writers.first_ack_sent_after(since));
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_only_unreplicated_lost("worker frozen", fault, WINDOW);
+    println!("worker frozen with a supervisor: write gap {} ms", conclusion.verdict.gap.as_millis());
+}
+
+#[test]
+fn a_frozen_worker_without_a_supervisor_is_fenced() {
+    let mut cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
+    let observation = cluster.observe();
+    cluster.nodes[leader].kill_supervisor();
+    let worker = cluster.nodes[leader].worker().expect("a leader has a loop worker");
+    let fault = Instant::now();
+    worker.freeze();
+    let new = cluster.wait_other_leader(leader, secs(30));
+    let first =
+        cluster.wait("a write on the new leader", secs(10), || observation.writers.first_ack_above(timeline, fault));
+    // Both servers are up now and clients are connected to both: only the fence keeps the old one silent.
+    std::thread::sleep(secs(3));
+    worker.thaw();
+    std::thread::sleep(secs(3));
+    cluster.nodes[leader].start();
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_only_unreplicated_lost("worker frozen, no supervisor", fault, WINDOW);
+    let last_old = conclusion.acks.iter().filter(|ack| ack.timeline == timeline).map(|ack| ack.acked_at).max();
+    let last_old = last_old.expect("the old leader acknowledged something");
+    assert!(last_old < first.acked_at, "the old leader acknowledged after the new one");
+    let lease = secs(u64::from(cluster.plan.ttl));
+    assert!(last_old < fault + lease, "acknowledged {:?} after the freeze, the lease is {lease:?}", last_old - fault);
+    let refused = conclusion.refusals.iter().filter(|refusal| refusal.error.starts_with("25006")).count();
+    println!("fenced refusals seen by clients: {refused}");
+    assert_eq!(cluster.leader(), Some(new));
+}
+
+#[test]
+fn a_backend_frozen_in_mid_commit_acknowledges_nothing_after_a_failover() {
+    let mut cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let observation = cluster.observe();
+    let server = cluster.nodes[leader].server.clone();
+    cluster.nodes[leader].sql("CREATE TABLE mid_commit (id int PRIMARY KEY)").expect("the leader takes DDL");
+    let (report, committed) = mpsc::channel();
+    let (tell_pid, pid) = mpsc::channel();
+    let client = std::thread::Builder::new().name("mid-commit client".into()).spawn(move || {
+        let session = Session::open(&server, secs(3)).expect("the leader accepts connections");
+        let backend =
+            session.value("SELECT pg_backend_pid()", secs(3)).expect("a backend has a pid").expect("not null");
+        tell_pid.send(backend).expect("the test waits");
+        for id in 0.. {
+            let outcome = session.query(&format!("INSERT INTO mid_commit VALUES ({id})"), secs(60));
+            let last = outcome.is_err();
+            report.send((id, Instant::now(), outcome.map(|_| ()))).expect("the test waits");
+            if last {
+                break;
+            }
+        }
+    });
+    let backend: i32 = pid.recv().expect("the client runs").parse().expect("a pid is a number");
+    let backend = Proc::of(backend).expect("the backend lives");
+    std::thread::sleep(millis(300));
+    // It does nothing but commit, so it is somewhere within a commit now.
+    backend.freeze();
+    std::thread::sleep(millis(200));
+    let frozen = Instant::now();
+    cluster.nodes[leader].kill_supervisor();
+    let worker = cluster.nodes[leader].worker().expect("a leader has a loop worker");
+    worker.freeze();
+    let _ = cluster.wait_other_leader(leader, secs(30));
+    backend.thaw();
+    client.expect("the client was started").join().expect("the client ends when its connection does");
+    worker.thaw();
+    cluster.nodes[leader].start();
+    let new = cluster.wait_healthy(secs(60));
+    let rows: Vec<(i32, Instant, Result<(), SqlError>)> = committed.iter().collect();
+    let late: Vec<_> = rows.iter().filter(|(_, at, outcome)| outcome.is_ok() && *at > frozen).collect();
+    assert!(late.is_empty(), "acknowledged after another node led: {late:?}");
+    let error = rows.last().and_then(|(_, _, outcome)| outcome.as_ref().err()).map(ToString::to_string);
+    println!("{} commits, then {}", rows.len() - 1, error.unwrap_or_default());
+    let present = cluster.nodes[new].sql("SELECT id FROM mid_commit").expect("the leader can be read").len();
+    println!("{present} of them on the new leader");
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_only_unreplicated_lost("backend frozen in mid-commit", frozen, WINDOW);
+}
+
+#[test]
+fn a_backend_frozen_alone_disturbs_nobody() {
+    let cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let timeline = cluster.timeline();
+    let session = Session::open(&cluster.nodes[leader].server, secs(3)).expect("the leader accepts connections");
+    let pid = session.value("SELECT pg_backend_pid()", secs(3)).expect("a backend has a pid").expect("not null");
+    let backend = Proc::of(pid.parse().expect("a pid is a number")).expect("the backend lives");
+    let observation = cluster.observe();
+    backend.freeze();
+    std::thread::sleep(longer_than_the_lease(&cluster));
+    backend.thaw();
+    session.query("INSERT INTO ha_log VALUES (99, 1)", secs(5)).expect("the lease is still held, so it may commit");
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("an idle backend frozen");
+    assert_eq!((cluster.leader(), cluster.timeline()), (Some(leader), timeline));
+}
+
+fn whole_node(story: &str, supervised: bool) {
+    let mut cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
+    let observation = cluster.observe();
+    if !supervised {
+        cluster.nodes[leader].kill_supervisor();
+    }
+    let fault = Instant::now();
+    cluster.nodes[leader].freeze();
+    let new = cluster.wait_other_leader(leader, secs(30));
+    let first =
+        cluster.wait("a write on the new leader", secs(10), || observation.writers.first_ack_above(timeline, fault));
+    println!("{story}: written again after {} ms", first.acked_at.duration_since(fault).as_millis());
+    std::thread::sleep(secs(2));
+    cluster.nodes[leader].thaw();
+    std::thread::sleep(secs(2));
+    if !supervised {
+        cluster.nodes[leader].start();
+    }
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_only_unreplicated_lost(story, fault, WINDOW);
+    let stale = conclusion.acks.iter().filter(|ack| ack.timeline == timeline && ack.acked_at > first.acked_at).count();
+    assert_eq!(stale, 0, "{story}: the thawed leader acknowledged writes");
+    assert_eq!(cluster.leader(), Some(new), "{story}");
+}
+
+#[test]
+fn a_whole_node_frozen_and_thawed_acknowledges_nothing() {
+    whole_node("whole node frozen", true);
+}
+
+#[test]
+fn a_whole_node_without_a_supervisor_frozen_and_thawed_acknowledges_nothing() {
+    whole_node("whole node without a supervisor frozen", false);
+}

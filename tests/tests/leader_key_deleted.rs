@@ -1,0 +1,42 @@
+//! Somebody deletes the leader key by hand.
+
+use ha_tests::cluster::Cluster;
+use ha_tests::plan::Plan;
+use ha_tests::wait::secs;
+use std::time::Instant;
+
+#[test]
+fn one_leader_emerges_and_nothing_is_lost() {
+    let cluster = Cluster::running(Plan::short());
+    let observation = cluster.observe();
+    for round in 1..=3 {
+        cluster.wait_healthy(secs(60));
+        let fault = Instant::now();
+        cluster.etcd.ctl(&["del", &cluster.key("leader")]).expect("etcd deletes keys");
+        cluster.wait("a write after the deletion", secs(30), || observation.writers.first_ack_sent_after(fault));
+        println!("leader key deleted, round {round}: written again after {} ms", fault.elapsed().as_millis());
+    }
+    let conclusion = cluster.conclude(observation);
+    // Its owner was alive and its standbys connected: whoever leads now has all that was acknowledged.
+    conclusion.verdict.expect_nothing_lost("leader key deleted");
+}
+
+#[test]
+fn a_key_written_by_somebody_else_ends_the_leadership_at_once() {
+    let cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let observation = cluster.observe();
+    let fault = Instant::now();
+    cluster.etcd.ctl(&["put", &cluster.key("leader"), "somebody-else"]).expect("etcd takes keys");
+    cluster.wait("the old leader to stop", secs(5), || (!cluster.nodes[leader].is("/primary")).then_some(()));
+    println!("no longer primary after {} ms", fault.elapsed().as_millis());
+    std::thread::sleep(secs(2));
+    for node in &cluster.nodes {
+        assert!(!node.is("/primary"), "{} leads although the key names somebody else", node.name);
+    }
+    cluster.etcd.ctl(&["del", &cluster.key("leader")]).expect("etcd deletes keys");
+    let healed = Instant::now();
+    cluster.wait("a write afterwards", secs(30), || observation.writers.first_ack_sent_after(healed));
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("leader key overwritten");
+}

@@ -1,0 +1,98 @@
+//! Planned switchovers, asked for in each of the three ways.
+
+use ha_tests::cluster::Cluster;
+use ha_tests::patroni::patronictl;
+use ha_tests::plan::Plan;
+use ha_tests::wait::secs;
+use std::time::Duration;
+
+/// No client should wait longer: the goal is far below, this is a loaded test machine.
+const GAP_MAX: Duration = Duration::from_secs(5);
+
+#[test]
+fn by_rest_by_sql_and_by_patronictl() {
+    let cluster = Cluster::running(Plan::short());
+    by_rest(&cluster);
+    by_sql(&cluster, false);
+    by_sql(&cluster, true);
+    by_patronictl(&cluster);
+    refused_requests_change_nothing(&cluster);
+}
+
+fn switched(cluster: &Cluster, story: &str, from: usize, to: usize, ask: impl FnOnce()) {
+    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
+    let observation = cluster.observe();
+    ask();
+    cluster.wait("the candidate to lead", secs(20), || (cluster.leader() == Some(to)).then_some(()));
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost(story);
+    println!("{story}: write gap {} ms, {} rows", conclusion.verdict.gap.as_millis(), conclusion.verdict.acked);
+    assert!(conclusion.verdict.gap < GAP_MAX, "{story}: nobody could write for {:?}", conclusion.verdict.gap);
+    assert_eq!(cluster.leader(), Some(to), "{story}: {} did not stay the leader", cluster.nodes[to].name);
+    assert_eq!(cluster.timeline(), Some(timeline + 1), "{story}: one switchover is one timeline");
+    assert!(!cluster.nodes[from].is("/primary"), "{story}");
+}
+
+fn by_rest(cluster: &Cluster) {
+    let from = cluster.wait_healthy(secs(30));
+    let to = cluster.other_than(from);
+    switched(cluster, "switchover by REST", from, to, || {
+        let reply = cluster.switchover(from, to).expect("the leader answers");
+        assert_eq!(
+            (reply.status, reply.body.as_str()),
+            (200, &*format!("Successfully switched over to \"{}\"", cluster.nodes[to].name))
+        );
+    });
+}
+
+fn by_sql(cluster: &Cluster, on_standby: bool) {
+    let from = cluster.wait_healthy(secs(30));
+    let to = cluster.other_than(from);
+    let third = cluster.other_than(to);
+    let at = if on_standby { third } else { from };
+    cluster.nodes[from].sql("CREATE EXTENSION IF NOT EXISTS ha_ext").expect("the extension can be created");
+    cluster.wait("the extension on every node", secs(10), || {
+        let seen = |index: usize| cluster.nodes[index].value("SELECT 1 FROM pg_extension WHERE extname = 'ha_ext'");
+        (seen(third).ok()?.is_some()).then_some(())
+    });
+    switched(
+        cluster,
+        if on_standby { "switchover by SQL on a standby" } else { "switchover by SQL" },
+        from,
+        to,
+        || {
+            let call = format!("SELECT ha_switchover('{}')", cluster.nodes[to].name);
+            // On the old leader the connection may end before the answer: only the result counts.
+            if let Err(error) = cluster.nodes[at].sql(&call) {
+                println!("ha_switchover: {error}");
+            }
+        },
+    );
+}
+
+fn by_patronictl(cluster: &Cluster) {
+    let from = cluster.wait_healthy(secs(30));
+    let to = cluster.other_than(from);
+    switched(cluster, "switchover by patronictl", from, to, || {
+        let (leader, candidate) = (&cluster.nodes[from].name, &cluster.nodes[to].name);
+        let words = ["switchover", "batman", "--leader", leader, "--candidate", candidate, "--force"];
+        let text = patronictl(&cluster.nodes[from].file(), &words).unwrap_or_else(|error| panic!("{error}"));
+        assert!(text.contains("Successfully switched over"), "{text}");
+    });
+}
+
+fn refused_requests_change_nothing(cluster: &Cluster) {
+    let leader = cluster.wait_healthy(secs(30));
+    let timeline = cluster.timeline();
+    let replica = cluster.other_than(leader);
+    let body = |leader: &str, candidate: &str| serde_json::json!({ "leader": leader, "candidate": candidate });
+    let rest = &cluster.nodes[leader].rest;
+    let (leader_name, replica_name) = (cluster.nodes[leader].name.clone(), cluster.nodes[replica].name.clone());
+    for (body, status) in
+        [(body(&replica_name, &leader_name), 412), (body(&leader_name, "nobody"), 412), (body("", ""), 400)]
+    {
+        let reply = ha_tests::rest::post(rest, "/switchover", &body).expect("the leader answers");
+        assert_eq!(reply.status, status, "{body}: {}", reply.body);
+    }
+    assert_eq!((cluster.leader(), cluster.timeline()), (Some(leader), timeline));
+}

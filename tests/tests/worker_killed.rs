@@ -1,0 +1,45 @@
+//! SIGKILL of the loop worker: the postmaster goes through a crash cycle, and the supervisor keeps the lease meanwhile.
+
+use ha_tests::cluster::Cluster;
+use ha_tests::plan::Plan;
+use ha_tests::wait::secs;
+use std::time::Instant;
+
+#[test]
+fn the_leader_stays_leader_through_the_crash_cycle() {
+    let cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let timeline = cluster.timeline();
+    let postmaster = cluster.nodes[leader].postmaster();
+    let observation = cluster.observe();
+    for round in 1..=2 {
+        let worker = cluster.wait("the loop worker", secs(10), || cluster.nodes[leader].worker());
+        worker.kill();
+        let fault = Instant::now();
+        cluster.wait("a write after the crash cycle", secs(20), || observation.writers.first_ack_sent_after(fault));
+        println!("worker killed, round {round}: written again after {} ms", fault.elapsed().as_millis());
+        // Longer than the lease: somebody must be renewing it again.
+        std::thread::sleep(secs(u64::from(cluster.plan.ttl) + 1));
+    }
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("loop worker killed");
+    assert_eq!((cluster.leader(), cluster.timeline()), (Some(leader), timeline));
+    assert_eq!(cluster.nodes[leader].postmaster(), postmaster, "a crash cycle keeps the postmaster");
+}
+
+#[test]
+fn without_a_supervisor_too_a_short_crash_cycle_costs_no_leadership() {
+    let mut cluster = Cluster::running(Plan::short().default_timing());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let timeline = cluster.timeline();
+    let observation = cluster.observe();
+    cluster.nodes[leader].kill_supervisor();
+    let worker = cluster.wait("the loop worker", secs(10), || cluster.nodes[leader].worker());
+    worker.kill();
+    let fault = Instant::now();
+    cluster.wait("a write after the crash cycle", secs(40), || observation.writers.first_ack_sent_after(fault));
+    println!("worker killed without a supervisor: written again after {} ms", fault.elapsed().as_millis());
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("loop worker killed without a supervisor");
+    assert_eq!((cluster.leader(), cluster.timeline()), (Some(leader), timeline));
+}
