@@ -57,7 +57,10 @@ pub fn read(data_dir: &Path) -> Result<ControlFile> {
     loop {
         let bytes = std::fs::read(&path).map_err(Error::io(|| format!("reading {}", path.display())))?;
         match parse(&bytes) {
-            Ok(found) => return Ok(found),
+            Ok(mut found) => {
+                found.control.backup_label = data_dir.join("backup_label").exists();
+                return Ok(found);
+            }
             Err(why) if tries >= READS_MAX => return Err(Error::Refused(format!("{}: {why}", path.display()))),
             Err(_) => {
                 tries += 1;
@@ -67,7 +70,7 @@ pub fn read(data_dir: &Path) -> Result<ControlFile> {
     }
 }
 
-/// Reads the bytes of a control file.
+/// Reads the bytes of a control file. Of a backup label they know nothing.
 pub fn parse(bytes: &[u8]) -> std::result::Result<ControlFile, String> {
     let version = u32_at(bytes, at::CONTROL_VERSION)?;
     let crc_at = match version {

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod config_file;
 pub mod driver;
+pub mod environment;
 pub mod files;
 pub mod http;
 pub mod log;

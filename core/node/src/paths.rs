@@ -48,6 +48,12 @@ impl Paths {
         self.control_dir.join("supervisor.lock")
     }
 
+    /// `PATRONI_*` variables of the supervisor, for the worker.
+    #[must_use]
+    pub fn environment(&self) -> PathBuf {
+        self.control_dir.join("environment.json")
+    }
+
     /// This data directory belongs to a cluster.
     #[must_use]
     pub fn marker(&self) -> PathBuf {

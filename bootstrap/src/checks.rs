@@ -1,0 +1,108 @@
+//! What must hold before a supervisor may run at all.
+
+use crate::control_data;
+use crate::error::{Error, Result};
+use crate::pgdata;
+use crate::process::{Cancel, NoNote, run};
+use crate::site::Site;
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+/// Major versions that are supported.
+const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
+
+/// Postgres refuses to run as root, and what we would write as root it could not read.
+pub fn not_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        let why = "ha_bootstrap must not run as root: run it as the user that owns the data directory (usually postgres)";
+        return Err(Error::Refused(why.to_owned()));
+    }
+    Ok(())
+}
+
+/// Keeps a second supervisor of the same data directory out for as long as the file is open.
+pub fn lock_supervisor(site: &Site) -> Result<File> {
+    let path = site.paths.supervisor_lock();
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(Error::io(|| format!("opening {}", path.display())))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
+        if errno == rustix::io::Errno::WOULDBLOCK {
+            return Error::Refused(format!("another ha_bootstrap runs for {}", site.data_dir().display()));
+        }
+        Error::sys(|| format!("locking {}", path.display()))(errno)
+    })?;
+    Ok(file)
+}
+
+/// Whether a supervisor runs, for those that only look.
+#[must_use]
+pub fn supervisor_runs(site: &Site) -> bool {
+    let Ok(file) = File::open(site.paths.supervisor_lock()) else { return false };
+    flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// Checks the place and the server's programs; the server's version number.
+pub fn environment(site: &Site) -> Result<u32> {
+    let dir = site.data_dir();
+    if std::env::var_os("HA_EXT_ALLOW_NFS").is_none() {
+        pgdata::refuse_network_file_system(dir)?;
+    }
+    if let Ok(meta) = std::fs::metadata(dir)
+        && meta.uid() != rustix::process::geteuid().as_raw()
+    {
+        return Err(Error::Refused(format!("{} belongs to another user", dir.display())));
+    }
+    let ran = run(site.local("postgres").arg("--version"), "", &Cancel::new()?, &NoNote)?.checked("postgres")?;
+    let version = version_num(&ran.out)
+        .ok_or_else(|| Error::Refused(format!("postgres --version says \"{}\"", ran.out.trim())))?;
+    let major = version / 10_000;
+    if !MAJORS.contains(&major) {
+        let why = format!("PostgreSQL {major} is not supported: 15 to 18 are; see postgresql.bin_dir");
+        return Err(Error::Refused(why));
+    }
+    if let Ok(made_by) = std::fs::read_to_string(dir.join("PG_VERSION"))
+        && made_by.trim() != major.to_string()
+    {
+        let why = format!("{} was made by PostgreSQL {}, but bin_dir has {major}", dir.display(), made_by.trim());
+        return Err(Error::Refused(why));
+    }
+    warn_about_rewind(site);
+    Ok(version)
+}
+
+/// `pg_rewind` needs page images of hint bits, and both settings that give them take effect long before it is needed.
+fn warn_about_rewind(site: &Site) {
+    if site.config.postgresql.use_pg_rewind
+        && let Ok(file) = control_data::read(site.data_dir())
+        && !file.control.can_be_rewound
+    {
+        tracing::warn!(
+            "use_pg_rewind is on, but neither data checksums nor wal_log_hints were when the server last ran: \
+             a diverged server could not be rewound"
+        );
+    }
+}
+
+/// `postgres (PostgreSQL) 15.20 (Debian ...)` is 150020; `18beta1` counts as 18.0.
+fn version_num(text: &str) -> Option<u32> {
+    let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    let digits = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
+    let mut parts = number.split('.');
+    let major = digits(parts.next()?)?;
+    let minor = parts.next().and_then(digits).unwrap_or(0);
+    Some(major * 10_000 + minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_num;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version_num("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)\n"), Some(150_020));
+        assert_eq!(version_num("postgres (PostgreSQL) 18beta1"), Some(180_000));
+        assert_eq!(version_num("postgres"), None);
+    }
+}

@@ -1,0 +1,358 @@
+//! The outside seat's hands and eyes: observes data directory and process table, runs steps. No policy.
+
+use crate::control_data;
+use crate::pgdata;
+use crate::postmaster::{PidFile, Postmaster, leftovers, tenancy_free};
+use crate::process::Cancel;
+use crate::site::Site;
+use crate::steps::{self, Context};
+use ha_core::clock::Tick;
+use ha_core::effect::{Effect, Step, StopMode};
+use ha_core::local::{ControlState, DataDir, LocalView, Marker, Server};
+use ha_core::memory::Memory;
+use ha_core::outcome::Outcome;
+use ha_core::seat::LeaveReason;
+use ha_node::clock;
+use rustix::process::Signal;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// From a step's thread to the main thread.
+#[derive(Debug)]
+pub enum Event {
+    /// A step has started a postmaster; it is not known yet whether it comes up.
+    Spawned(Arc<Postmaster>),
+    /// A step is over.
+    Ended {
+        /// Which one, counted.
+        number: u64,
+        /// What it was.
+        step: Step,
+        /// How it went.
+        result: Result<(), String>,
+    },
+}
+
+/// The step that runs.
+struct Running {
+    number: u64,
+    step: Step,
+    cancel: Cancel,
+}
+
+/// This node, seen from outside the server.
+pub struct Outside {
+    /// Where everything is; replaced when the configuration changes.
+    pub site: Site,
+    postmaster: Option<Arc<Postmaster>>,
+    /// Since when the postmaster has been known, or its worker lost.
+    since: Tick,
+    stopping_since: Option<Tick>,
+    /// A postmaster is gone and it is not known yet whether all its children are.
+    check_leftovers: bool,
+    running: Option<Running>,
+    steps_begun: u64,
+    outcomes: Vec<Outcome>,
+    exit: Option<i32>,
+    prepare_only: bool,
+    events: (Sender<Event>, Receiver<Event>),
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Outside {
+    /// A node of which nothing is known yet.
+    #[must_use]
+    pub fn new(site: Site, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Self {
+            site,
+            postmaster: None,
+            since: clock::now(),
+            stopping_since: None,
+            check_leftovers: true,
+            running: None,
+            steps_begun: 0,
+            outcomes: Vec::new(),
+            exit: None,
+            prepare_only: false,
+            events: channel(),
+            wake,
+        }
+    }
+
+    /// Servers are not started: what their start needs is made ready, then this process ends. If one runs already,
+    /// there is nothing to do.
+    pub fn only_prepare(&mut self) {
+        self.prepare_only = true;
+        if self.postmaster.is_some() {
+            tracing::info!("the server runs: there is nothing to prepare");
+            self.exit = Some(0);
+        }
+    }
+
+    /// The postmaster, dead or alive, as far as it is known.
+    #[must_use]
+    pub fn postmaster(&self) -> Option<&Arc<Postmaster>> {
+        self.postmaster.as_ref()
+    }
+
+    /// Set once the decision is to end this process.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<i32> {
+        self.exit
+    }
+
+    /// The step that runs.
+    #[must_use]
+    pub fn step(&self) -> Option<&Step> {
+        self.running.as_ref().map(|running| &running.step)
+    }
+
+    /// A step runs, or the end of one has not been taken into account yet.
+    #[must_use]
+    pub fn busy(&self) -> bool {
+        self.running.is_some() || !self.outcomes.is_empty()
+    }
+
+    /// Ends this process with a code, without a decision: nothing was begun.
+    pub fn leave(&mut self, code: i32) {
+        self.exit = Some(code);
+    }
+
+    /// When the postmaster started, microseconds since 1970.
+    #[must_use]
+    pub fn started_at_unix_us(&self) -> Option<i64> {
+        self.postmaster.as_ref()?;
+        PidFile::read(self.site.data_dir()).map(|file| file.started_unix_s.saturating_mul(1_000_000))
+    }
+
+    /// Keeps the dynamic configuration for a start without the store.
+    pub fn keep_dynamic(&self, dynamic: Option<&serde_json::Value>) {
+        let Some(dynamic) = dynamic else { return };
+        if !self.site.data_dir().join("PG_VERSION").exists() || self.running.is_some() {
+            return;
+        }
+        if let Err(error) = pgdata::write_durably(&self.site.paths.dynamic_config(), &dynamic.to_string()) {
+            tracing::warn!(%error, "the dynamic configuration could not be kept");
+        }
+    }
+
+    /// Writes the server's configuration anew, but whom it follows, and makes it read it.
+    pub fn reload_server(&self) {
+        let Some(postmaster) = &self.postmaster else { return };
+        if let Err(error) = steps::conf::write_static(&self.site).and_then(|()| postmaster.signal(Signal::HUP)) {
+            tracing::warn!(%error, "the server could not be told about its configuration");
+        }
+    }
+
+    /// Tells the running step to stop, and whether there was one.
+    pub fn cancel_step(&self) -> bool {
+        self.running.as_ref().inspect(|running| running.cancel.cancel()).is_some()
+    }
+
+    /// The seat came back, and why.
+    pub fn seat_taken(&mut self, reason: LeaveReason) {
+        self.since = clock::now();
+        self.outcomes.push(Outcome::SeatTaken(reason));
+    }
+
+    /// Takes in what the steps' threads have reported.
+    pub fn pump(&mut self) {
+        while let Ok(event) = self.events.1.try_recv() {
+            match event {
+                Event::Spawned(postmaster) => {
+                    tracing::info!(pid = postmaster.pid(), "postgres started");
+                    self.since = clock::now();
+                    self.stopping_since = None;
+                    self.postmaster = Some(postmaster);
+                }
+                Event::Ended { number, step, result } => self.step_ended(number, step, result),
+            }
+        }
+    }
+
+    fn step_ended(&mut self, number: u64, step: Step, result: Result<(), String>) {
+        // A step that was overtaken by a sharper one has no say any more.
+        if self.running.as_ref().is_none_or(|running| running.number != number) {
+            return;
+        }
+        self.running = None;
+        match &result {
+            Ok(()) => tracing::info!("done: {step}"),
+            Err(why) => tracing::warn!("failed: {step}: {why}"),
+        }
+        if matches!(step, Step::Stop { .. }) && result.is_err() {
+            self.stopping_since = None;
+        }
+        if self.prepare_only && matches!(step, Step::Start { .. }) {
+            tracing::info!("the server may be started now");
+            self.exit = Some(i32::from(result.is_err()));
+        }
+        self.outcomes.push(Outcome::Step { step, result, at: clock::now() });
+    }
+
+    /// One snapshot.
+    pub fn look(&mut self) -> LocalView {
+        self.pump();
+        let server = self.server();
+        let data = pgdata::observe(&self.site);
+        let history = match &data {
+            DataDir::Present(control) => {
+                pgdata::history(&self.site, control.timeline.max(control.min_recovery_timeline))
+            }
+            DataDir::Empty | DataDir::Damaged { .. } => Vec::new(),
+        };
+        LocalView {
+            data,
+            server,
+            marker: self.marker(),
+            history,
+            step_running: self.step().cloned(),
+            cannot_write: None,
+        }
+    }
+
+    /// The marker. One that cannot be read proves nothing: a leader key is then adopted only after a full TTL.
+    #[must_use]
+    pub fn marker(&self) -> Option<Marker> {
+        match ha_node::marker::read(&self.site.paths.marker()) {
+            Ok(marker) => marker,
+            Err(error) => {
+                tracing::debug!(%error, "no marker can be read");
+                None
+            }
+        }
+    }
+
+    fn server(&mut self) -> Server {
+        if let Some(postmaster) = self.postmaster.take_if(|postmaster| postmaster.ended()) {
+            let how = postmaster.ended_how().unwrap_or_default();
+            tracing::info!(pid = postmaster.pid(), how, "postgres is gone");
+            self.stopping_since = None;
+            self.check_leftovers = true;
+        }
+        if self.postmaster.is_none() && !matches!(self.step(), Some(Step::Start { .. })) {
+            self.adopt();
+        }
+        if self.postmaster.is_some() {
+            return self.alive();
+        }
+        match self.step() {
+            Some(Step::ClearLeftover) => return Server::Leftover,
+            // They have made sure themselves, and a server of theirs may be taking the lock at this moment.
+            Some(
+                Step::Initdb
+                | Step::BaseBackup { .. }
+                | Step::Rewind { .. }
+                | Step::CrashRecover
+                | Step::Start { .. }
+                | Step::SetAside,
+            ) => return Server::Down,
+            Some(Step::Stop { .. }) | None => {}
+        }
+        if self.check_leftovers {
+            self.check_leftovers = !self.shut_down_cleanly() && !leftovers(&self.site).is_empty();
+        }
+        if self.check_leftovers || !tenancy_free(self.site.data_dir()) { Server::Leftover } else { Server::Down }
+    }
+
+    /// Looks for a server that somebody else has started, if none is known.
+    pub fn find_server(&mut self) {
+        self.pump();
+        if self.postmaster.is_none() {
+            self.adopt();
+        }
+    }
+
+    fn adopt(&mut self) {
+        let Some(postmaster) = Postmaster::adopt(self.site.data_dir()) else { return };
+        tracing::info!(pid = postmaster.pid(), "a running server is adopted");
+        self.since = clock::now();
+        self.postmaster = Some(Arc::new(postmaster));
+    }
+
+    fn alive(&mut self) -> Server {
+        let told = matches!(self.step(), Some(Step::Stop { .. }));
+        let says = PidFile::read(self.site.data_dir()).is_some_and(|file| file.status == "stopping");
+        if told || says {
+            let since = *self.stopping_since.get_or_insert_with(clock::now);
+            return Server::Stopping { since };
+        }
+        self.stopping_since = None;
+        Server::Starting { since: self.since }
+    }
+
+    /// A server that was shut down had no children left when its postmaster went: no need to search for them.
+    fn shut_down_cleanly(&self) -> bool {
+        control_data::read(self.site.data_dir()).is_ok_and(|file| {
+            matches!(file.control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery)
+        })
+    }
+
+    /// Carries out one effect; steps go on by themselves.
+    pub fn carry_out(&mut self, effect: &Effect, memory: &Memory) -> Result<(), String> {
+        match effect {
+            Effect::Run(step) => self.begin(step, memory),
+            Effect::Exit { code } => {
+                self.exit = Some(*code);
+                Ok(())
+            }
+            // Nothing runs outside that could acknowledge anything.
+            Effect::CloseFence => Ok(()),
+            Effect::Dcs(_)
+            | Effect::PollPeers { .. }
+            | Effect::OpenFence { .. }
+            | Effect::Promote { .. }
+            | Effect::Checkpoint
+            | Effect::Follow { .. }
+            | Effect::Demote { .. } => Err(format!("not to be done outside the server: {effect}")),
+        }
+    }
+
+    fn begin(&mut self, step: &Step, memory: &Memory) -> Result<(), String> {
+        if let Some(running) = &self.running {
+            if running.step == *step {
+                return Ok(());
+            }
+            let overtakes = matches!(
+                (&running.step, step),
+                (Step::Stop { mode: StopMode::Fast }, Step::Stop { mode: StopMode::Immediate })
+            );
+            if !overtakes {
+                return Err(format!("another step runs: {}", running.step));
+            }
+        }
+        let cancel = Cancel::new().map_err(|error| error.to_string())?;
+        self.steps_begun += 1;
+        let number = self.steps_begun;
+        let context = Context {
+            site: self.site.clone(),
+            cancel: cancel.clone(),
+            postmaster: self.postmaster.clone(),
+            session: memory.session,
+            prepare_only: self.prepare_only,
+            events: self.events.0.clone(),
+            wake: Arc::clone(&self.wake),
+        };
+        tracing::info!("begun: {step}");
+        let own = step.clone();
+        // Not through `ha_node::runtime`: what a step starts must not inherit blocked signals.
+        let thread = std::thread::Builder::new().name("ha_step".to_owned()).spawn(move || {
+            let result = catch_unwind(AssertUnwindSafe(|| steps::perform(&own, &context)));
+            let result = match result {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(panic) => Err(ha_node::runtime::panic_text(panic.as_ref()).to_owned()),
+            };
+            context.tell(Event::Ended { number, step: own, result });
+        });
+        thread.map_err(|error| format!("no thread for a step: {error}"))?;
+        self.running = Some(Running { number, step: step.clone(), cancel });
+        Ok(())
+    }
+
+    /// What came to an end since the last call.
+    pub fn outcomes(&mut self) -> Vec<Outcome> {
+        self.pump();
+        std::mem::take(&mut self.outcomes)
+    }
+}

@@ -1,0 +1,269 @@
+//! The seat as the supervisor sees it: who holds it, the control socket, and the REST socket that goes along.
+
+use crate::error::{Error, Result};
+use crate::outside::Outside;
+use crate::process::Held;
+use ha_core::clock::Tick;
+use ha_core::memory::Memory;
+use ha_core::seat::{LeaveReason, ToSupervisor, ToWorker};
+use ha_node::clock;
+use ha_node::seat_socket::{Connection, Listener, RecvError};
+use rustix::fd::{AsFd, BorrowedFd};
+use std::net::TcpListener;
+use std::path::Path;
+
+type Link = Connection<ToWorker, ToSupervisor>;
+
+/// Connections that have not said hello: no more are kept.
+const STRANGERS_MAX: usize = 4;
+
+/// A worker that has said hello.
+pub struct Worker {
+    link: Link,
+    process: Held,
+    /// What it remembers, as of its last beat.
+    pub memory: Memory,
+    /// When it was last heard.
+    pub heard_at: Tick,
+}
+
+impl Worker {
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> &Held {
+        &self.process
+    }
+}
+
+/// Who acts for this node.
+enum Holder {
+    /// A server was running when we came: its worker may hold the seat. It has until then to say so.
+    Undecided { until: Tick },
+    /// We do. A worker that came up waits for the seat.
+    Us { waiting: Option<Worker> },
+    /// The worker does.
+    Worker(Worker),
+}
+
+/// The seat came back.
+pub struct Returned {
+    /// Why.
+    pub reason: LeaveReason,
+    /// What is to be remembered.
+    pub memory: Memory,
+}
+
+/// The seat.
+pub struct Seat {
+    listener: Listener,
+    strangers: Vec<Link>,
+    holder: Holder,
+    epoch: u64,
+    rest: Option<TcpListener>,
+}
+
+impl Seat {
+    /// Opens the control socket. `undecided_until`: a server runs already and may be acting.
+    pub fn open(socket: &Path, undecided_until: Option<Tick>) -> Result<Self> {
+        let listener = Listener::bind(socket).map_err(Error::io(|| format!("listening on {}", socket.display())))?;
+        let holder = match undecided_until {
+            Some(until) => Holder::Undecided { until },
+            None => Holder::Us { waiting: None },
+        };
+        Ok(Self { listener, strangers: Vec::new(), holder, epoch: 0, rest: None })
+    }
+
+    /// We act.
+    #[must_use]
+    pub fn ours(&self) -> bool {
+        matches!(self.holder, Holder::Us { .. })
+    }
+
+    /// A worker has come up and waits for the seat.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        matches!(self.holder, Holder::Us { waiting: Some(_) })
+    }
+
+    /// The worker that holds the seat.
+    pub fn worker(&mut self) -> Option<&mut Worker> {
+        match &mut self.holder {
+            Holder::Worker(worker) => Some(worker),
+            Holder::Undecided { .. } | Holder::Us { .. } => None,
+        }
+    }
+
+    /// Until when it is open who acts.
+    #[must_use]
+    pub fn undecided_until(&self) -> Option<Tick> {
+        match self.holder {
+            Holder::Undecided { until } => Some(until),
+            Holder::Us { .. } | Holder::Worker(_) => None,
+        }
+    }
+
+    /// Nobody has claimed the seat: it is ours.
+    pub fn claim(&mut self) {
+        if matches!(self.holder, Holder::Undecided { .. }) {
+            self.holder = Holder::Us { waiting: None };
+        }
+    }
+
+    /// The REST socket, once it is open.
+    #[must_use]
+    pub fn rest(&self) -> Option<&TcpListener> {
+        self.rest.as_ref()
+    }
+
+    /// Keeps the REST socket.
+    pub fn keep_rest(&mut self, listener: TcpListener) {
+        self.rest = Some(listener);
+    }
+
+    /// What the main loop waits on.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = vec![self.listener.as_fd()];
+        fds.extend(self.strangers.iter().map(AsFd::as_fd));
+        match &self.holder {
+            Holder::Us { waiting: Some(worker) } | Holder::Worker(worker) => fds.push(worker.link.as_fd()),
+            Holder::Us { waiting: None } | Holder::Undecided { .. } => {}
+        }
+        fds
+    }
+
+    /// Takes in everything that was sent. `Some` when the seat has come back.
+    pub fn receive(&mut self, outside: &mut Outside) -> Option<Returned> {
+        self.accept(outside);
+        let returned = self.listen_to_worker();
+        self.greet(outside);
+        returned
+    }
+
+    fn accept(&mut self, outside: &mut Outside) {
+        loop {
+            let link: Link = match self.listener.accept() {
+                Ok(Some(link)) => link,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket cannot accept");
+                    return;
+                }
+            };
+            outside.find_server();
+            let peer = link.peer_pid().unwrap_or(0);
+            // Anybody with our user id can connect, a program that a session runs too; a child of the postmaster
+            // that says hello can only be the worker.
+            let child = outside.postmaster().is_some_and(|postmaster| postmaster.is_parent_of(peer));
+            if !child || self.strangers.len() >= STRANGERS_MAX {
+                tracing::warn!(peer, "a connection to the control socket was refused: it is no child of our postmaster");
+                continue;
+            }
+            self.strangers.push(link);
+        }
+    }
+
+    /// Reads the hellos.
+    fn greet(&mut self, outside: &Outside) {
+        for mut link in std::mem::take(&mut self.strangers) {
+            match link.try_recv() {
+                Ok(None) => self.strangers.push(link),
+                Ok(Some((ToSupervisor::Hello { pid, postmaster_pid, memory }, fds))) => {
+                    let known = outside.postmaster().is_some_and(|known| known.pid() == postmaster_pid);
+                    let process = Held::open(pid).filter(|_| link.peer_pid().ok() == Some(pid) && known);
+                    let Some(process) = process else {
+                        tracing::warn!(pid, "a worker with false papers was refused");
+                        continue;
+                    };
+                    if let Some(fd) = fds.into_iter().next()
+                        && self.rest.is_none()
+                    {
+                        self.rest = Some(TcpListener::from(fd));
+                    }
+                    let acted = memory.is_some();
+                    let memory = memory.map(|memory| *memory).unwrap_or_default();
+                    self.welcome(Worker { link, process, memory, heard_at: clock::now() }, acted);
+                }
+                Ok(Some(_)) => tracing::warn!("a connection that does not begin with a hello was dropped"),
+                Err(error) => tracing::debug!(%error, "a connection ended before its hello"),
+            }
+        }
+    }
+
+    fn welcome(&mut self, mut worker: Worker, acted: bool) {
+        tracing::info!(pid = worker.process.id.pid, acted, "the worker has said hello");
+        match &mut self.holder {
+            // It has been acting all along, and knows more than we do.
+            Holder::Undecided { .. } if acted => {
+                self.epoch += 1;
+                let grant = ToWorker::Grant { epoch: self.epoch, memory: Box::new(worker.memory.clone()) };
+                if let Err(error) = worker.link.send(&grant, &[]) {
+                    tracing::warn!(%error, "the worker cannot be answered");
+                    return;
+                }
+                self.holder = Holder::Worker(worker);
+            }
+            Holder::Undecided { .. } | Holder::Us { .. } => self.holder = Holder::Us { waiting: Some(worker) },
+            // A second one, while the first still holds the seat: its connection will show its end in a moment.
+            Holder::Worker(_) => tracing::warn!("another worker holds the seat: this one must come again"),
+        }
+    }
+
+    fn listen_to_worker(&mut self) -> Option<Returned> {
+        loop {
+            let (worker, holds) = match &mut self.holder {
+                Holder::Worker(worker) => (worker, true),
+                Holder::Us { waiting: Some(worker) } => (worker, false),
+                Holder::Us { waiting: None } | Holder::Undecided { .. } => return None,
+            };
+            match worker.link.try_recv() {
+                Ok(None) => return None,
+                Ok(Some((message, _))) => {
+                    worker.heard_at = clock::now();
+                    match message {
+                        ToSupervisor::Beat { memory } => worker.memory = *memory,
+                        ToSupervisor::Leaving { reason, memory } => {
+                            self.holder = Holder::Us { waiting: None };
+                            return holds.then_some(Returned { reason, memory: *memory });
+                        }
+                        ToSupervisor::Hello { .. } => tracing::warn!("the worker says hello twice"),
+                    }
+                }
+                Err(error) => {
+                    if !matches!(error, RecvError::Closed) {
+                        tracing::warn!(%error, "the worker is cut off");
+                    }
+                    let memory = worker.memory.clone();
+                    self.holder = Holder::Us { waiting: None };
+                    return holds.then_some(Returned { reason: LeaveReason::WorkerLost, memory });
+                }
+            }
+        }
+    }
+
+    /// Gives the seat to the worker that waits for it, with what is to be remembered.
+    pub fn grant(&mut self, memory: &Memory) -> bool {
+        let Holder::Us { waiting } = &mut self.holder else { return false };
+        let Some(mut worker) = waiting.take() else { return false };
+        self.epoch += 1;
+        let grant = ToWorker::Grant { epoch: self.epoch, memory: Box::new(memory.clone()) };
+        let rest: Vec<BorrowedFd<'_>> = self.rest.iter().map(AsFd::as_fd).collect();
+        if let Err(error) = worker.link.send(&grant, &rest) {
+            tracing::warn!(%error, "the seat cannot be handed over");
+            return false;
+        }
+        worker.memory = memory.clone();
+        worker.heard_at = clock::now();
+        tracing::info!(epoch = self.epoch, "the worker has the seat");
+        self.holder = Holder::Worker(worker);
+        true
+    }
+
+    /// Asks the worker to leave.
+    pub fn ask_to_leave(&mut self) {
+        if let Holder::Worker(worker) = &mut self.holder
+            && let Err(error) = worker.link.send(&ToWorker::PleaseLeave, &[])
+        {
+            tracing::warn!(%error, "the worker cannot be asked to leave");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A worker that has the seat but is not heard: frozen, or stuck. Its lease is kept alive in the store, which does not
+//! open the fence, so that a stall is no failover; it is killed only when nothing else can save the lease.
+
+use crate::seat::Worker;
+use ha_core::clock::{Millis, Tick};
+use ha_node::driver::Driver;
+use rustix::process::Signal;
+
+/// A worker is never killed before it was silent for this long.
+const KILL_MIN: Millis = Millis(3000);
+/// How long a crash cycle takes until the fence is open again, at best.
+const CRASH_CYCLE: Millis = Millis(500);
+/// A loop that comes back this much later than it meant to has stalled itself.
+const OWN_STALL: Millis = Millis(500);
+
+/// What is known about the silence.
+pub struct Silence {
+    /// Since when we have been listening without a stall of our own.
+    attentive_since: Tick,
+    due_at: Tick,
+    kept_at: Option<Tick>,
+    killed: bool,
+}
+
+impl Silence {
+    /// Listening from now on.
+    #[must_use]
+    pub fn new(now: Tick) -> Self {
+        Self { attentive_since: now, due_at: now, kept_at: None, killed: false }
+    }
+
+    /// The loop is about to wait until then at the latest.
+    pub fn about_to_wait(&mut self, next: Tick) {
+        self.due_at = next;
+    }
+
+    /// The loop is back.
+    pub fn waited(&mut self, now: Tick) {
+        if now.since(self.due_at) >= OWN_STALL {
+            self.attentive_since = now;
+        }
+    }
+
+    /// Looks at the worker that has the seat; when to look again.
+    pub fn watch(&mut self, worker: &Worker, driver: &mut Driver, now: Tick) -> Tick {
+        let settings = driver.settings();
+        let (ttl, loop_wait) = (settings.ttl_ms, settings.loop_wait_ms);
+        // A beat comes with each tick, so one loop without any is no silence yet.
+        let heard_at = worker.heard_at.max(self.attentive_since);
+        let silent_from = heard_at + loop_wait + Millis(1000);
+        if now < silent_from {
+            self.kept_at = None;
+            return silent_from;
+        }
+        if self.kept_at.is_none() {
+            tracing::warn!(pid = worker.process().id.pid, "the worker is silent: its lease is kept alive from here");
+            driver.take_seat(worker.memory.clone());
+        }
+        let pause = Millis(ttl.0 / 4);
+        if self.kept_at.is_none_or(|kept_at| now.since(kept_at) >= pause) {
+            self.kept_at = Some(now);
+            driver.keep_session();
+        }
+        let kill_at = kill_at(heard_at, worker.memory.lease.map(|lease| lease.deadline()), ttl);
+        if now >= kill_at && !self.killed {
+            self.killed = true;
+            tracing::error!(pid = worker.process().id.pid, "the worker is stuck and its lease at stake: it is killed");
+            if let Err(error) = worker.process().signal(Signal::KILL) {
+                tracing::error!(%error, "the worker cannot be killed");
+            }
+        }
+        (now + pause).min(if self.killed { now + pause } else { kill_at })
+    }
+}
+
+/// When a silent worker is killed: as late as its lease allows, or, with nothing to lose, after two lifetimes.
+fn kill_at(heard_at: Tick, deadline: Option<Tick>, ttl: Millis) -> Tick {
+    match deadline {
+        Some(deadline) => (deadline - CRASH_CYCLE).max(heard_at + KILL_MIN),
+        None => heard_at + Millis(ttl.0.saturating_mul(2)).max(KILL_MIN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_killed_late_but_not_too_late() {
+        let at = |deadline| kill_at(Tick(100_000), deadline, Millis(30_000));
+        assert_eq!(at(Some(Tick(128_500))), Tick(128_000));
+        assert_eq!(at(Some(Tick(101_000))), Tick(103_000));
+        assert_eq!(at(None), Tick(160_000));
+    }
+
+    #[test]
+    fn a_stall_of_our_own_restarts_the_clock() {
+        let mut silence = Silence::new(Tick(0));
+        silence.about_to_wait(Tick(1000));
+        silence.waited(Tick(1100));
+        assert_eq!(silence.attentive_since, Tick(0));
+        silence.about_to_wait(Tick(2000));
+        silence.waited(Tick(40_000));
+        assert_eq!(silence.attentive_since, Tick(40_000));
+    }
+}

@@ -1,0 +1,192 @@
+//! `ha_bootstrap status`: this node as it is on this machine, as its REST API tells it, and as the store shows it.
+
+use crate::checks;
+use crate::control_data;
+use crate::error::{Error, Result};
+use crate::load::Loaded;
+use crate::pgdata;
+use crate::postmaster::{PidFile, Postmaster};
+use crate::rest_client;
+use crate::site::Site;
+use ha_core::cluster::Cluster;
+use ha_core::config::host_port;
+use ha_core::effect::Effect;
+use ha_core::local::{DataDir, LocalView};
+use ha_core::memory::Memory;
+use ha_core::outcome::Outcome;
+use ha_core::view::Seat;
+use ha_node::clock;
+use ha_node::net::Hooks;
+use ha_node::driver::{Driver, Options, Port};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+/// How long the store may take.
+const STORE_MAX: Duration = Duration::from_secs(5);
+
+/// Sees the store, and does nothing.
+struct StoreOnly;
+
+impl Port for StoreOnly {
+    fn seat(&self) -> Option<Seat> {
+        None
+    }
+
+    fn observe(&mut self) -> LocalView {
+        unreachable!("a driver without the seat observes nothing")
+    }
+
+    fn execute(&mut self, effect: &Effect, _memory: &Memory) -> std::result::Result<(), String> {
+        Err(format!("nothing is done here: {effect}"))
+    }
+
+    fn take_outcomes(&mut self) -> Vec<Outcome> {
+        Vec::new()
+    }
+}
+
+/// Collects everything.
+pub fn collect(loaded: Loaded, site: &Site) -> Result<Value> {
+    let config = &site.config;
+    let data = match pgdata::observe(site) {
+        DataDir::Empty => json!({"state": "empty"}),
+        DataDir::Damaged { reason, half_copied } => {
+            json!({"state": "damaged", "reason": reason, "half_copied": half_copied})
+        }
+        DataDir::Present(_) => control(site)?,
+    };
+    let server = Postmaster::adopt(site.data_dir()).map(|postmaster| {
+        let says = PidFile::read(site.data_dir()).map(|file| file.status).unwrap_or_default();
+        json!({"pid": postmaster.pid(), "status": says})
+    });
+    let marker = ha_node::marker::read(&site.paths.marker());
+    let rest = rest_client::get(&host_port(&config.restapi.connect_address), "/patroni", Duration::from_secs(2));
+    Ok(json!({
+        "name": config.name,
+        "scope": config.scope,
+        "data_dir": site.data_dir(),
+        "supervisor_runs": checks::supervisor_runs(site),
+        "server": server,
+        "data": data,
+        "marker": marker.map_or_else(|error| json!({"error": error.to_string()}), |marker| json!(marker)),
+        "rest": rest.map_or_else(
+            |error| json!({"error": error.to_string()}),
+            |(_, body)| serde_json::from_str(&body).unwrap_or(Value::String(body)),
+        ),
+        "store": store(loaded)?,
+    }))
+}
+
+fn control(site: &Site) -> Result<Value> {
+    let file = control_data::read(site.data_dir())?;
+    let control = &file.control;
+    Ok(json!({
+        "state": "present",
+        "system_identifier": control.system_id.to_string(),
+        "cluster_state": control.state,
+        "timeline": control.timeline,
+        "checkpoint": control.checkpoint.to_string(),
+        "min_recovery_point": control.min_recovery_point.to_string(),
+        "can_be_rewound": control.can_be_rewound,
+        "backup_label": control.backup_label,
+    }))
+}
+
+/// What the store shows.
+fn store(loaded: Loaded) -> Result<Value> {
+    let (sender, news) = channel();
+    let hooks = Hooks {
+        confirmed: Arc::new(|_| {}),
+        leader_lost: Arc::new(|| {}),
+        lease_deadline: Arc::new(|| ha_core::clock::Tick(0)),
+        wake: Arc::new(move || {
+            let _ = sender.send(());
+        }),
+        died: Arc::new(|_, _| {}),
+    };
+    let options = Options { layers: loaded.layers, hooks };
+    let mut driver = Driver::new(options).map_err(|error| Error::Refused(error.to_string()))?;
+    let end = Instant::now() + STORE_MAX;
+    loop {
+        driver.tick(&mut StoreOnly);
+        if let Some(cluster) = driver.cluster() {
+            return Ok(shown(cluster));
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || news.recv_timeout(left).is_err() {
+            return Ok(json!({"error": format!("not reached within {} s", STORE_MAX.as_secs())}));
+        }
+    }
+}
+
+fn shown(cluster: &Cluster) -> Value {
+    let members: Vec<Value> = cluster
+        .members
+        .iter()
+        .map(|(name, member)| {
+            json!({"name": name, "role": member.role, "state": member.state, "timeline": member.timeline})
+        })
+        .collect();
+    json!({"leader": cluster.leader.as_ref().map(|leader| &leader.name), "members": members, "at": clock::wall_ms()})
+}
+
+/// The same for people.
+#[must_use]
+pub fn text(status: &Value) -> String {
+    let mut out = String::new();
+    let plain = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "none".to_owned(),
+        other => other.to_string(),
+    };
+    for section in ["name", "scope", "data_dir", "supervisor_runs"] {
+        let _ = writeln!(out, "{:<16} {}", section.replace('_', " "), plain(&status[section]));
+    }
+    for section in ["server", "data", "marker", "rest", "store"] {
+        match &status[section] {
+            Value::Object(fields) => {
+                let _ = writeln!(out, "{section}");
+                for (name, value) in fields {
+                    match value.as_array().filter(|_| name == "members") {
+                        Some(members) => members.iter().for_each(|member| {
+                            let _ = writeln!(
+                                out,
+                                "  member {}: {}, {}, timeline {}",
+                                plain(&member["name"]),
+                                plain(&member["role"]),
+                                plain(&member["state"]),
+                                plain(&member["timeline"])
+                            );
+                        }),
+                        None => {
+                            let _ = writeln!(out, "  {:<20} {}", name.replace('_', " "), plain(value));
+                        }
+                    }
+                }
+            }
+            other => {
+                let _ = writeln!(out, "{section:<16} {}", plain(other));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_get_lines() {
+        let status = json!({"name": "pg1", "scope": "s", "data_dir": "/d", "supervisor_runs": true, "server": null,
+            "data": {"state": "empty"}, "marker": null, "rest": {"error": "x"},
+            "store": {"leader": "pg1", "members": [{"name": "pg1", "role": "primary", "state": "running", "timeline": 2}]}});
+        let text = text(&status);
+        assert!(text.contains("supervisor runs  true\n"), "{text}");
+        assert!(text.contains("server           none\n"), "{text}");
+        assert!(text.contains("  member pg1: primary, running, timeline 2\n"), "{text}");
+    }
+}

@@ -1,0 +1,93 @@
+//! Copies the data directory of another member.
+
+use super::{Context, conf};
+use crate::error::{Error, Result};
+use crate::pgdata;
+use crate::process::Ran;
+use ha_core::local::Upstream;
+use ha_core::pgconf;
+use std::path::Path;
+
+/// Runs the step.
+pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
+    let site = &context.site;
+    site.make_control_dir()?;
+    context.needs_stopped_server()?;
+    conf::write_pgpass(site)?;
+    let conninfo = pgconf::replication_conninfo(&site.config, from);
+    // The source must let us in before anything here is given up for it.
+    ask(context, &conninfo, "IDENTIFY_SYSTEM")?;
+    pgdata::begin_unfinished(site, &format!("{} from {}", pgdata::COPYING, from.name))?;
+    clear(context)?;
+    let landing = pgdata::landing(site)?;
+    match copy(context, from, &conninfo, &landing) {
+        Ok(()) => pgdata::end_unfinished(site),
+        Err(error) => {
+            // What is half there helps nobody: the next attempt starts from nothing.
+            if let Err(error) = clear(context).and_then(|()| pgdata::end_unfinished(site)) {
+                tracing::warn!(%error, "what is left of an interrupted copy could not be removed");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn copy(context: &Context, from: &Upstream, conninfo: &str, landing: &Path) -> Result<()> {
+    let site = &context.site;
+    let slot = from.slot.as_ref().filter(|slot| ready_slot(context, conninfo, slot));
+    let mut command = site.client("pg_basebackup");
+    command.arg("--pgdata").arg(landing).arg("--dbname").arg(conninfo);
+    command.args(["--wal-method=stream", "--checkpoint=fast", "--no-password"]);
+    if let Some(slot) = slot {
+        command.arg("--slot").arg(slot);
+    }
+    command.args(site.config.postgresql.basebackup.iter().map(ha_core::config::CommandOption::argument));
+    context.run(&mut command, "")?;
+    pgdata::land(site, landing)?;
+    take_possession(context, from)
+}
+
+/// Makes the copied (or rewound) data directory ours: what came along from the source speaks of the source.
+pub fn take_possession(context: &Context, from: &Upstream) -> Result<()> {
+    let site = &context.site;
+    pgdata::remove_durably(&site.paths.promote())?;
+    // Before anything else: without it a start by hand would end recovery on the source's own timeline.
+    pgdata::write_durably(&site.paths.standby_signal(), "")?;
+    context.write_marker()?;
+    conf::write(site, Some(from))
+}
+
+/// One command of the replication protocol.
+fn ask(context: &Context, conninfo: &str, command_text: &str) -> Result<Ran> {
+    let mut command = context.site.client("psql");
+    command.args(["--no-psqlrc", "--no-password", "-At", "-d"]).arg(format!("{conninfo} replication=yes"));
+    context.run(command.args(["-c", command_text]), "")
+}
+
+/// Whether the source has a slot for us to hold its WAL from now on; makes it if it is missing.
+fn ready_slot(context: &Context, conninfo: &str, slot: &str) -> bool {
+    let exists = ask(context, conninfo, &format!("READ_REPLICATION_SLOT {slot}"))
+        .map(|ran| ran.out.trim().starts_with("physical"));
+    let ready = match exists {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            ask(context, conninfo, &format!("CREATE_REPLICATION_SLOT {slot} PHYSICAL RESERVE_WAL")).map(|_| ())
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &ready {
+        tracing::warn!(%error, "the copy goes without our slot on the source");
+    }
+    ready.is_ok()
+}
+
+/// Empties the data directory: what is in it is to be replaced.
+fn clear(context: &Context) -> Result<()> {
+    let dir = context.site.data_dir();
+    for path in pgdata::entries(dir)? {
+        let plain = path.is_dir() && !path.is_symlink();
+        let removed = if plain { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(Error::io(|| format!("removing {}", path.display())))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! What can only be done while the server is down. Each step is one thread; it holds no policy: which step runs,
+//! and what follows, is decided elsewhere.
+
+pub mod archive;
+pub mod basebackup;
+pub mod conf;
+pub mod initdb;
+pub mod leftover;
+pub mod recovery;
+pub mod rewind;
+pub mod set_aside;
+pub mod start_stop;
+
+use crate::error::{Error, Result};
+use crate::outside::Event;
+use crate::pgdata;
+use crate::postmaster::Postmaster;
+use crate::process::{Cancel, Note, Ran, run};
+use crate::site::Site;
+use ha_core::effect::Step;
+use ha_core::ids::LeaseId;
+use ha_core::local::Marker;
+use ha_node::process::ProcessId;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+/// What a step works with.
+pub struct Context {
+    /// Where everything is.
+    pub site: Site,
+    /// Told when the supervisor is stopped.
+    pub cancel: Cancel,
+    /// The postmaster, for the steps that stop it.
+    pub postmaster: Option<Arc<Postmaster>>,
+    /// The node lease of now, for the marker.
+    pub session: Option<LeaseId>,
+    /// Make everything ready for a start, but start nothing.
+    pub prepare_only: bool,
+    /// To the main thread.
+    pub events: Sender<Event>,
+    /// Wakes the main thread after an event was sent.
+    pub wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// Runs a step to its end.
+pub fn perform(step: &Step, context: &Context) -> Result<()> {
+    match step {
+        Step::Initdb => initdb::perform(context),
+        Step::BaseBackup { from } => basebackup::perform(context, from),
+        Step::Rewind { from } => rewind::perform(context, from),
+        Step::CrashRecover => recovery::perform(context),
+        Step::Start { role } => start_stop::start(context, role),
+        Step::Stop { mode } => start_stop::stop(context, *mode),
+        Step::ClearLeftover => leftover::perform(context),
+        Step::SetAside => set_aside::perform(context),
+    }
+}
+
+impl Context {
+    /// Runs a program to its end; an error unless it succeeds.
+    pub fn run(&self, command: &mut Command, input: &str) -> Result<Ran> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let name = name.rsplit('/').next().unwrap_or_default().to_owned();
+        run(command, input, &self.cancel, self)?.checked(&name)
+    }
+
+    /// Tells the main thread something.
+    pub fn tell(&self, event: Event) {
+        // The main thread is gone only when the process ends.
+        let _ = self.events.send(event);
+        (self.wake)();
+    }
+
+    /// Says in the data directory to whom it belongs.
+    pub fn write_marker(&self) -> Result<()> {
+        let control = crate::control_data::read(self.site.data_dir())?.control;
+        let marker = Marker {
+            scope: self.site.config.scope.clone(),
+            system_id: control.system_id,
+            member: self.site.config.name.clone(),
+            lease: self.session,
+        };
+        let path = self.site.paths.marker();
+        if ha_node::marker::read(&path).is_ok_and(|old| old.as_ref() == Some(&marker)) {
+            return Ok(());
+        }
+        ha_node::marker::write(&path, &marker).map_err(Error::io(|| format!("writing {}", path.display())))
+    }
+
+    /// Refuses to touch a data directory in which a server may still be at work.
+    pub fn needs_stopped_server(&self) -> Result<()> {
+        let dir = self.site.data_dir();
+        if let Some(postmaster) = Postmaster::adopt(dir) {
+            return Err(Error::Refused(format!("a server runs in {} (process {})", dir.display(), postmaster.pid())));
+        }
+        if !crate::postmaster::tenancy_free(dir) {
+            return Err(Error::Refused(format!("processes of a server still work in {}", dir.display())));
+        }
+        Ok(())
+    }
+
+    /// Removes what would make the next start something else than what we want: a promotion that was triggered
+    /// but not seen, and the files that choose a kind of recovery.
+    pub fn clear_signals(&self) -> Result<()> {
+        pgdata::remove_durably(&self.site.paths.promote())?;
+        pgdata::remove_durably(&self.site.paths.standby_signal())?;
+        pgdata::remove_durably(&self.site.data_dir().join("recovery.signal"))
+    }
+}
+
+impl Note for Context {
+    fn running(&self, process: Option<ProcessId>) {
+        let path = self.site.step_note();
+        let done = match process {
+            Some(id) => serde_json::to_vec(&id).map_err(Into::into).and_then(|text| std::fs::write(&path, text)),
+            None => std::fs::remove_file(&path),
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "the note about a running step could not be changed");
+        }
+    }
+}
+
+/// Ends what a step of an earlier supervisor left running: it would go on writing behind our back.
+pub fn end_step_of_predecessor(site: &Site) {
+    let path = site.step_note();
+    let Ok(text) = std::fs::read(&path) else { return };
+    if let Ok(id) = serde_json::from_slice::<ProcessId>(&text)
+        && let Some(held) = crate::process::Held::open(id.pid)
+        && held.id == id
+        && !held.ended()
+    {
+        tracing::warn!(pid = id.pid, "a program that an earlier supervisor started still runs: it is killed");
+        crate::process::kill_group(id.pid);
+        let _ = held.wait_end(std::time::Duration::from_secs(10));
+    }
+    let _ = std::fs::remove_file(path);
+}
