@@ -59,7 +59,7 @@ impl Budget {
     }
 }
 
-/// How long a stream may be silent before it is asked for a sign of life, and how long the sign may take.
+/// How long a sign of life may take: a sixth of the lease.
 pub(super) fn quiet_time(ttl: Millis) -> Duration {
     Duration::from_millis((ttl.0 / 6).clamp(500, 5_000))
 }

@@ -141,7 +141,7 @@ impl Etcd3 {
         for _ in 0..3 {
             match self.confirm(id, lease.leader_created, budget).await? {
                 Confirmed::Kept(kept) => {
-                    let kept = self.replaced_if_due(kept, budget).await;
+                    let kept = self.replaced_if_due(kept, true, budget).await;
                     let lease = Lease::confirmed(kept.lease, lease.leader_created, kept.sent_at, kept.ttl);
                     return Ok(DcsReply::Kept(lease));
                 }

@@ -146,7 +146,7 @@ fn authentication_is_off(error: &etcd_client::Error) -> bool {
 
 /// HTTP/2 pings: etcd closes the connection of a client that pings more often than every five seconds.
 fn ping_interval(ttl: Millis) -> Duration {
-    Duration::from_millis((ttl.0 / 3).max(6_000))
+    Duration::from_millis((ttl.0 / 5).max(6_000))
 }
 
 fn tls(options: &Options) -> Result<TlsOptions, Failure> {

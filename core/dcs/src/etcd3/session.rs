@@ -6,7 +6,8 @@ use super::members::Stopped;
 use super::{Etcd3, put_on_lease, read};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use ha_core::clock::{Millis, Tick};
-use ha_core::ids::LeaseId;
+use ha_core::dcs::LEADER_PATH;
+use ha_core::ids::{LeaseId, Revision};
 
 /// One lease per node, shared by its leader key and its member key.
 #[derive(Clone, Copy, Debug)]
@@ -64,22 +65,24 @@ impl Etcd3 {
             Ok(Kept { lease, sent_at, ttl: link.keep_alive(lease).await?.ttl })
         });
         match kept.await {
-            Ok(settled) => Ok(self.replaced_if_due(settled.answer, budget).await),
+            Ok(settled) => Ok(self.replaced_if_due(settled.answer, false, budget).await),
             Err(Stopped { failure: Failure::LeaseGone, .. }) => self.grant(budget).await,
             Err(stopped) => Err(stopped),
         }
     }
 
     /// After the session was kept alive: puts a new lease in its place if it should not be used any longer. What
-    /// was kept stands if that fails, and it is tried again the next time.
-    pub(super) async fn replaced_if_due(&mut self, kept: Kept, budget: &Budget) -> Kept {
+    /// was kept stands if that fails, and it is tried again the next time. A leader key that we do not lead by was put
+    /// there by a request that we had given up; it does not move along.
+    pub(super) async fn replaced_if_due(&mut self, kept: Kept, leading: bool, budget: &Budget) -> Kept {
         let Some(session) = &mut self.session else { return kept };
         let asked = *session.asked.get_or_insert(kept.ttl);
         if asked == self.options.ttl && !session.stray_claim {
             return kept;
         }
+        let leader_moves = leading || !session.stray_claim;
         let mut part = budget.part(quiet_time(kept.ttl));
-        match self.replace_session(kept.lease, &mut part).await {
+        match self.replace_session(kept.lease, leader_moves, &mut part).await {
             Ok(new) => new,
             Err(stopped) => {
                 tracing::info!(target: "ha_dcs", "etcd: lease {} is not replaced yet: {}", kept.lease, stopped.failure);
@@ -92,12 +95,18 @@ impl Etcd3 {
     /// transaction, under the condition that it still hangs there, then the old lease is revoked. Values and create
     /// revisions stay. If the move has no answer, the session stays, and a leader key that did move is recognised
     /// by its lease ([`super::OwnLeases`]).
-    async fn replace_session(&mut self, old: LeaseId, budget: &mut Budget) -> Result<Kept, Stopped> {
+    async fn replace_session(
+        &mut self,
+        old: LeaseId,
+        leader_moves: bool,
+        budget: &mut Budget,
+    ) -> Result<Kept, Stopped> {
         let new = self.request_lease(budget).await?;
         let (shared, base) = (&self.shared, &self.base);
         let moved = self.members.settle(&self.options, budget, async |link| {
             let all = read::cluster(link, shared, base).await?;
             let keys = all.keys.iter().filter(|(_, raw)| raw.lease == Some(old));
+            let keys = keys.filter(|(path, _)| leader_moves || path.as_str() != LEADER_PATH);
             let keys: Vec<String> = keys.map(|(path, _)| format!("{base}{path}")).collect();
             if keys.is_empty() {
                 return Ok(true);
@@ -114,7 +123,7 @@ impl Etcd3 {
             return Err(Stopped { failure: Failure::NotDone("the keys changed meanwhile".to_owned()), doubt: false });
         }
         self.session = Some(Session { lease: new.lease, asked: Some(self.options.ttl), stray_claim: false });
-        self.member_seen = ha_core::ids::Revision(0);
+        self.member_seen = Revision(0);
         let shared = &self.shared;
         let revoked = self.members.settle(&self.options, budget, async |link| {
             let answer = link.client.lease_revoke(old.0).await?;

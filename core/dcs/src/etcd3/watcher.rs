@@ -12,6 +12,7 @@ use super::read;
 use super::shared::Shared;
 use crate::{Watch, WatchEvent};
 use etcd_client::{EventType, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
+use ha_core::clock::Millis;
 use ha_core::dcs::RawCluster;
 use ha_core::ids::Revision;
 use std::collections::VecDeque;
@@ -74,7 +75,7 @@ impl Watcher {
     }
 
     /// A changed `ttl` setting: silence is judged by it.
-    pub fn set_ttl(&mut self, ttl: ha_core::clock::Millis) {
+    pub fn set_ttl(&mut self, ttl: Millis) {
         self.options.ttl = ttl;
     }
 
@@ -158,9 +159,9 @@ impl Watcher {
     }
 
     async fn follow(&mut self) {
-        let quiet = quiet_time(self.options.ttl);
+        let ttl = self.options.ttl;
         let Some(stream) = &mut self.stream else { return };
-        match stream.next(&self.shared, &self.base, quiet).await {
+        match stream.next(&self.shared, &self.base, ttl).await {
             Ok(false) => {}
             Ok(true) => {
                 let cluster = stream.cluster.clone();
@@ -170,7 +171,7 @@ impl Watcher {
                 tracing::info!(target: "ha_dcs", "etcd watch begins anew: {}", over.failure);
                 self.stream = None;
                 if over.authenticate {
-                    self.failed(Failure::Unauthenticated(over.failure.to_string()), quiet).await;
+                    self.failed(over.failure, quiet_time(ttl)).await;
                 } else {
                     self.members.move_on();
                 }
@@ -197,14 +198,16 @@ impl Watch for Watcher {
 impl Stream {
     /// Waits for the next message; asks for a sign of life in a silence. True if keys changed. Cancel safe: the
     /// silence is counted from a moment that is remembered.
-    async fn next(&mut self, shared: &Shared, base: &str, quiet: Duration) -> Result<bool, Over> {
-        let Ok(message) = tokio::time::timeout_at(self.marked_at + quiet, self.answers.message()).await else {
+    async fn next(&mut self, shared: &Shared, base: &str, ttl: Millis) -> Result<bool, Over> {
+        let answer_time = quiet_time(ttl);
+        let limit = if self.asked { answer_time } else { ask_after(ttl) };
+        let Ok(message) = tokio::time::timeout_at(self.marked_at + limit, self.answers.message()).await else {
             if self.asked {
-                return Err(over(Failure::Unclear(format!("silent for {} ms", 2 * quiet.as_millis()))));
+                return Err(over(Failure::Unclear(format!("no sign of life within {} ms", limit.as_millis()))));
             }
             self.marked_at = Instant::now();
             self.asked = true;
-            let asked = tokio::time::timeout(quiet, self.asks.request_progress()).await;
+            let asked = tokio::time::timeout(answer_time, self.asks.request_progress()).await;
             return match asked {
                 Ok(Ok(())) => Ok(false),
                 Ok(Err(error)) => Err(over(error.into())),
@@ -221,6 +224,13 @@ impl Stream {
         self.asked = false;
         Ok(apply(&mut self.cluster, &answer, base))
     }
+}
+
+/// How long a watch may be silent before it is asked for a sign of life. With a long `ttl` the pings of the
+/// connection find a frozen member in a third of it, at no cost to the store; they cannot go more often than every
+/// six seconds, so with a short one the watch itself is asked.
+fn ask_after(ttl: Millis) -> Duration {
+    if ttl >= Millis::from_secs(20) { Duration::from_millis(ttl.0) } else { quiet_time(ttl) }
 }
 
 /// Brings the keys up to date. All changes of one revision come in one message.

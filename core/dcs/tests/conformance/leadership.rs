@@ -1,0 +1,137 @@
+//! Taking, keeping and giving up the leader key.
+
+use super::{Backend, kept, leader, released, snapshot, won};
+use crate::support::clock;
+use ha_core::clock::Millis;
+use ha_core::cluster::Released;
+use ha_core::dcs::{DcsCall, DcsReply, LEADER_PATH, RELEASED_PATH};
+use ha_core::ids::{LeaseId, NodeName, Revision};
+use ha_dcs::Store;
+
+pub async fn one_of_two_wins(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let (mut b, _) = backend.node("b", Millis(10_000));
+    let lease = won(&mut a).await;
+    assert_eq!(b.call(DcsCall::AcquireLeader).await, DcsReply::Lost);
+    let seen = snapshot(&mut b).await;
+    let key = &seen.keys[LEADER_PATH];
+    assert_eq!((key.value.as_str(), key.lease, key.created), ("a", Some(lease.id), lease.leader_created));
+    assert_eq!(a.session(), Some(lease.id));
+}
+
+pub async fn acquiring_again_finds_our_own_key(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let first = won(&mut a).await;
+    let second = won(&mut a).await;
+    assert_eq!((first.id, first.leader_created), (second.id, second.leader_created));
+    // A namesake does not have our lease.
+    let (mut twin, _) = backend.node("a", Millis(10_000));
+    assert_eq!(twin.call(DcsCall::AcquireLeader).await, DcsReply::Lost);
+}
+
+pub async fn renewing_counts_from_sending(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let before = clock();
+    let lease = won(&mut a).await;
+    assert!((before..=clock()).contains(&lease.sent_at));
+    assert_eq!(lease.ttl, Millis(10_000));
+    crate::support::sleep_ms(30).await;
+    let before = clock();
+    let renewed = kept(&mut a, lease).await;
+    assert!((before..=clock()).contains(&renewed.sent_at));
+    assert_eq!((renewed.id, renewed.leader_created, renewed.ttl), (lease.id, lease.leader_created, lease.ttl));
+}
+
+pub async fn renewing_never_creates(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let lease = won(&mut a).await;
+    backend.tool_delete(LEADER_PATH).await;
+    assert_eq!(a.call(DcsCall::RenewLeader(lease)).await, DcsReply::Refused);
+    assert_eq!(leader(&mut a).await, None);
+    // The lease itself is fine.
+    let reply = a.call(DcsCall::KeepSession).await;
+    assert!(matches!(reply, DcsReply::SessionKept { lease: id, .. } if id == lease.id), "{reply:?}");
+}
+
+pub async fn an_overwritten_key_is_lost(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let lease = won(&mut a).await;
+    // Even our own name: without our lease the key would outlive us.
+    backend.tool_put(LEADER_PATH, "a").await;
+    assert_eq!(a.call(DcsCall::RenewLeader(lease)).await, DcsReply::Refused);
+    backend.tool_put(LEADER_PATH, "b").await;
+    assert_eq!(a.call(DcsCall::RenewLeader(lease)).await, DcsReply::Refused);
+    assert_eq!(a.call(DcsCall::AcquireLeader).await, DcsReply::Lost);
+    assert_eq!(leader(&mut a).await.as_deref(), Some("b"));
+}
+
+pub async fn a_deleted_and_remade_key_is_lost(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let first = won(&mut a).await;
+    backend.tool_delete(LEADER_PATH).await;
+    let second = won(&mut a).await;
+    assert!(second.leader_created > first.leader_created);
+    assert_eq!(a.call(DcsCall::RenewLeader(first)).await, DcsReply::Refused, "another acquisition");
+    kept(&mut a, second).await;
+}
+
+pub async fn adopting_keeps_the_create_revision(backend: &impl Backend) {
+    let (mut before, _) = backend.node("a", Millis(10_000));
+    let old = won(&mut before).await;
+    let (mut after, _) = backend.node("a", Millis(10_000));
+    let call = DcsCall::AdoptLeader { old: old.id, created: old.leader_created };
+    let reply = after.call(call).await;
+    let DcsReply::Won(new) = reply else { panic!("{reply:?}") };
+    assert_eq!(new.leader_created, old.leader_created);
+    assert_ne!(new.id, old.id);
+    kept(&mut after, new).await;
+    assert_eq!(before.call(DcsCall::RenewLeader(old)).await, DcsReply::Refused, "the lease is another's now");
+    assert_eq!(before.call(released("a", old)).await, DcsReply::Released);
+    assert_eq!(leader(&mut after).await.as_deref(), Some("a"), "not ours to release any more");
+}
+
+pub async fn adopting_needs_what_was_seen(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let (mut b, _) = backend.node("b", Millis(10_000));
+    let lease = won(&mut a).await;
+    let adopt = |old, created| DcsCall::AdoptLeader { old, created };
+    assert_eq!(b.call(adopt(lease.id, lease.leader_created)).await, DcsReply::Lost, "another name");
+    let (mut twin, _) = backend.node("a", Millis(10_000));
+    assert_eq!(twin.call(adopt(LeaseId(7), lease.leader_created)).await, DcsReply::Lost, "another lease");
+    let other = Revision(lease.leader_created.0 + 1);
+    assert_eq!(twin.call(adopt(lease.id, other)).await, DcsReply::Lost, "another acquisition");
+    backend.tool_delete(LEADER_PATH).await;
+    assert_eq!(twin.call(adopt(lease.id, lease.leader_created)).await, DcsReply::Lost, "gone");
+    assert_eq!(leader(&mut a).await, None, "adopting creates nothing");
+}
+
+pub async fn releasing_announces(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let (mut b, _) = backend.node("b", Millis(10_000));
+    let lease = won(&mut a).await;
+    assert_eq!(a.call(released("a", lease)).await, DcsReply::Released);
+    let seen = snapshot(&mut b).await;
+    assert!(!seen.keys.contains_key(LEADER_PATH));
+    let announced = &seen.keys[RELEASED_PATH];
+    let text: Released = serde_json::from_str(&announced.value).expect("JSON");
+    let expected = Released { leader: NodeName::new("a"), lease: lease.id, created: lease.leader_created, lsn: None };
+    assert_eq!(text, expected);
+    assert_eq!(announced.lease, None, "it outlives the lease");
+    // Again: the same to us. And the next one takes it.
+    assert_eq!(a.call(released("a", lease)).await, DcsReply::Released);
+    won(&mut b).await;
+    let reply = a.call(DcsCall::KeepSession).await;
+    assert!(matches!(reply, DcsReply::SessionKept { lease: id, .. } if id == lease.id), "{reply:?}");
+}
+
+pub async fn releasing_a_foreign_key_does_nothing(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let (mut b, _) = backend.node("b", Millis(10_000));
+    let old = won(&mut a).await;
+    assert_eq!(a.call(released("a", old)).await, DcsReply::Released);
+    let lease = won(&mut b).await;
+    let before = snapshot(&mut b).await;
+    assert_eq!(a.call(released("a", old)).await, DcsReply::Released);
+    assert_eq!(snapshot(&mut b).await.keys, before.keys);
+    kept(&mut b, lease).await;
+}

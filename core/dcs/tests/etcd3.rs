@@ -1,0 +1,15 @@
+//! The etcd v3 store against the etcd of the distribution (3.4 on Debian 12).
+
+// Each test file uses a part of what the common modules offer.
+#[allow(dead_code)]
+mod conformance;
+#[allow(dead_code)]
+mod support;
+
+use support::backend::EtcdBackend;
+use support::etcd::Etcd;
+
+mod one_member {
+    use super::*;
+    suite!(async { EtcdBackend(Etcd::single().await) });
+}

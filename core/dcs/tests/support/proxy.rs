@@ -1,0 +1,133 @@
+//! A TCP proxy that delays, holds back and cuts.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+#[derive(Clone, Copy, Default)]
+struct Mood {
+    target: u16,
+    delay: Duration,
+    /// Bytes towards the server are kept back until this is over.
+    hold_requests: bool,
+    /// Bytes towards the client are kept back until this is over.
+    hold_answers: bool,
+    /// New connections are closed at once.
+    refuse: bool,
+    /// Connections of an earlier generation are cut.
+    generation: u64,
+}
+
+pub struct Proxy {
+    port: u16,
+    mood: watch::Sender<Mood>,
+}
+
+impl Proxy {
+    pub async fn start(target: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", super::free_port())).await.expect("a listener");
+        let port = listener.local_addr().expect("an address").port();
+        let (mood, receiver) = watch::channel(Mood { target, ..Mood::default() });
+        tokio::spawn(accept(listener, receiver));
+        Self { port, mood }
+    }
+
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn delay(&self, delay: Duration) {
+        self.mood.send_modify(|mood| mood.delay = delay);
+    }
+
+    pub fn hold_requests(&self, hold: bool) {
+        self.mood.send_modify(|mood| mood.hold_requests = hold);
+    }
+
+    pub fn hold_answers(&self, hold: bool) {
+        self.mood.send_modify(|mood| mood.hold_answers = hold);
+    }
+
+    pub fn refuse(&self, refuse: bool) {
+        self.mood.send_modify(|mood| mood.refuse = refuse);
+    }
+
+    /// Cuts every connection.
+    pub fn cut(&self) {
+        self.mood.send_modify(|mood| mood.generation += 1);
+    }
+
+    /// Later connections go to another server; the present ones are cut.
+    pub fn retarget(&self, target: u16) {
+        self.mood.send_modify(|mood| {
+            mood.target = target;
+            mood.generation += 1;
+        });
+    }
+}
+
+async fn accept(listener: TcpListener, mood: watch::Receiver<Mood>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let now = *mood.borrow();
+        if !now.refuse {
+            tokio::spawn(connect(client, now, mood.clone()));
+        }
+    }
+}
+
+async fn connect(client: TcpStream, now: Mood, mood: watch::Receiver<Mood>) {
+    let Ok(server) = TcpStream::connect(("127.0.0.1", now.target)).await else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let requests = pump(from_client, to_server, mood.clone(), now.generation, |mood| mood.hold_requests);
+    tokio::spawn(requests);
+    tokio::spawn(pump(from_server, to_client, mood, now.generation, |mood| mood.hold_answers));
+}
+
+/// One direction. What was read is delivered even if the sender is gone by then, as a network may do.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mood: watch::Receiver<Mood>,
+    generation: u64,
+    held: fn(&Mood) -> bool,
+) {
+    let (queue, mut waiting) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let delays = mood.clone();
+    let reader = tokio::spawn(async move {
+        let queue = Arc::new(queue);
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read) = from.read(&mut buffer).await {
+            if read == 0 || queue.send((Instant::now() + delays.borrow().delay, buffer[..read].to_vec())).is_err() {
+                break;
+            }
+        }
+    });
+    let mut cut = mood.clone();
+    let deliver = async {
+        while let Some((due, bytes)) = waiting.recv().await {
+            tokio::time::sleep_until(due).await;
+            if mood.wait_for(|mood| !held(mood)).await.is_err() || to.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+    };
+    let mut deliver = std::pin::pin!(deliver);
+    let mut cut = std::pin::pin!(cut.wait_for(|mood| mood.generation != generation));
+    // Whichever ends first: all is delivered, or the connection is cut.
+    std::future::poll_fn(|context| {
+        if deliver.as_mut().poll(context).is_ready() || cut.as_mut().poll(context).is_ready() {
+            return std::task::Poll::Ready(());
+        }
+        std::task::Poll::Pending
+    })
+    .await;
+    reader.abort();
+}
+
+use std::future::Future;
