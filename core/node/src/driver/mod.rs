@@ -5,13 +5,17 @@
 
 mod configuration;
 mod events;
+mod news;
+mod port;
+mod report;
 #[cfg(test)]
 mod tests;
 
 pub use configuration::{Layers, store_options};
 pub use events::{Event, EventKind, Events};
+pub use port::{Options, Port, StartError, Ticked};
 
-use crate::net::{Command, Hooks, Net, News, StoreHealth};
+use crate::net::{Command, Net, StoreHealth};
 use configuration::Configuration;
 use ha_core::api::{ServerFacts, Snapshot};
 use ha_core::clock::{Millis, Tick};
@@ -22,7 +26,6 @@ use ha_core::decide::{Decision, decide};
 use ha_core::effect::Effect;
 use ha_core::ids::NodeName;
 use ha_core::local::LocalView;
-use ha_core::member;
 use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
 use ha_core::peer::{PeerAnswer, PeerView};
@@ -31,79 +34,8 @@ use ha_core::settings::Settings;
 use ha_core::view::{DcsView, Seat, View};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::TcpListener;
 use std::sync::Arc;
-
-/// What a side of the seat can see and do.
-pub trait Port {
-    /// `CLOCK_BOOTTIME` in milliseconds.
-    fn now(&self) -> Tick {
-        crate::clock::now()
-    }
-    /// Where we act; `None` while the seat is not ours: then nothing is decided.
-    fn seat(&self) -> Option<Seat>;
-    /// One snapshot of this node.
-    fn observe(&mut self) -> LocalView;
-    /// Does one thing, or begins it. Never called for [`Effect::Dcs`] and [`Effect::PollPeers`]. After an error the
-    /// rest of the decision is dropped and the next tick observes anew.
-    fn execute(&mut self, effect: &Effect, memory: &Memory) -> Result<(), String>;
-    /// Steps that have ended, and a seat that has come, since the last call.
-    fn take_outcomes(&mut self) -> Vec<Outcome>;
-    /// The supervisor was told to stop this node.
-    fn stop_requested(&self) -> bool {
-        false
-    }
-    /// Facts about the server for REST.
-    fn server_facts(&self) -> ServerFacts {
-        ServerFacts::default()
-    }
-    /// The configuration has changed; `dynamic` belongs into `patroni.dynamic.json`. Must not wait for a disk
-    /// inside Postgres.
-    fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&Value>) {
-        let _ = (config, dynamic);
-    }
-}
-
-/// What a driver starts with.
-pub struct Options {
-    /// The configuration.
-    pub layers: Layers,
-    /// What the net thread calls directly.
-    pub hooks: Hooks,
-}
-
-/// A driver cannot start.
-#[derive(Debug)]
-pub enum StartError {
-    /// The configuration has mistakes.
-    Config(ConfigError),
-    /// The net thread cannot be started.
-    Thread(std::io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Config(error) => write!(f, "{error}"),
-            StartError::Thread(error) => write!(f, "the net thread cannot be started: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-/// What came of one tick.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ticked {
-    /// Tick again at this moment at the latest; sooner when the wake callback was called. Forget earlier wakes
-    /// (reset the latch) BEFORE a tick, never after it.
-    pub next_wake: Tick,
-    /// Why this tick did what it did; `None` when the seat is not ours.
-    pub rule: Option<Rule>,
-    /// It is another than in the tick before.
-    pub rule_changed: bool,
-}
 
 /// See the module.
 pub struct Driver {
@@ -358,72 +290,6 @@ impl Driver {
         })
     }
 
-    fn take_news(&mut self, port: &mut impl Port) {
-        let News { cluster, health, outcomes, peers, written, store_answered_unix_s } = self.net.take_news();
-        if !outcomes.is_empty() {
-            self.dcs_busy = false;
-            self.outcomes.extend(outcomes);
-        }
-        self.written.extend(written);
-        self.store_answered_unix_s = store_answered_unix_s.unwrap_or(self.store_answered_unix_s);
-        for view in peers {
-            // An answer to an earlier question must not hide that a later one is still open.
-            let newer = self.peers.get(&view.name).is_none_or(|known| known.asked_at <= view.asked_at);
-            if newer {
-                self.peers.insert(view.name.clone(), view);
-            }
-        }
-        if let Some(health) = health {
-            self.store_changed(health);
-        }
-        if let Some(cluster) = cluster {
-            let before = self.configuration.config().clone();
-            match self.configuration.follow(&cluster) {
-                Some(Ok(warnings)) => {
-                    log_warnings(&warnings);
-                    self.config_changed(&before, port);
-                }
-                Some(Err(error)) => self.fail(&format!("the configuration in the store is rejected: {error}")),
-                None => {}
-            }
-            self.cluster = Some(cluster);
-        }
-    }
-
-    fn store_changed(&mut self, health: StoreHealth) {
-        match (&self.store, &health) {
-            (StoreHealth::Unreachable { .. }, StoreHealth::Fresh) => {
-                tracing::info!("the store can be followed");
-                self.events.record(EventKind::Store, "store.fresh", "The store can be followed.");
-            }
-            (StoreHealth::Fresh, StoreHealth::Unreachable { why, .. }) => {
-                tracing::warn!("the store cannot be followed: {why}");
-                self.events.record(EventKind::Store, "store.unreachable", format!("It cannot be followed: {why}."));
-            }
-            (StoreHealth::Fresh, StoreHealth::Fresh) => return,
-            (StoreHealth::Unreachable { since, .. }, StoreHealth::Unreachable { why, .. }) => {
-                // Since the first failure.
-                self.store = StoreHealth::Unreachable { since: *since, why: why.clone() };
-                return;
-            }
-        }
-        self.store = health;
-    }
-
-    fn config_changed(&mut self, before: &Config, port: &mut impl Port) {
-        let config = self.configuration.config();
-        let settings = self.configuration.settings();
-        if config.etcd3 != before.etcd3 || config.restapi.authentication != before.restapi.authentication {
-            let store = Box::new(self.configuration.store_options());
-            let peer_authorization = self.configuration.peer_authorization();
-            self.net.send(Command::Reconfigure { store, peer_authorization });
-        } else {
-            self.net.send(Command::Timing { ttl: settings.ttl_ms, retry_timeout: settings.retry_timeout_ms });
-        }
-        self.events.record(EventKind::Config, "config.changed", "The configuration has changed.");
-        port.reconfigured(self.configuration.config(), self.configuration.dynamic());
-    }
-
     /// Executes in order and says when to look again.
     fn execute(&mut self, port: &mut impl Port, now: Tick, wake_at: Tick, effects: &[Effect]) -> Tick {
         // Never in a tight loop, never later than the loop's period.
@@ -490,46 +356,6 @@ impl Driver {
             ticked_at: now,
             next_tick_by: next_wake,
         }));
-    }
-
-    /// One line when the rule, the role or what is done changes; repeats are not printed.
-    fn say(&mut self, decision: &Decision, local: &LocalView, now: Tick) {
-        if self.rule != Some(decision.rule) {
-            self.rule = Some(decision.rule);
-            let left = decision.memory.lease.map(|lease| lease.deadline().since(now).0);
-            let left = left.map(|ms| format!(" (the lease lasts {ms} ms)")).unwrap_or_default();
-            tracing::info!("{}{left}", decision.rule);
-            self.events.record(EventKind::Rule, decision.rule.code(), decision.rule.sentence());
-        }
-        let role = member::role(local, &decision.memory);
-        if role != self.role {
-            let text = format!("The role changes from \"{}\" to \"{role}\".", self.role);
-            tracing::info!("{text}");
-            self.events.record(EventKind::Role, role, text);
-            self.role = role;
-        }
-        let mut said = Vec::new();
-        for effect in &decision.effects {
-            let text = effect.to_string();
-            if matches!(effect, Effect::Dcs(_) | Effect::PollPeers { .. }) {
-                tracing::debug!("{text}");
-                continue;
-            }
-            if !self.said.contains(&text) {
-                tracing::info!("{text}");
-                self.events.record(EventKind::Effect, decision.rule.code(), text.clone());
-            }
-            said.push(text);
-        }
-        self.said = said;
-    }
-
-    fn fail(&mut self, text: &str) {
-        if self.failure.as_deref() != Some(text) {
-            tracing::warn!("{text}");
-            self.events.record(EventKind::Failure, "failure", text);
-            self.failure = Some(text.to_owned());
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The driver against a real etcd, on a node that has a configuration and nothing else: no data, no server.
 
 use super::*;
+use crate::net::Hooks;
 use crate::test_etcd::TestEtcd;
 use ha_core::effect::Step;
 use ha_core::local::{DataDir, Server};

@@ -72,18 +72,18 @@ impl Main {
         }
     }
 
-    fn call(&mut self, call: DcsCall) -> DcsReply {
+    fn call(&mut self, call: &DcsCall) -> DcsReply {
         self.net.send(Command::Call(call.clone()));
         let outcome = self.until("reply", 8000, |news| news.outcomes.pop());
         let Outcome::Dcs { call: answered, reply, .. } = outcome else { panic!("{outcome:?}") };
-        assert_eq!(answered, call);
+        assert_eq!(&answered, call);
         reply
     }
 
     fn acquire(&mut self) -> Lease {
-        let kept = self.call(DcsCall::KeepSession);
+        let kept = self.call(&DcsCall::KeepSession);
         assert!(matches!(kept, DcsReply::SessionKept { .. }), "{kept:?}");
-        let won = self.call(DcsCall::AcquireLeader);
+        let won = self.call(&DcsCall::AcquireLeader);
         let DcsReply::Won(lease) = won else { panic!("{won:?}") };
         lease
     }
@@ -109,7 +109,7 @@ fn a_lease_is_won_renewed_confirmed_and_lost_to_a_deleted_key() {
     });
 
     main.net.acting().set(true);
-    let kept = main.call(DcsCall::RenewLeader(lease));
+    let kept = main.call(&DcsCall::RenewLeader(lease));
     let DcsReply::Kept(renewed) = kept else { panic!("{kept:?}") };
     assert!(renewed.sent_at > lease.sent_at && renewed.id == lease.id);
     assert_eq!(main.confirmed(), Some(renewed), "the hook was called before the main thread was woken");
@@ -118,7 +118,7 @@ fn a_lease_is_won_renewed_confirmed_and_lost_to_a_deleted_key() {
     etcd.ctl(&["del", &format!("/service/batman/{LEADER_PATH}")]);
     main.until("view without a leader", 1000, |news| news.cluster.as_ref()?.leader.is_none().then_some(()));
     assert_eq!(main.lost.load(Ordering::SeqCst), 1, "the hook was called before the main thread was woken");
-    assert_eq!(main.call(DcsCall::RenewLeader(lease)), DcsReply::Refused);
+    assert_eq!(main.call(&DcsCall::RenewLeader(lease)), DcsReply::Refused);
     assert_eq!(main.confirmed(), None);
     assert_eq!(main.lost.load(Ordering::SeqCst), 1);
 }
@@ -129,17 +129,17 @@ fn another_node_sees_the_release_by_its_watch_and_takes_over() {
     let (mut first, mut second) = (Main::start(&etcd, "pg1"), Main::start(&etcd, "pg2"));
     second.wait_fresh();
     let lease = first.acquire();
-    assert!(matches!(second.call(DcsCall::KeepSession), DcsReply::SessionKept { .. }));
-    assert_eq!(second.call(DcsCall::AcquireLeader), DcsReply::Lost);
+    assert!(matches!(second.call(&DcsCall::KeepSession), DcsReply::SessionKept { .. }));
+    assert_eq!(second.call(&DcsCall::AcquireLeader), DcsReply::Lost);
     second.until("leader", 1000, |news| news.cluster.as_ref()?.leader.clone());
     let announce = Released { leader: NodeName::new("pg1"), lease: lease.id, created: lease.leader_created, lsn: None };
-    assert_eq!(first.call(DcsCall::ReleaseLeader { lease, announce: announce.clone() }), DcsReply::Released);
+    assert_eq!(first.call(&DcsCall::ReleaseLeader { lease, announce: announce.clone() }), DcsReply::Released);
     let released = second.until("release", 1000, |news| {
         let cluster = news.cluster.as_ref()?;
         cluster.leader.is_none().then(|| cluster.released.clone())
     });
     assert_eq!(released, Some(announce));
-    assert!(matches!(second.call(DcsCall::AcquireLeader), DcsReply::Won(_)));
+    assert!(matches!(second.call(&DcsCall::AcquireLeader), DcsReply::Won(_)));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_frozen_store_is_noticed_and_its_return_too() {
     main.net.acting().set(true);
     let frozen_at = clock::now();
     etcd.freeze();
-    let reply = main.call(DcsCall::RenewLeader(lease));
+    let reply = main.call(&DcsCall::RenewLeader(lease));
     assert!(matches!(reply, DcsReply::Unknown(_)), "{reply:?}");
     assert_eq!(main.confirmed(), None, "an unknown end confirms nothing");
     let since = main.until("loss of the watch", 15_000, |news| match &news.health {
@@ -161,7 +161,7 @@ fn a_frozen_store_is_noticed_and_its_return_too() {
     assert!(since >= frozen_at);
     etcd.thaw();
     main.wait_fresh();
-    let reply = main.call(DcsCall::KeepSession);
+    let reply = main.call(&DcsCall::KeepSession);
     assert!(matches!(reply, DcsReply::SessionKept { .. }), "{reply:?}");
 }
 
@@ -191,11 +191,11 @@ fn a_session_goes_on_in_another_process_of_the_same_node() {
     let mut outside = Main::start(&etcd, "pg1");
     outside.wait_fresh();
     outside.net.send(Command::Resume { session: Some(lease.id), lease: Some(lease) });
-    let kept = outside.call(DcsCall::RenewLeader(lease));
+    let kept = outside.call(&DcsCall::RenewLeader(lease));
     assert!(matches!(kept, DcsReply::Kept(kept) if kept.id == lease.id), "{kept:?}");
     // A changed ttl moves the keys to another lease of ours, which is no loss.
     outside.net.send(Command::Timing { ttl: Millis(9000), retry_timeout: Millis(1000) });
-    let kept = outside.call(DcsCall::RenewLeader(lease));
+    let kept = outside.call(&DcsCall::RenewLeader(lease));
     let DcsReply::Kept(moved) = kept else { panic!("{kept:?}") };
     assert!(moved.id != lease.id && moved.leader_created == lease.leader_created, "{moved:?}");
     outside.until("leader on the new lease", 2000, |news| {
