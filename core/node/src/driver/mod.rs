@@ -6,6 +6,7 @@
 mod configuration;
 mod events;
 mod news;
+mod patience;
 mod port;
 mod report;
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub use events::{Event, EventKind, Events};
 pub use port::{Options, Port, StartError, Ticked};
 
 use crate::net::{Command, Net, StoreHealth};
+use crate::runtime::Died;
 use configuration::Configuration;
 use ha_core::api::{ServerFacts, Snapshot};
 use ha_core::clock::{Millis, Tick};
@@ -32,10 +34,12 @@ use ha_core::peer::{PeerAnswer, PeerView};
 use ha_core::rule::Rule;
 use ha_core::settings::Settings;
 use ha_core::view::{DcsView, Seat, View};
+use patience::Patience;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// See the module.
 pub struct Driver {
@@ -49,6 +53,7 @@ pub struct Driver {
     outcomes: Vec<Outcome>,
     written: Vec<(u64, DcsReply)>,
     dcs_busy: bool,
+    patience: Patience,
     seated: bool,
     leaving: bool,
     rule: Option<Rule>,
@@ -58,6 +63,7 @@ pub struct Driver {
     failure: Option<String>,
     events: Events,
     jitter: u64,
+    died: Died,
 }
 
 /// Answers of peers older than this are of no use to anybody.
@@ -68,6 +74,7 @@ const RETRY_AFTER_FAILURE: Millis = Millis(1000);
 impl Driver {
     /// Reads the configuration and starts the net thread. Warnings go to the log.
     pub fn new(options: Options) -> Result<Self, StartError> {
+        let died = options.hooks.died.clone();
         let (configuration, warnings) = Configuration::new(options.layers).map_err(StartError::Config)?;
         log_warnings(&warnings);
         let net = Net::start(crate::net::Options {
@@ -88,6 +95,8 @@ impl Driver {
             outcomes: Vec::new(),
             written: Vec::new(),
             dcs_busy: false,
+            patience: Patience::default(),
+            died,
             seated: false,
             leaving: false,
             rule: None,
@@ -103,6 +112,9 @@ impl Driver {
     pub fn tick(&mut self, port: &mut impl Port) -> Ticked {
         let now = port.now();
         self.take_news(port);
+        if self.patience.ends(self.dcs_busy, self.settings().retry_timeout_ms, Instant::now()) {
+            (self.died)("ha_net", "it does not end a request to the store");
+        }
         self.outcomes.append(&mut port.take_outcomes());
         let Some(seat) = port.seat() else {
             self.net.acting().set(false);

@@ -13,6 +13,7 @@ mod tests;
 
 pub use guard::Acting;
 pub use inbox::{Inbox, News, StoreHealth};
+pub(crate) use store::request_limit;
 
 use crate::http;
 use crate::peers::Asker;

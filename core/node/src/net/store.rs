@@ -147,11 +147,15 @@ async fn answer(
 /// One request. The store keeps its own deadline; this one is for the day it does not, because a request without an
 /// end would stop every later one.
 pub(super) async fn bounded(store: &mut Etcd3, call: DcsCall, retry_timeout: Millis) -> DcsReply {
-    let limit = Duration::from_millis(retry_timeout.0.saturating_mul(2).saturating_add(2000));
-    match tokio::time::timeout(limit, store.call(call)).await {
+    match tokio::time::timeout(request_limit(retry_timeout), store.call(call)).await {
         Ok(reply) => reply,
         Err(_) => DcsReply::Unknown("the request did not end by its deadline".to_owned()),
     }
+}
+
+/// No request takes longer than this.
+pub(crate) fn request_limit(retry_timeout: Millis) -> Duration {
+    Duration::from_millis(retry_timeout.0.saturating_mul(2).saturating_add(2000))
 }
 
 /// What a reply proves about our lease.

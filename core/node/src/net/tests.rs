@@ -220,3 +220,17 @@ fn peers_are_asked_at_once_and_each_answer_wakes() {
     assert_eq!((first.name.as_str(), first.asked_at), ("refused", Tick(77)));
     main.until("other answers", 3000, |news| (news.peers.len() == 2).then_some(()));
 }
+
+#[test]
+fn a_vital_task_that_panics_is_reported() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let died: Died = Arc::new(move |name: &str, why: &str| {
+        let _ = tell.send(format!("{name}: {why}"));
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        spawn_vital(&died, async { panic!("out of order") });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    });
+    assert_eq!(told.try_recv().as_deref(), Ok("ha_net: out of order"));
+}
