@@ -3,14 +3,32 @@
 //! What needs the store comes back as an [`Answer`] that names the question; the server asks it and goes on with
 //! [`after_fresh`] or [`after_write`].
 
+mod auth;
+mod cluster_view;
+mod dynamic;
+mod facts;
+mod health;
+mod json;
+mod metrics;
+mod query;
+mod reply;
 mod snapshot;
+mod status;
+mod switchover;
+mod time;
 
+#[cfg(test)]
+mod tests;
+
+pub use reply::Reply;
 pub use snapshot::{LiveNow, ServerFacts, Snapshot};
+pub use switchover::{Action, SwitchoverWait, edit as failover_edit};
 
 use crate::cluster::Cluster;
 use crate::dcs::{DcsReply, KeyEdit};
-use crate::ids::NodeName;
-use serde::{Deserialize, Serialize};
+use crate::ids::Revision;
+use facts::Facts;
+use serde_json::{Map, Value};
 
 /// A request, as the server read it.
 #[derive(Clone, Copy, Debug)]
@@ -25,19 +43,6 @@ pub struct Request<'a> {
     pub authorization: Option<&'a str>,
     /// The body; `None` when the request says nothing of its length.
     pub body: Option<&'a [u8]>,
-}
-
-/// A finished answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
-    /// HTTP status.
-    pub status: u16,
-    /// `Content-Type`; `None` for an answer that is a status alone.
-    pub content_type: Option<String>,
-    /// Further headers.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: String,
 }
 
 /// What to do about a request.
@@ -63,6 +68,18 @@ pub enum Answer {
 pub enum Question {
     /// `GET /cluster`
     Cluster,
+    /// `GET /history`
+    History,
+    /// `GET /config`
+    Config,
+    /// `PATCH /config`
+    PatchConfig(Value),
+    /// `PUT /config`
+    PutConfig(Value),
+    /// `POST /switchover`, `POST /failover`
+    Switchover(Action, Map<String, Value>),
+    /// `DELETE /switchover`
+    DeleteSwitchover,
 }
 
 /// What a write was for.
@@ -74,43 +91,95 @@ pub enum Written {
     Switchover(SwitchoverWait),
 }
 
-/// A change of leader that somebody waits for. Plain data, so that the wait can move with the seat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SwitchoverWait {
-    /// Who led when it was asked for.
-    pub leader: Option<NodeName>,
-    /// Who was asked to lead.
-    pub candidate: Option<NodeName>,
-    /// How long to wait at most.
-    pub limit_ms: u64,
+/// Decides about a request. Without a snapshot (the driver has not ticked yet) there is nothing to say.
+#[must_use]
+pub fn route(request: &Request<'_>, snapshot: Option<&Snapshot>, live: LiveNow) -> Answer {
+    let Some(snapshot) = snapshot else { return Answer::Now(Reply::text(503, "not ready yet")) };
+    let facts = Facts { snapshot, live };
+    let segment = request.path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let now = Answer::Now;
+    match (request.method, segment) {
+        ("HEAD" | "OPTIONS", _) => now(health::bare(&facts, request.path, request.query)),
+        ("GET", "liveness") => now(health::liveness(&facts)),
+        ("GET", "readiness") => now(health::readiness(&facts, request.query)),
+        ("GET", "patroni") => now(status::reply(200, &facts)),
+        ("GET", "metrics") => now(metrics::get(&facts)),
+        ("GET", "cluster") => Answer::Fresh(Question::Cluster),
+        ("GET", "history") => from_view(&facts, cluster_view::history, Question::History),
+        ("GET", "config") => from_view(&facts, dynamic::get, Question::Config),
+        // Failsafe mode is off.
+        ("GET", "failsafe") => now(Reply::page(502)),
+        ("GET", _) => now(health::get(&facts, request.path, request.query)),
+        ("PATCH" | "PUT", "config") | ("POST", "switchover" | "failover") | ("DELETE", "switchover") => {
+            let wanted = snapshot.config.restapi.authentication.as_ref();
+            match auth::refusal(wanted, request.authorization) {
+                Some(refusal) => now(refusal),
+                None => change(request, segment),
+            }
+        }
+        _ => now(Reply::page(501)),
+    }
 }
 
-/// Decides about a request.
-#[must_use]
-pub fn route(request: &Request<'_>, snapshot: &Snapshot, live: LiveNow) -> Answer {
-    let _ = (request, snapshot, live);
-    Answer::Now(Reply { status: 503, content_type: None, headers: Vec::new(), body: String::new() })
+fn from_view(facts: &Facts<'_>, answer: fn(&Cluster) -> Reply, question: Question) -> Answer {
+    match facts.current_cluster() {
+        Some(cluster) => Answer::Now(answer(cluster)),
+        None => Answer::Fresh(question),
+    }
+}
+
+/// Requests that change something; who asks was checked.
+fn change(request: &Request<'_>, segment: &str) -> Answer {
+    if request.method == "DELETE" {
+        return Answer::Fresh(Question::DeleteSwitchover);
+    }
+    let Some(body) = request.body else { return Answer::Now(Reply::page(411)) };
+    let body = match serde_json::from_slice::<Value>(body) {
+        Ok(Value::Object(map)) if !map.is_empty() => map,
+        _ => return Answer::Now(Reply::page(400)),
+    };
+    Answer::Fresh(match (request.method, segment) {
+        ("PATCH", _) => Question::PatchConfig(Value::Object(body)),
+        ("PUT", _) => Question::PutConfig(Value::Object(body)),
+        (_, "failover") => Question::Switchover(Action::Failover, body),
+        _ => Question::Switchover(Action::Switchover, body),
+    })
 }
 
 /// Goes on after the cluster was read; `Err` when the store could not be read.
 #[must_use]
-pub fn after_fresh(question: &Question, cluster: Result<&Cluster, &str>, snapshot: &Snapshot, live: LiveNow) -> Answer {
-    let _ = (question, cluster, snapshot, live);
-    Answer::Now(Reply { status: 503, content_type: None, headers: Vec::new(), body: String::new() })
+pub fn after_fresh(question: &Question, cluster: Result<&Cluster, &str>, snapshot: &Snapshot) -> Answer {
+    let cluster = match cluster {
+        Ok(cluster) => cluster,
+        Err(error) => return Answer::Now(Reply::text(503, &format!("the store cannot be read: {error}"))),
+    };
+    match question {
+        Question::Cluster => Answer::Now(cluster_view::cluster(cluster, &snapshot.config.scope)),
+        Question::History => Answer::Now(cluster_view::history(cluster)),
+        Question::Config => Answer::Now(dynamic::get(cluster)),
+        Question::PatchConfig(patch) => dynamic::patch(cluster, patch),
+        Question::PutConfig(next) => dynamic::put(cluster, next),
+        Question::Switchover(action, body) => switchover::post(*action, body, cluster, &snapshot.settings),
+        Question::DeleteSwitchover => switchover::delete(cluster),
+    }
 }
 
 /// Goes on after a write.
 #[must_use]
 pub fn after_write(then: Written, reply: &DcsReply) -> Answer {
-    let _ = (then, reply);
-    Answer::Now(Reply { status: 503, content_type: None, headers: Vec::new(), body: String::new() })
-}
-
-impl SwitchoverWait {
-    /// The answer, once the cluster shows one.
-    #[must_use]
-    pub fn result(&self, cluster: &Cluster) -> Option<Reply> {
-        let _ = cluster;
-        None
+    match (reply, then) {
+        (DcsReply::Written(_), Written::Config(reply)) => Answer::Now(reply),
+        (DcsReply::Written(revision), Written::Switchover(wait)) => {
+            Answer::AwaitSwitchover(SwitchoverWait { requested_at: Revision(revision.0), ..wait })
+        }
+        (DcsReply::Conflict, Written::Config(_)) => Answer::Now(Reply::page(409)),
+        (_, Written::Switchover(_)) => Answer::Now(Reply::text(503, "failed to write failover key into DCS")),
+        (DcsReply::Unknown(error), Written::Config(_)) => {
+            Answer::Now(Reply::text(502, &format!("it is not known whether the store has it: {error}")))
+        }
+        (DcsReply::Denied(error), Written::Config(_)) => {
+            Answer::Now(Reply::text(502, &format!("the store refused: {error}")))
+        }
+        (_, Written::Config(_)) => Answer::Now(Reply::page(502)),
     }
 }

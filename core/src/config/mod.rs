@@ -148,9 +148,15 @@ impl Config {
             return Err(rejected(vec![problem]));
         }
         merge_patch(&mut next, patch);
+        Self::checked_dynamic(current, &next)?;
+        Ok(next)
+    }
+
+    /// Checks `next`, which is to replace `current`. Mistakes that `current` already had do not count.
+    pub fn checked_dynamic(current: &Value, next: &Value) -> Result<(), ConfigError> {
         let known = dynamic_problems(current);
-        let fresh: Vec<Problem> = dynamic_problems(&next).into_iter().filter(|p| !known.contains(p)).collect();
-        if fresh.is_empty() { Ok(next) } else { Err(rejected(fresh)) }
+        let fresh: Vec<Problem> = dynamic_problems(next).into_iter().filter(|p| !known.contains(p)).collect();
+        if fresh.is_empty() { Ok(()) } else { Err(rejected(fresh)) }
     }
 
     /// What decisions need.
