@@ -219,6 +219,12 @@ impl Driver {
         Ok(warnings)
     }
 
+    /// What the last tick published for the REST API; commands given in SQL are answered from the same.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.net.snapshot()
+    }
+
     /// The newest view of the cluster.
     #[must_use]
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
@@ -332,9 +338,15 @@ impl Driver {
     fn execute_here(&self, port: &mut impl Port, effect: &Effect) -> Result<(), String> {
         // A confirmation may push the deadline out only while the fence is meant to be open.
         match effect {
-            Effect::OpenFence { .. } => {
+            Effect::OpenFence { lease } => {
+                let acting = self.net.acting();
                 port.execute(effect, &self.memory)?;
-                self.net.acting().set(true);
+                acting.set(true);
+                if acting.is_lost(lease) {
+                    acting.set(false);
+                    port.execute(&Effect::CloseFence, &self.memory)?;
+                    return Err("its leader key was lost a moment ago".to_owned());
+                }
                 Ok(())
             }
             Effect::CloseFence | Effect::Demote { .. } => {

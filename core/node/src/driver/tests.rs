@@ -4,6 +4,8 @@ use super::*;
 use crate::net::Hooks;
 use crate::test_etcd::TestEtcd;
 use ha_core::effect::Step;
+use ha_core::ids::{LeaseId, Revision};
+use ha_core::lease::Lease;
 use ha_core::local::{DataDir, Server};
 use serde_json::json;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -42,7 +44,8 @@ impl Port for BareNode {
                 self.outcomes.push(Outcome::Step { step: step.clone(), result, at: self.now() });
                 Ok(())
             }
-            Effect::CloseFence => Ok(()),
+            // Nothing runs here that could acknowledge.
+            Effect::OpenFence { .. } | Effect::CloseFence => Ok(()),
             other => Err(format!("there is no server that could {other}")),
         }
     }
@@ -239,4 +242,19 @@ fn a_node_that_leaves_its_seat_ends_its_request_and_begins_no_other() {
     other.until("member key", 8000, |driver, _| member_in_store(driver, "pg1"));
     let lease = other.driver.cluster().and_then(|cluster| cluster.members[&NodeName::new("pg1")].lease);
     assert_eq!(lease, memory.session, "the other seat goes on with the same lease");
+}
+
+#[test]
+fn a_fence_that_is_opened_while_the_key_is_lost_is_closed_again() {
+    let etcd = TestEtcd::start();
+    let mut node = Node::start(&etcd, "pg1");
+    let now = crate::clock::now();
+    let lease = |created| Lease::confirmed(LeaseId(7), Revision(created), now, Millis(20_000));
+    node.driver.net.acting().set_lost(&lease(11));
+    let open = |created| [Effect::OpenFence { lease: lease(created) }, Effect::Checkpoint];
+    node.driver.execute(&mut node.port, now, now, &open(11));
+    assert_eq!(node.port.executed, [open(11)[0].clone(), Effect::CloseFence], "and nothing after it");
+    node.port.executed.clear();
+    node.driver.execute(&mut node.port, now, now, &open(12));
+    assert_eq!(node.port.executed, open(12));
 }

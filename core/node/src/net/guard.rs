@@ -5,19 +5,37 @@ use ha_core::dcs::{LEADER_PATH, RawCluster, RawKey};
 use ha_core::ids::{LeaseId, NodeName, Revision};
 use ha_core::lease::Lease;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-/// Whether the driver stands between its `OpenFence` and its `CloseFence`. Set by the main thread, read by the net thread.
+/// What both threads must know of the fence at once.
 #[derive(Clone, Debug, Default)]
-pub struct Acting(Arc<AtomicBool>);
+pub struct Acting(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The driver stands between its `OpenFence` and its `CloseFence`. Written by the main thread.
+    open: AtomicBool,
+    /// Create revision of the leader key that was proven lost last. Written by the net thread.
+    lost: AtomicI64,
+}
 
 impl Acting {
-    pub(crate) fn set(&self, acting: bool) {
-        self.0.store(acting, Ordering::Release);
+    pub(crate) fn set(&self, open: bool) {
+        self.0.open.store(open, Ordering::SeqCst);
     }
 
-    pub(super) fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// Whether the leader key of `lease` was proven lost. The net thread says so BEFORE it closes the fence and the main
+    /// thread asks AFTER it has opened it, so one of them always has the last word with a closed fence.
+    pub(crate) fn is_lost(&self, lease: &Lease) -> bool {
+        self.0.lost.load(Ordering::SeqCst) == lease.leader_created.0
+    }
+
+    pub(crate) fn set_lost(&self, lease: &Lease) {
+        self.0.lost.store(lease.leader_created.0, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> bool {
+        self.0.open.load(Ordering::SeqCst)
     }
 }
 
@@ -64,8 +82,7 @@ impl Guard {
     /// The store has proven that the leader key of `lease` is not ours any more.
     pub fn refused(&mut self, lease: &Lease) {
         if self.held.is_some_and(|held| held.leader_created == lease.leader_created) {
-            self.held = None;
-            (self.hooks.leader_lost)();
+            self.lose(lease);
         }
     }
 
@@ -93,9 +110,14 @@ impl Guard {
         if *revision < held.leader_created || key.as_ref().is_some_and(|key| self.is_ours(key, &held)) {
             return false;
         }
-        self.held = None;
-        (self.hooks.leader_lost)();
+        self.lose(&held);
         true
+    }
+
+    fn lose(&mut self, lease: &Lease) {
+        self.held = None;
+        self.acting.set_lost(lease);
+        (self.hooks.leader_lost)();
     }
 
     fn is_ours(&self, key: &RawKey, held: &Lease) -> bool {
@@ -192,7 +214,9 @@ mod tests {
         assert_eq!(count(&calls.confirmed), 1);
         guard.refused(&Lease { leader_created: Revision(3), ..lease() });
         assert_eq!(count(&calls.lost), 0, "a refusal of an earlier lease");
+        assert!(!acting.is_lost(&lease()));
         guard.refused(&lease());
+        assert!(acting.is_lost(&lease()));
         guard.refused(&lease());
         assert_eq!(count(&calls.lost), 1);
     }
