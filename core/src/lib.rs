@@ -24,6 +24,8 @@ pub mod pgconf;
 pub mod rule;
 pub mod seat;
 pub mod settings;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod tags;
 pub mod timeline;
 pub mod view;

@@ -1,0 +1,153 @@
+//! Clients: they write all the time to whoever acknowledges, and remember every acknowledgement.
+//!
+//! No partition stops them: a client next to a cut-off leader is the worst case for split brain.
+
+use super::event::Event;
+use super::judge::{self, Ack};
+use super::node::Phase;
+use super::params::Params;
+use super::rng::Rng;
+use super::wal::Position;
+use super::world::World;
+use crate::clock::Tick;
+use crate::ids::Lsn;
+
+#[derive(Debug)]
+pub(super) struct Client {
+    target: usize,
+    /// A session in a server survives the postmaster until the backend ends.
+    session: Option<(u64, u64)>,
+    attempt: u64,
+    pause_ms: u64,
+}
+
+impl Client {
+    pub(super) fn several(rng: &mut Rng, params: &Params) -> Vec<Self> {
+        (0..params.clients)
+            .map(|index| Self {
+                target: index % params.nodes,
+                session: None,
+                attempt: 0,
+                pause_ms: rng.between(60, 600),
+            })
+            .collect()
+    }
+}
+
+/// One commit on its way through a server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Commit {
+    client: usize,
+    /// The client's attempt; it may have gone elsewhere meanwhile, the backend does not know.
+    attempt: u64,
+    node: usize,
+    server: u64,
+    sessions: u64,
+    position: Position,
+    /// By the node's clock.
+    flushed_at: Tick,
+}
+
+impl Commit {
+    pub(super) fn node(&self) -> usize {
+        self.node
+    }
+}
+
+impl World {
+    pub(super) fn client_try(&mut self, client: usize, attempt: u64) {
+        if self.clients[client].attempt != attempt {
+            return;
+        }
+        let target = self.clients[client].target;
+        if self.begin_commit(client, target) {
+            return;
+        }
+        self.clients[client].session = None;
+        self.clients[client].target = (target + 1) % self.nodes.len();
+        self.soon(30, 300, Event::ClientTry { client, attempt });
+    }
+
+    /// Connects if need be and writes; false if this server does not take the write.
+    fn begin_commit(&mut self, client: usize, node: usize) -> bool {
+        let bytes = self.rng.between(80, 400) + if self.rng.chance(30) { self.rng.between(5000, 60_000) } else { 0 };
+        let takes = if self.rng.chance(self.params.slow_commit_per_mille) {
+            self.rng.skewed(20, 30_000)
+        } else {
+            self.rng.between(1, 12)
+        };
+        let open = self.nodes[node].fence_open(self.now);
+        let session = self.clients[client].session;
+        let Some(branch) = self.nodes[node].disk.data().map(|data| data.at.branch) else { return false };
+        let Some(server) = self.nodes[node].server.as_mut() else { return false };
+        let connected = session == Some((server.life, server.sessions));
+        let takes_writes = match server.phase {
+            Phase::Primary => true,
+            Phase::Leftover => connected,
+            Phase::Starting | Phase::Standby | Phase::Stopping => false,
+        };
+        if !takes_writes {
+            return false;
+        }
+        // Refused in the commit callback, or not: the records of the transaction are in the log either way.
+        server.insert = Lsn(server.insert.0 + bytes);
+        if !open {
+            return false;
+        }
+        let position = Position { branch, lsn: server.insert };
+        let (server, sessions) = (server.life, server.sessions);
+        let mine = &mut self.clients[client];
+        mine.session = Some((server, sessions));
+        mine.attempt += 1;
+        let attempt = mine.attempt;
+        let commit = Commit { client, attempt, node, server, sessions, position, flushed_at: Tick(0) };
+        self.later(takes, Event::CommitFlush(commit));
+        // The client gives up on a server that does not answer and goes elsewhere.
+        self.soon(2000, 10_000, Event::ClientTry { client, attempt });
+        true
+    }
+
+    fn commit_alive(&self, commit: &Commit) -> bool {
+        self.server(commit.node).is_some_and(|server| {
+            let same = server.life == commit.server && server.sessions == commit.sessions;
+            same && matches!(server.phase, Phase::Primary | Phase::Leftover)
+        })
+    }
+
+    pub(super) fn commit_flush(&mut self, mut commit: Commit) {
+        if !self.commit_alive(&commit) {
+            return;
+        }
+        if let Some(data) = self.nodes[commit.node].disk.data_mut() {
+            data.at.lsn = data.at.lsn.max(commit.position.lsn);
+        }
+        self.pump(commit.node);
+        let stuck = self.rng.chance(self.params.slow_commit_per_mille);
+        let takes = if stuck { self.rng.skewed(20, 60_000) } else { self.rng.below(4) };
+        commit.flushed_at = self.local(commit.node);
+        self.later(takes, Event::CommitAck(commit));
+    }
+
+    /// Before the acknowledgement leaves, the backend looks at the deadline once more.
+    pub(super) fn commit_ack(&mut self, commit: &Commit) {
+        if !self.commit_alive(commit) {
+            return;
+        }
+        let open = self.nodes[commit.node].fence_open(self.now);
+        if open {
+            let Commit { node, position, flushed_at, .. } = *commit;
+            judge::acknowledged(self, &Ack { node, position, flushed_at });
+        }
+        let mine = &mut self.clients[commit.client];
+        if mine.attempt != commit.attempt {
+            return;
+        }
+        // The wait for this answer is over.
+        mine.attempt += 1;
+        if !open {
+            mine.session = None;
+        }
+        let (client, attempt, pause) = (commit.client, mine.attempt, mine.pause_ms);
+        self.soon(pause / 2, pause, Event::ClientTry { client, attempt });
+    }
+}

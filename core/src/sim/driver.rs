@@ -1,0 +1,225 @@
+//! A driver's tick, as in the product: one snapshot, one decision, its effects in order, the outcomes next time.
+//! No rule lives here.
+
+use super::event::{Event, Who};
+use super::observe;
+use super::world::World;
+use crate::clock::{Millis, Tick};
+use crate::dcs::{DcsCall, Key};
+use crate::decide::{Decision, decide};
+use crate::effect::Effect;
+use crate::local::LocalView;
+use crate::outcome::Outcome;
+use crate::seat::LeaveReason;
+use crate::view::{DcsView, Seat, Side, View};
+
+pub(super) const SCOPE: &str = "demo";
+/// A driver never decides more often than this.
+const SHORTEST_PAUSE: Millis = Millis(5);
+/// How soon it tries again after an effect failed.
+const RETRY_AFTER_FAILURE: Millis = Millis(1000);
+
+/// What an effect did to the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Went {
+    On,
+    /// The process died, or the effect failed: the rest is dropped.
+    Wrong,
+}
+
+impl World {
+    pub(super) fn has_seat(&self, who: Who) -> bool {
+        self.process(who).alive && self.process(who).acting
+    }
+
+    /// Something happened that the driver has to look at.
+    pub(super) fn wake(&mut self, who: Who) {
+        let delay_ms = u64::from(self.rng.chance(200));
+        self.wake_at(who, self.now + delay_ms);
+    }
+
+    pub(super) fn wake_seat(&mut self, node: usize) {
+        for side in [Side::Inside, Side::Outside] {
+            let who = Who { node, side };
+            if self.has_seat(who) {
+                self.wake(who);
+            }
+        }
+    }
+
+    fn wake_at(&mut self, who: Who, at: u64) {
+        let process = self.process_mut(who);
+        if !process.alive || process.tick_at.is_some_and(|planned| planned <= at) {
+            return;
+        }
+        process.tick_at = Some(at);
+        let life = process.life;
+        self.queue.push(at, Event::Tick { who, life });
+    }
+
+    pub(super) fn tick(&mut self, who: Who, life: u64) {
+        let now = self.now;
+        let Some(process) = self.living(who, life) else { return };
+        // An earlier wake replaced this one.
+        if process.tick_at.is_none_or(|planned| planned > now) {
+            return;
+        }
+        process.tick_at = None;
+        if !self.has_seat(who) {
+            return;
+        }
+        let local = observe::local(self, who);
+        let outcomes = std::mem::take(&mut self.process_mut(who).outcomes);
+        let decision = self.decide(who, &local, &outcomes);
+        if self.judge.violation.is_some() {
+            return;
+        }
+        self.take_in(who, life, &local, decision);
+    }
+
+    fn decide(&mut self, who: Who, local: &LocalView, outcomes: &[Outcome]) -> Decision {
+        let jitter = u32::try_from(self.rng.next() >> 32).unwrap_or(0);
+        let now = self.local(who.node);
+        self.process_mut(who).heartbeat = now;
+        let node = &self.nodes[who.node];
+        let process = self.process(who);
+        let seat = match who.side {
+            Side::Inside => Seat::Inside { supervised: node.supervisor.alive },
+            Side::Outside => Seat::Outside,
+        };
+        let cluster = process.store.cluster.as_deref();
+        let dcs = match (process.store.lost_since, cluster) {
+            (None, Some(cluster)) => DcsView::Fresh(cluster),
+            (since, last) => DcsView::Unreachable { since: since.unwrap_or(Tick(0)), last },
+        };
+        let view = View {
+            now,
+            seat,
+            me: &node.name,
+            scope: SCOPE,
+            identity: &node.identity,
+            settings: &node.settings,
+            dcs,
+            local,
+            peers: &process.peers,
+            outcomes,
+            dcs_busy: process.store.flight.is_some() || process.leaving.is_some(),
+            stop_requested: node.stop_requested && who.side == Side::Outside,
+            jitter,
+        };
+        let mut decision = decide(&process.memory, &view);
+        if let Some(mutant) = self.mutant {
+            mutant.bend(&mut decision, &view);
+        } else if let Err(broken) = decision.check(&view) {
+            let text = format!("{}: Decision::check: {broken} (rule {})", node.name, decision.rule.code());
+            self.judge.report("contract", text);
+        }
+        decision
+    }
+
+    fn take_in(&mut self, who: Who, life: u64, local: &LocalView, decision: Decision) {
+        let Decision { rule, memory, effects, wake_at } = decision;
+        *self.rules.entry(rule).or_default() += 1;
+        if self.process(who).rule != Some(rule) {
+            self.process_mut(who).rule = Some(rule);
+            let text = format!("{} {}", side_name(who.side), rule.code());
+            self.say(who.node, &text);
+        }
+        self.process_mut(who).memory = memory;
+        self.nodes[who.node].published = observe::status(self, who, local);
+        let mut went = Went::On;
+        for effect in &effects {
+            if let Some(text) = telling(effect) {
+                let text = format!("{} -> {text}", side_name(who.side));
+                self.say(who.node, &text);
+            }
+            went = self.execute(who, effect);
+            if went == Went::Wrong || self.dies_between_effects(who) {
+                break;
+            }
+        }
+        if self.living(who, life).is_none() {
+            return;
+        }
+        if !self.has_seat(who) {
+            return;
+        }
+        match who.side {
+            Side::Inside => {
+                self.beat(who.node);
+                self.leave_if_ready(who.node);
+            }
+            Side::Outside => self.pass_on_seat(who.node),
+        }
+        let now = self.local(who.node);
+        // Never in a tight loop, never later than the loop's period.
+        let period = self.nodes[who.node].settings.loop_wait_ms;
+        let period = if went == Went::Wrong { period.min(RETRY_AFTER_FAILURE) } else { period };
+        let wake_at = wake_at.max(now + SHORTEST_PAUSE).min(now + period);
+        let at = self.nodes[who.node].clock.true_time(wake_at);
+        self.wake_at(who, at.max(self.now + 1));
+    }
+
+    fn dies_between_effects(&mut self, who: Who) -> bool {
+        if self.healed_at.is_some() || !self.rng.chance(self.params.kill_between_effects_per_mille) {
+            return false;
+        }
+        *self.faults.entry("killed between effects").or_default() += 1;
+        match who.side {
+            Side::Inside if self.rng.chance(500) => self.kill_worker(who.node),
+            Side::Inside => self.kill_postmaster(who.node),
+            Side::Outside => self.kill_supervisor(who.node),
+        }
+        true
+    }
+
+    fn execute(&mut self, who: Who, effect: &Effect) -> Went {
+        match effect {
+            Effect::Dcs(call) => self.call(who, call.clone()),
+            Effect::PollPeers { targets } => self.poll_peers(who, targets),
+            Effect::CloseFence => self.close_fence(who.node),
+            Effect::OpenFence { lease } => return self.open_fence(who.node, lease),
+            Effect::Promote { lease, timeline, skip } => return self.promote(who.node, lease, *timeline, skip),
+            Effect::Checkpoint => self.checkpoint(who.node),
+            Effect::Follow { upstream } => self.follow(who.node, upstream.clone()),
+            Effect::Demote { reason, .. } => self.demote(who, reason.clone()),
+            Effect::Run(step) => self.run_step(who.node, step.clone()),
+            Effect::Exit { .. } => {
+                self.kill_supervisor(who.node);
+                return Went::Wrong;
+            }
+        }
+        Went::On
+    }
+
+    /// The worker gives the seat up, or stops the server itself where nobody else can.
+    fn demote(&mut self, who: Who, reason: LeaveReason) {
+        if self.nodes[who.node].supervisor.alive {
+            self.nodes[who.node].worker.leaving = Some(reason);
+        } else {
+            self.begin_stop(who.node, crate::effect::StopMode::Fast);
+        }
+    }
+}
+
+pub(super) fn side_name(side: Side) -> &'static str {
+    match side {
+        Side::Inside => "in ",
+        Side::Outside => "out",
+    }
+}
+
+/// The effect as text, unless it is one of those that come all the time.
+fn telling(effect: &Effect) -> Option<String> {
+    match effect {
+        Effect::Dcs(DcsCall::KeepSession | DcsCall::RenewLeader(_)) => None,
+        Effect::Dcs(DcsCall::Write(edit)) if matches!(edit.key, Key::Member(_) | Key::Status) => None,
+        Effect::Dcs(DcsCall::Write(edit)) => Some(format!(
+            "write {} {} ({:?})",
+            edit.key.path(),
+            edit.value.as_deref().unwrap_or("(delete)"),
+            edit.expect
+        )),
+        other => Some(other.to_string()),
+    }
+}

@@ -1,0 +1,421 @@
+//! What goes wrong. Each kind has a weight that the seed draws; each fault that lasts plans its own end.
+
+use super::event::{Event, Frozen, Undo};
+use super::node::{DiskState, Phase};
+use super::world::World;
+use crate::effect::StopMode;
+
+/// Kinds of faults, in the order of their weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    KillWorker,
+    KillPostmaster,
+    KillSupervisor,
+    CrashNode,
+    FreezeWorker,
+    StallMain,
+    FreezeSupervisor,
+    FreezeNode,
+    CutFromStore,
+    CutFromPeers,
+    Isolate,
+    BadLinks,
+    StoreDown,
+    StoreElection,
+    LostOutcomes,
+    DeleteLeaderKey,
+    DeleteKeys,
+    Switchover,
+    Failover,
+    CannotWrite,
+    StopNode,
+    StopServer,
+    LoseData,
+    NoSupervisor,
+    ClockRate,
+}
+
+use Kind::{
+    BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
+    FreezeNode, FreezeSupervisor, FreezeWorker, Isolate, KillPostmaster, KillSupervisor, KillWorker, LoseData,
+    LostOutcomes, NoSupervisor, StallMain, StopNode, StopServer, StoreDown, StoreElection, Switchover,
+};
+
+const ALL: [Kind; 25] = [
+    KillWorker,
+    KillPostmaster,
+    KillSupervisor,
+    CrashNode,
+    FreezeWorker,
+    StallMain,
+    FreezeSupervisor,
+    FreezeNode,
+    CutFromStore,
+    CutFromPeers,
+    Isolate,
+    BadLinks,
+    StoreDown,
+    StoreElection,
+    LostOutcomes,
+    DeleteLeaderKey,
+    DeleteKeys,
+    Switchover,
+    Failover,
+    CannotWrite,
+    StopNode,
+    StopServer,
+    LoseData,
+    NoSupervisor,
+    ClockRate,
+];
+
+pub(super) const KINDS: usize = ALL.len();
+
+impl World {
+    /// One fault, and the time of the next.
+    pub(super) fn fault(&mut self) {
+        if self.healed_at.is_some() {
+            return;
+        }
+        let total: u64 = self.params.weights.iter().sum();
+        let mut at = self.rng.below(total);
+        let kind = ALL.iter().zip(self.params.weights).find_map(|(kind, weight)| {
+            if at < weight {
+                return Some(*kind);
+            }
+            at -= weight;
+            None
+        });
+        if let Some(kind) = kind {
+            *self.faults.entry(name(kind)).or_default() += 1;
+            self.strike(kind);
+        }
+        let mean = self.params.fault_every_ms;
+        self.soon(mean / 4, mean * 2, Event::Fault);
+    }
+
+    /// The leader half of the time: that is where it hurts.
+    fn victim(&mut self) -> usize {
+        let leader = self.store.leader().and_then(|key| self.nodes.iter().position(|node| node.name == key.name));
+        match leader {
+            Some(leader) if self.rng.chance(500) => leader,
+            _ => self.rng.index(self.nodes.len()),
+        }
+    }
+
+    fn strike(&mut self, kind: Kind) {
+        let node = self.victim();
+        let store = self.net.store();
+        let ttl = self.params.settings.ttl_ms.0;
+        let short_or_long = self.rng.skewed(200, ttl * 4);
+        let text = format!("--- {} ({short_or_long} ms)", name(kind));
+        self.say(node, &text);
+        match kind {
+            KillWorker => self.kill_worker(node),
+            KillPostmaster => self.kill_postmaster(node),
+            KillSupervisor => self.kill_supervisor(node),
+            CrashNode => self.crash_node(node),
+            FreezeWorker => self.freeze(node, Frozen::Worker, short_or_long),
+            StallMain => self.freeze(node, Frozen::Main, short_or_long),
+            FreezeSupervisor => self.freeze(node, Frozen::Supervisor, short_or_long),
+            FreezeNode => self.freeze(node, Frozen::Node, short_or_long),
+            CutFromStore => self.cut(vec![(node, store)], short_or_long),
+            CutFromPeers => {
+                let others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != node).collect();
+                let some = self.rng.between(1, others.len() as u64);
+                let pairs = others.into_iter().take(usize::try_from(some).unwrap_or(1)).map(|other| (node, other));
+                self.cut(pairs.collect(), short_or_long);
+            }
+            Isolate => {
+                let places = (0..=store).filter(|other| *other != node);
+                self.cut(places.map(|other| (node, other)).collect(), short_or_long);
+            }
+            BadLinks => self.bad_links(node, short_or_long),
+            StoreDown => self.store_down(short_or_long),
+            StoreElection => self.store_renews_leases(),
+            LostOutcomes => {
+                self.outcome_trouble = 30;
+                self.later(short_or_long, Event::Undo(Undo::Outcomes));
+            }
+            DeleteLeaderKey => self.operator_deletes_leader(),
+            DeleteKeys => self.operator_deletes_keys(),
+            Switchover => self.operator_asks(true),
+            Failover => self.operator_asks(false),
+            CannotWrite => {
+                self.nodes[node].cannot_write = true;
+                self.trouble(node);
+                self.wake_seat(node);
+                self.later(short_or_long, Event::Undo(Undo::CannotWrite { node }));
+            }
+            StopNode => {
+                self.stop_node(node);
+            }
+            StopServer => {
+                self.trouble(node);
+                self.begin_stop(node, StopMode::Fast);
+            }
+            LoseData => self.lose_data(node),
+            NoSupervisor => {
+                self.nodes[node].supervised = false;
+                self.kill_supervisor(node);
+            }
+            ClockRate => {
+                let rate = super::genesis::rate_ppm(&mut self.rng);
+                let now = self.now;
+                self.nodes[node].clock.change_rate(now, rate);
+            }
+        }
+    }
+
+    // ---- machines ----
+
+    fn crash_node(&mut self, node: usize) {
+        if !self.nodes[node].up {
+            return;
+        }
+        self.trouble(node);
+        self.break_step(node);
+        let here = &mut self.nodes[node];
+        here.up = false;
+        here.worker.alive = false;
+        here.worker.acting = false;
+        here.supervisor.alive = false;
+        here.supervisor.acting = false;
+        here.server = None;
+        here.heard_at = crate::clock::Tick(0);
+        here.attentive_since = crate::clock::Tick(0);
+        here.watched_at = crate::clock::Tick(0);
+        here.kept_at = None;
+        here.parked.clear();
+        here.frozen.clear();
+        here.boot += 1;
+        let boot = here.boot;
+        self.drop_standbys_of(node);
+        let delay_ms = self.rng.skewed(2_000, 200_000);
+        self.later(delay_ms, Event::Boot { node, boot });
+    }
+
+    pub(super) fn boot(&mut self, node: usize, boot: u64) {
+        if self.nodes[node].up || self.nodes[node].boot != boot {
+            return;
+        }
+        // A machine that reboots counts from zero again.
+        let now = self.now;
+        if boot > 0 {
+            let rate = super::genesis::rate_ppm(&mut self.rng);
+            self.nodes[node].clock = super::clock::BootClock::new(now, self.rng.between(3000, 20_000), rate);
+        }
+        self.nodes[node].up = true;
+        self.say(node, "machine boots");
+        if self.nodes[node].supervised {
+            self.soon(10, 2000, Event::SupervisorStart { node, boot });
+        } else {
+            self.soon(10, 2000, Event::UnitStart { node, boot });
+        }
+    }
+
+    fn freeze(&mut self, node: usize, what: Frozen, lasts_ms: u64) {
+        let here = &self.nodes[node];
+        let there = match what {
+            Frozen::Worker | Frozen::Main => here.worker.alive,
+            Frozen::Supervisor => here.supervisor.alive,
+            Frozen::Node => here.up,
+        };
+        if !there || here.frozen.iter().any(|(frozen, _)| *frozen == what) {
+            return;
+        }
+        self.trouble(node);
+        let number = self.number();
+        self.nodes[node].frozen.push((what, number));
+        self.later(lasts_ms, Event::Thaw { node, what, number });
+    }
+
+    pub(super) fn thaw(&mut self, node: usize, what: Frozen, number: u64) {
+        let before = self.nodes[node].frozen.len();
+        self.nodes[node].frozen.retain(|frozen| *frozen != (what, number));
+        if self.nodes[node].frozen.len() < before {
+            self.trouble(node);
+            self.say(node, "goes on after a freeze");
+            self.release_parked(node);
+        }
+    }
+
+    fn release_parked(&mut self, node: usize) {
+        for event in std::mem::take(&mut self.nodes[node].parked) {
+            self.later(0, event);
+        }
+    }
+
+    /// An operator wipes or damages the data directory of a stopped standby, or a disk breaks.
+    fn lose_data(&mut self, node: usize) {
+        let leader = self.store.leader();
+        let healthy_elsewhere = leader.is_some_and(|key| {
+            let holder = self.nodes.iter().position(|other| other.name == key.name);
+            holder.is_some_and(|at| at != node && self.server(at).is_some_and(|s| s.phase == Phase::Primary))
+        });
+        if !healthy_elsewhere || self.nodes[node].server.is_some() || self.nodes[node].step.is_some() {
+            return;
+        }
+        self.trouble(node);
+        let damaged = DiskState::Damaged { reason: "global/pg_control is missing".to_owned(), half_copied: false };
+        self.nodes[node].disk.state = if self.rng.chance(500) { damaged } else { DiskState::Empty };
+        self.nodes[node].disk.marker = None;
+        self.wake_seat(node);
+    }
+
+    // ---- the network and the store ----
+
+    /// Cuts links, in one direction or both.
+    fn cut(&mut self, links: Vec<(usize, usize)>, lasts_ms: u64) {
+        let way = self.rng.below(4);
+        let mut pairs = Vec::new();
+        for (a, b) in links {
+            if way != 1 {
+                pairs.push((a, b));
+            }
+            if way != 0 {
+                pairs.push((b, a));
+            }
+        }
+        for (from, to) in &pairs {
+            self.net.set_cut(*from, *to, true);
+            self.trouble_around(*from, *to);
+        }
+        self.later(lasts_ms, Event::Undo(Undo::Cut { pairs }));
+    }
+
+    fn trouble_around(&mut self, from: usize, to: usize) {
+        let store = self.net.store();
+        for place in [from, to] {
+            if place < store {
+                self.trouble(place);
+            }
+        }
+        if from != store && to != store {
+            return;
+        }
+        let node = if from == store { to } else { from };
+        self.check_watches(node);
+    }
+
+    fn check_watches(&mut self, node: usize) {
+        for side in [crate::view::Side::Inside, crate::view::Side::Outside] {
+            let who = super::event::Who { node, side };
+            let (life, stream) = (self.process(who).life, self.process(who).store.stream);
+            self.soon(2000, 10_000, Event::WatchCheck { who, life, stream });
+        }
+    }
+
+    fn bad_links(&mut self, node: usize, lasts_ms: u64) {
+        let (delay, loss) = (self.rng.skewed(20, 1500), self.rng.between(0, 200));
+        let pairs: Vec<(usize, usize)> =
+            (0..=self.net.store()).filter(|other| *other != node).flat_map(|o| [(node, o), (o, node)]).collect();
+        for (from, to) in &pairs {
+            self.net.set_quality(*from, *to, delay, loss);
+        }
+        self.trouble(node);
+        self.later(lasts_ms, Event::Undo(Undo::Quality { pairs }));
+    }
+
+    fn store_down(&mut self, lasts_ms: u64) {
+        self.store.up = false;
+        for node in 0..self.nodes.len() {
+            self.trouble(node);
+            self.check_watches(node);
+        }
+        self.later(lasts_ms, Event::Undo(Undo::StoreDown));
+    }
+
+    pub(super) fn undo(&mut self, undo: &Undo) {
+        match undo {
+            Undo::Cut { pairs } => {
+                for (from, to) in pairs {
+                    self.net.set_cut(*from, *to, false);
+                    self.trouble_around(*from, *to);
+                }
+                self.log.line(self.now, "net", "links are back");
+                self.pump_all();
+            }
+            Undo::Quality { pairs } => {
+                for (from, to) in pairs {
+                    self.net.set_quality(*from, *to, 0, 0);
+                }
+            }
+            Undo::StoreDown => {
+                if !self.store.up {
+                    self.store.up = true;
+                    self.log.line(self.now, "store", "is back");
+                    self.store_renews_leases();
+                }
+            }
+            Undo::CannotWrite { node } => {
+                self.nodes[*node].cannot_write = false;
+                self.wake_seat(*node);
+            }
+            Undo::Outcomes => self.outcome_trouble = 1,
+        }
+    }
+
+    fn pump_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.pump(node);
+        }
+    }
+
+    // ---- the end of all faults ----
+
+    /// Everything that was broken is mended; from here on the cluster must find itself.
+    pub(super) fn heal(&mut self) {
+        self.healed_at = Some(self.now);
+        self.log.line(self.now, "world", "=== all faults end");
+        self.net.heal();
+        self.outcome_trouble = 1;
+        self.undo(&Undo::StoreDown);
+        for node in 0..self.nodes.len() {
+            self.nodes[node].cannot_write = false;
+            self.nodes[node].frozen.clear();
+            self.release_parked(node);
+            self.nodes[node].supervised = true;
+            let boot = self.nodes[node].boot;
+            self.soon(10, 2000, Event::Boot { node, boot });
+            self.soon(2000, 3000, Event::SupervisorStart { node, boot });
+            if let Some(server) = self.nodes[node].server.as_ref().filter(|server| server.phase == Phase::Starting) {
+                let event = Event::ServerReady { node, server: server.life, attempt: server.attempt };
+                self.soon(10, 3000, event);
+            }
+            self.check_watches(node);
+        }
+        self.pump_all();
+        self.later(1000, Event::Judge);
+    }
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        KillWorker => "loop worker killed",
+        KillPostmaster => "postmaster killed",
+        KillSupervisor => "supervisor killed",
+        CrashNode => "machine crashes",
+        FreezeWorker => "loop worker frozen",
+        StallMain => "main thread stalled",
+        FreezeSupervisor => "supervisor frozen",
+        FreezeNode => "machine frozen",
+        CutFromStore => "cut off from the store",
+        CutFromPeers => "cut off from peers",
+        Isolate => "isolated",
+        BadLinks => "slow and lossy links",
+        StoreDown => "store down",
+        StoreElection => "store elects a leader",
+        LostOutcomes => "outcomes lost",
+        DeleteLeaderKey => "leader key deleted",
+        DeleteKeys => "keys deleted",
+        Switchover => "switchover requested",
+        Failover => "failover requested",
+        CannotWrite => "disk full",
+        StopNode => "node stopped",
+        StopServer => "server stopped by hand",
+        LoseData => "data lost",
+        NoSupervisor => "supervisor gone for good",
+        ClockRate => "clock rate changes",
+    }
+}

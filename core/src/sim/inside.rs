@@ -1,0 +1,72 @@
+//! The worker's executors: everything that touches a running server.
+
+use super::driver::Went;
+use super::event::Event;
+use super::judge;
+use super::node::{Fence, Phase};
+use super::world::World;
+use crate::clock::Tick;
+use crate::ids::Timeline;
+use crate::lease::Lease;
+use crate::local::Upstream;
+
+impl World {
+    pub(super) fn close_fence(&mut self, node: usize) {
+        if let Some(server) = &mut self.nodes[node].server {
+            server.fence = Fence { open: false, deadline: Tick(0), lease: None };
+        }
+    }
+
+    pub(super) fn open_fence(&mut self, node: usize, lease: &Lease) -> Went {
+        let now = self.local(node);
+        let deadline = self.mutant.map_or(lease.deadline(), |mutant| mutant.deadline(lease, now));
+        let Some(server) = &mut self.nodes[node].server else { return Went::Wrong };
+        if !matches!(server.phase, Phase::Primary | Phase::Standby) {
+            return Went::Wrong;
+        }
+        server.fence = Fence { open: true, deadline, lease: Some(lease.id) };
+        judge::deadline_stored(self, node);
+        Went::On
+    }
+
+    /// Placeholders for the timelines of others, the `promote` file, SIGUSR1 to the postmaster.
+    pub(super) fn promote(&mut self, node: usize, lease: &Lease, timeline: Timeline, skip: &[Timeline]) -> Went {
+        judge::promoting(self, node, lease, timeline);
+        let Some(server) = &self.nodes[node].server else { return Went::Wrong };
+        if server.phase != Phase::Standby || server.promoting {
+            return Went::Wrong;
+        }
+        if let Some(data) = self.nodes[node].disk.data_mut() {
+            data.foreign_history.extend(skip);
+            // A promotion of ours that died half way may have left this very file.
+            data.foreign_history.remove(&timeline);
+        }
+        self.begin_promotion(node);
+        Went::On
+    }
+
+    /// Writes `ha_ext.conf` and reloads; the startup process acts on it a moment later.
+    pub(super) fn follow(&mut self, node: usize, upstream: Option<Upstream>) {
+        if let Some(data) = self.nodes[node].disk.data_mut() {
+            data.upstream.clone_from(&upstream);
+            // History files that hold nothing would keep the real ones from being fetched.
+            data.foreign_history.clear();
+        }
+        if let Some(life) = self.nodes[node].server_life() {
+            self.soon(1, 40, Event::FollowApplied { node, server: life, upstream });
+        }
+    }
+
+    pub(super) fn follow_applied(&mut self, node: usize, life: u64, upstream: Option<Upstream>) {
+        let Some(server) = self.nodes[node].server_of(life) else { return };
+        if server.phase != Phase::Standby || server.promoting || server.upstream == upstream {
+            return;
+        }
+        server.upstream.clone_from(&upstream);
+        server.receiver = None;
+        if upstream.is_some() {
+            self.soon(1, 30, Event::Connect { node, server: life });
+        }
+        self.wake_seat(node);
+    }
+}

@@ -1,0 +1,35 @@
+//! I1: at most one node holds an unexpired lease with its leader key, and at most one node's fence is open at any
+//! true time.
+//!
+//! Why: two open fences acknowledge two histories, and one of them will be thrown away (split brain). The first half is
+//! the store's doing (one key), the second is ours: every deadline ends before the store lets somebody else take the key.
+//! Source: architecture sections 3 and 9; lessons 1-3, 17.
+
+use crate::sim::world::World;
+
+/// Checked after every event: opening is an event, and time alone only closes.
+pub(in crate::sim) fn one_open_fence(world: &World) -> Result<(), String> {
+    let mut first: Option<usize> = None;
+    for (index, node) in world.nodes.iter().enumerate() {
+        let set = node.server.as_ref().is_some_and(|server| server.fence.deadline.0 > 0);
+        if !set || !node.fence_open(world.now) {
+            continue;
+        }
+        if let Some(first) = first {
+            let other = &world.nodes[first].name;
+            return Err(format!("{other} and {} both acknowledge commits", node.name));
+        }
+        first = Some(index);
+    }
+    Ok(())
+}
+
+/// Whoever takes the key finds every other fence closed.
+pub(in crate::sim) fn taker_is_alone(world: &World, taker: Option<usize>) -> Result<(), String> {
+    for (index, node) in world.nodes.iter().enumerate() {
+        if Some(index) != taker && node.fence_open(world.now) {
+            return Err(format!("the leader key changed hands while {} still acknowledges commits", node.name));
+        }
+    }
+    Ok(())
+}

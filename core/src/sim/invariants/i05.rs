@@ -1,0 +1,70 @@
+//! I5: with asynchronous replication, what is lost in a failover is at most what no reachable standby had flushed.
+//!
+//! Why: an acknowledged commit that some healthy, eligible standby has is still there to be saved. A winner that did not
+//! ask, or asked while WAL was still arriving, would throw it away.
+//! Source: architecture sections 4 ("Election") and 9; peers.md; lessons 1, 8.
+
+use crate::sim::judge::{Vanished, acts};
+use crate::sim::node::Phase;
+use crate::sim::wal::Position;
+use crate::sim::world::World;
+
+/// A node counts as reachable only if nothing went wrong around it for this long before the leader key vanished.
+const QUIET_BEFORE_MS: u64 = 20_000;
+/// A failover that an operator asked for by name is his choice (lesson 6).
+const NAMED_FOR_MS: u64 = 120_000;
+
+/// How far every consistent standby is now.
+pub(in crate::sim) fn snapshot(world: &World) -> Vanished {
+    let standbys = world.nodes.iter().map(|node| {
+        let server = node.server.as_ref()?;
+        (server.phase == Phase::Standby && server.consistent).then(|| node.disk.data().map(|data| data.at)).flatten()
+    });
+    Vanished { at: world.now, standbys: standbys.collect() }
+}
+
+pub(in crate::sim) fn nothing_reachable_is_lost(
+    world: &mut World,
+    winner: usize,
+    from: Position,
+) -> Result<(), String> {
+    let lost: Vec<Position> = world
+        .judge
+        .acks
+        .iter()
+        .filter_map(|(branch, acks)| world.wal.end_seen_from(from, *branch).map(|end| (end, acks)))
+        .flat_map(|(end, acks)| acks.iter().rev().take_while(move |ack| ack.position.lsn > end).map(|ack| ack.position))
+        .collect();
+    world.judge.lost_total += lost.len() as u64;
+    let Some(vanished) = world.judge.vanished.clone() else { return Ok(()) };
+    let named = world.judge.named.is_some_and(|(node, at)| node == winner && at + NAMED_FOR_MS > world.now);
+    if lost.is_empty() || named || troubled(world, winner, vanished.at) {
+        return Ok(());
+    }
+    for (index, position) in vanished.standbys.iter().enumerate() {
+        let Some(position) = position else { continue };
+        let node = &world.nodes[index];
+        if index == winner
+            || node.settings.tags.nofailover()
+            || node.cannot_write
+            || troubled(world, index, vanished.at)
+        {
+            continue;
+        }
+        if let Some(saved) = lost.iter().find(|ack| world.wal.contains(*position, **ack)) {
+            let winner = &world.nodes[winner].name;
+            return Err(format!(
+                "{winner} promoted at {} without a commit acknowledged at {} that {} had flushed",
+                from.lsn, saved.lsn, node.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn troubled(world: &World, node: usize, vanished_at: u64) -> bool {
+    let here = &world.nodes[node];
+    let still_there =
+        here.server.as_ref().is_some_and(|server| matches!(server.phase, Phase::Standby | Phase::Primary));
+    !still_there || !acts(world, node) || here.troubled_at + QUIET_BEFORE_MS > vanished_at
+}

@@ -1,0 +1,157 @@
+//! The judge: sees every event, knows true time and the true contents of the store, and decides whether an
+//! invariant is broken. What each invariant says is in its own file under `invariants`.
+
+use super::invariants::{i01, i02, i03, i05, i06, i08, i09, i11};
+use super::wal::{BranchId, Position};
+use super::world::World;
+use crate::clock::Tick;
+use crate::cluster::LeaderKey;
+use crate::ids::{LeaseId, Timeline};
+use crate::lease::Lease;
+use std::collections::BTreeMap;
+
+/// A broken invariant.
+#[derive(Clone, Debug)]
+pub(super) struct Broken {
+    pub(super) invariant: &'static str,
+    pub(super) text: String,
+    pub(super) at: u64,
+}
+
+/// A commit that a client was told is safe.
+#[derive(Clone, Debug)]
+pub(super) struct Ack {
+    pub(super) node: usize,
+    pub(super) position: Position,
+    /// By the node's clock.
+    pub(super) flushed_at: Tick,
+}
+
+/// How far everybody was when the leader key went away.
+#[derive(Clone, Debug)]
+pub(super) struct Vanished {
+    pub(super) at: u64,
+    /// Of every node that was a consistent standby then.
+    pub(super) standbys: Vec<Option<Position>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Judge {
+    pub(super) violation: Option<Broken>,
+    /// By branch, in order of position.
+    pub(super) acks: BTreeMap<BranchId, Vec<Ack>>,
+    pub(super) acks_total: u64,
+    pub(super) lost_total: u64,
+    pub(super) vanished: Option<Vanished>,
+    /// Nodes that gave the leader key up and have not had it again.
+    pub(super) released: Vec<(usize, LeaseId)>,
+    /// The last candidate an operator named, and when.
+    pub(super) named: Option<(usize, u64)>,
+    /// An operator deleted the timeline claims: who owns what can no longer be known.
+    pub(super) claims_wiped: bool,
+    pub(super) failovers: u64,
+    pub(super) promotions: u64,
+    pub(super) newest_history: Timeline,
+    pub(super) settled_since: Option<u64>,
+    pub(super) settled_after: Option<u64>,
+}
+
+impl Judge {
+    pub(super) fn report(&mut self, invariant: &'static str, text: String) {
+        if self.violation.is_none() {
+            self.violation = Some(Broken { invariant, text, at: 0 });
+        }
+    }
+
+    fn verdict(&mut self, invariant: &'static str, result: Result<(), String>) {
+        if let Err(text) = result {
+            self.report(invariant, text);
+        }
+    }
+}
+
+pub(super) fn after_every_event(world: &mut World) {
+    let one_fence = i01::one_open_fence(world);
+    world.judge.verdict("I1", one_fence);
+    let stays_out = i08::stays_out(world);
+    world.judge.verdict("I8", stays_out);
+    let now = world.now;
+    if let Some(broken) = &mut world.judge.violation
+        && broken.at == 0
+    {
+        broken.at = now;
+        let text = format!("*** {} is broken: {}", broken.invariant, broken.text);
+        world.log.line(now, "judge", &text);
+    }
+}
+
+pub(super) fn deadline_stored(world: &mut World, node: usize) {
+    let result = i02::deadline_within_lease(world, node);
+    world.judge.verdict("I2", result);
+}
+
+pub(super) fn acknowledged(world: &mut World, ack: &Ack) {
+    let result = i02::flushed_before_deadline(world, ack);
+    world.judge.verdict("I2", result);
+    world.judge.acks_total += 1;
+    world.judge.acks.entry(ack.position.branch).or_default().push(ack.clone());
+}
+
+pub(super) fn promoting(world: &mut World, node: usize, lease: &Lease, timeline: Timeline) {
+    world.judge.promotions += 1;
+    let result = i03::may_promote(world, node, lease, timeline);
+    world.judge.verdict("I3", result);
+}
+
+pub(super) fn starting_as_primary(world: &mut World, node: usize, lease: &Lease) {
+    let result = i03::may_start_as_primary(world, node, lease);
+    world.judge.verdict("I3", result);
+}
+
+pub(super) fn branched(world: &mut World, node: usize, branch: BranchId, from: Position) {
+    let result = i11::one_owner(world, node, branch);
+    world.judge.verdict("I11", result);
+    let result = i05::nothing_reachable_is_lost(world, node, from);
+    world.judge.verdict("I5", result);
+    world.judge.failovers += 1;
+}
+
+pub(super) fn released(world: &mut World, node: usize, lease: &Lease) {
+    let result = i08::released_when_fenced(world, node);
+    world.judge.verdict("I8", result);
+    world.judge.released.push((node, lease.id));
+}
+
+pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, after: Option<&LeaderKey>) {
+    if let Some(leader) = after {
+        let taker = world.nodes.iter().position(|node| node.name == leader.name);
+        world.judge.released.retain(|(node, _)| Some(*node) != taker);
+        let result = i01::taker_is_alone(world, taker);
+        world.judge.verdict("I1", result);
+    }
+    if before.is_some() && before.map(|l| l.created) != after.map(|l| l.created) {
+        let vanished = i05::snapshot(world);
+        world.judge.vanished = Some(vanished);
+    }
+}
+
+/// The history key was written.
+pub(super) fn history_written(world: &mut World) {
+    let result = i06::never_back(world);
+    world.judge.verdict("I6", result);
+}
+
+/// Once a second after the faults have ended.
+pub(super) fn liveness(world: &mut World) {
+    let result = i09::settles(world);
+    world.judge.verdict("I9", result);
+    if !world.over {
+        world.later(500, super::event::Event::Judge);
+    }
+}
+
+/// Whether the supervisor or the worker of a node is frozen: such a node cannot be counted on.
+pub(super) fn acts(world: &World, node: usize) -> bool {
+    let here = &world.nodes[node];
+    here.up && here.frozen.is_empty() && here.seat().is_some()
+}

@@ -1,0 +1,126 @@
+//! A seeded, deterministic world that drives [`crate::decide::decide`] through faults and watches the invariants.
+//!
+//! Two to five machines, each with both drivers, a model Postgres, a model network and clocks that are wrong, around a
+//! model store. A driver here does what a real one does and nothing more: no rule of high availability is written in
+//! this module. One `u64` decides everything that happens: the same seed gives the same log, to the byte.
+//!
+//! A run has a safety phase with faults, in which invariants are checked after every event, and then heals and must
+//! come to one leader that everybody follows.
+
+mod client;
+mod clock;
+mod driver;
+mod event;
+mod faults;
+mod genesis;
+mod inside;
+mod invariants;
+mod judge;
+mod log;
+mod mutant;
+mod net;
+mod node;
+mod observe;
+mod operator;
+mod params;
+mod peers;
+mod queue;
+mod rng;
+mod seats;
+mod server;
+mod steps;
+mod store;
+mod store_client;
+mod store_side;
+mod stream;
+mod wal;
+mod world;
+
+pub use mutant::Mutant;
+
+use crate::rule::Rule;
+use std::collections::BTreeMap;
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// A deliberate fault in the product, to prove that the world sees it.
+    pub mutant: Option<Mutant>,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Everything that happened, as text.
+    pub log: String,
+    /// The broken invariant, if one was broken.
+    pub broken: Option<Broken>,
+    /// How often each rule was the reason of a decision.
+    pub rules: BTreeMap<Rule, u64>,
+    /// How often each fault struck.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Promotions that ended.
+    pub failovers: u64,
+    /// Commits acknowledged, and how many of them were not on the next leader.
+    pub acknowledged: u64,
+    /// Acknowledged commits that no node had when another was promoted.
+    pub lost: u64,
+    /// Virtual time that passed.
+    pub virtual_ms: u64,
+    /// Virtual time from the end of all faults until everybody followed one leader.
+    pub settled_after_ms: Option<u64>,
+    /// Events handled.
+    pub events: u64,
+}
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// Its name, as in architecture section 9.
+    pub invariant: &'static str,
+    /// What happened.
+    pub text: String,
+    /// When, in virtual milliseconds.
+    pub at_ms: u64,
+}
+
+impl Report {
+    /// What a person needs to see of a failed run: what broke, the last events, and the command that replays it.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        let what = self.broken.as_ref().map_or_else(String::new, |b| format!("{}: {}", b.invariant, b.text));
+        format!(
+            "{}\n{what}\nreplay: SIM_SEED={} cargo test -p ha_core --features sim --test seeds -- --nocapture",
+            log::tail(&self.log, 80),
+            self.seed
+        )
+    }
+}
+
+/// Runs one seed to its end.
+#[must_use]
+pub fn run(options: &Options) -> Report {
+    let mut world = world::World::new(options);
+    world.run();
+    Report {
+        seed: options.seed,
+        broken: world.judge.violation.take().map(|broken| Broken {
+            invariant: broken.invariant,
+            text: broken.text,
+            at_ms: broken.at,
+        }),
+        rules: world.rules,
+        faults: world.faults,
+        failovers: world.judge.failovers,
+        acknowledged: world.judge.acks_total,
+        lost: world.judge.lost_total,
+        virtual_ms: world.now,
+        settled_after_ms: world.judge.settled_after,
+        events: world.events,
+        log: world.log.into_text(),
+    }
+}

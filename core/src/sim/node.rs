@@ -1,0 +1,274 @@
+//! One machine: its clock, its data directory, its server, and the two drivers that share the seat.
+
+use super::clock::BootClock;
+use super::event::{Event, Frozen};
+use super::wal::Position;
+use crate::clock::Tick;
+use crate::cluster::Cluster;
+use crate::dcs::DcsCall;
+use crate::effect::Step;
+use crate::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
+use crate::local::{Control, ControlState, Marker, Upstream};
+use crate::member::Identity;
+use crate::memory::Memory;
+use crate::outcome::Outcome;
+use crate::peer::{PeerStatus, PeerView};
+use crate::rule::Rule;
+use crate::seat::LeaveReason;
+use crate::settings::Settings;
+use crate::view::Side;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: NodeName,
+    pub(super) identity: Identity,
+    pub(super) settings: Settings,
+    pub(super) clock: BootClock,
+    pub(super) up: bool,
+    pub(super) boot: u64,
+    pub(super) disk: Disk,
+    pub(super) server: Option<Server>,
+    pub(super) worker: Process,
+    pub(super) supervisor: Process,
+    /// The supervisor's copy of the worker's memory, from the last beat.
+    pub(super) beat: Option<Memory>,
+    /// Since when the supervisor has the seat.
+    pub(super) seat_since: Tick,
+    /// A worker that has said hello and waits for the seat.
+    pub(super) waiting: Option<u64>,
+    /// When the supervisor last heard the worker, and since when it has been listening without a stall of its own.
+    pub(super) heard_at: Tick,
+    pub(super) attentive_since: Tick,
+    pub(super) watched_at: Tick,
+    pub(super) kept_at: Option<Tick>,
+    /// Whether a service manager starts the supervisor again.
+    pub(super) supervised: bool,
+    pub(super) stop_requested: bool,
+    pub(super) step: Option<RunningStep>,
+    pub(super) cannot_write: bool,
+    pub(super) published: PeerStatus,
+    pub(super) frozen: Vec<(Frozen, u64)>,
+    /// Events for processes that are frozen now, in order.
+    pub(super) parked: Vec<Event>,
+    /// When something last went wrong with or around this node.
+    pub(super) troubled_at: u64,
+}
+
+/// A driver process.
+#[derive(Debug, Default)]
+pub(super) struct Process {
+    pub(super) life: u64,
+    pub(super) alive: bool,
+    /// It believes that it has the seat. In a correct world one of the two does.
+    pub(super) acting: bool,
+    pub(super) memory: Memory,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) peers: Vec<PeerView>,
+    pub(super) poll: u64,
+    pub(super) tick_at: Option<u64>,
+    pub(super) rule: Option<Rule>,
+    pub(super) heartbeat: Tick,
+    /// The seat is to be left as soon as no request is under way.
+    pub(super) leaving: Option<LeaveReason>,
+    pub(super) store: StoreClient,
+}
+
+/// The store's side of a driver: the one request under way, and the watch.
+#[derive(Debug, Default)]
+pub(super) struct StoreClient {
+    pub(super) session: Option<LeaseId>,
+    pub(super) flight: Option<Flight>,
+    pub(super) cluster: Option<Rc<Cluster>>,
+    /// `None` while the watch is up.
+    pub(super) lost_since: Option<Tick>,
+    /// Identifies the watch connection.
+    pub(super) stream: u64,
+    pub(super) streaming: bool,
+    /// An event of this stream did not get through; nothing later may overtake it.
+    pub(super) stalled: bool,
+    /// Events of one stream arrive in order.
+    pub(super) not_before: u64,
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) number: u64,
+    pub(super) call: DcsCall,
+    /// When its keepalive (or its first request) was sent, by the node's clock.
+    pub(super) sent_at: Tick,
+    /// What the keepalive brought.
+    pub(super) kept: Option<(LeaseId, u64)>,
+    pub(super) regranted: bool,
+    pub(super) deadline: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    pub(super) state: DiskState,
+    pub(super) marker: Option<Marker>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) enum DiskState {
+    #[default]
+    Empty,
+    Damaged {
+        reason: String,
+        half_copied: bool,
+    },
+    Present(Pgdata),
+}
+
+/// A data directory with a control file.
+#[derive(Clone, Debug)]
+pub(super) struct Pgdata {
+    pub(super) system: u64,
+    /// Durable end of WAL.
+    pub(super) at: Position,
+    pub(super) state: ControlState,
+    pub(super) checkpoint: Lsn,
+    pub(super) checkpoint_timeline: Timeline,
+    pub(super) min_recovery: Lsn,
+    /// Recovery is not consistent before this.
+    pub(super) consistent_at: Lsn,
+    pub(super) can_be_rewound: bool,
+    pub(super) standby_signal: bool,
+    /// A copy that was never started.
+    pub(super) backup_label: bool,
+    pub(super) upstream: Option<Upstream>,
+    /// History files in `pg_wal` that are not of our ancestors: Postgres skips their numbers.
+    pub(super) foreign_history: BTreeSet<Timeline>,
+}
+
+impl Pgdata {
+    pub(super) fn control(&self, timeline: Timeline) -> Control {
+        Control {
+            system_id: SystemId(self.system),
+            state: self.state,
+            timeline: self.checkpoint_timeline,
+            checkpoint: self.checkpoint,
+            min_recovery_point: self.min_recovery,
+            min_recovery_timeline: if self.min_recovery > Lsn(0) { timeline } else { Timeline(0) },
+            can_be_rewound: self.can_be_rewound,
+            backup_label: self.backup_label,
+        }
+    }
+}
+
+impl Disk {
+    pub(super) fn data(&self) -> Option<&Pgdata> {
+        match &self.state {
+            DiskState::Present(data) => Some(data),
+            DiskState::Empty | DiskState::Damaged { .. } => None,
+        }
+    }
+
+    pub(super) fn data_mut(&mut self) -> Option<&mut Pgdata> {
+        match &mut self.state {
+            DiskState::Present(data) => Some(data),
+            DiskState::Empty | DiskState::Damaged { .. } => None,
+        }
+    }
+}
+
+/// A postmaster and its children (or what is left of them).
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) life: u64,
+    pub(super) phase: Phase,
+    pub(super) since: Tick,
+    /// End of WAL in memory; what is not flushed is lost with the server.
+    pub(super) insert: Lsn,
+    /// `primary_conninfo` as it is loaded.
+    pub(super) upstream: Option<Upstream>,
+    pub(super) receiver: Option<Connection>,
+    /// Numbers starts of recovery, promotions, checkpoints, so that an event of an earlier one is dropped.
+    pub(super) attempt: u64,
+    pub(super) promoting: bool,
+    pub(super) consistent: bool,
+    pub(super) checkpointed: bool,
+    pub(super) checkpointing: bool,
+    pub(super) redo: Lsn,
+    pub(super) fence: Fence,
+    /// Backends of sessions that were open; a crash cycle ends them all.
+    pub(super) sessions: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Starting,
+    Primary,
+    Standby,
+    Stopping,
+    /// The postmaster is gone; orphaned backends go on.
+    Leftover,
+}
+
+/// What shared memory says about commits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fence {
+    /// The main thread opened it and has not closed it since: the net thread may move the deadline.
+    pub(super) open: bool,
+    /// Zero: closed.
+    pub(super) deadline: Tick,
+    pub(super) lease: Option<LeaseId>,
+}
+
+/// A walreceiver that streams.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) number: u64,
+    pub(super) to: usize,
+    pub(super) to_life: u64,
+    /// A batch of WAL is on its way.
+    pub(super) in_flight: bool,
+    /// Flush position as the upstream knows it.
+    pub(super) reported: Lsn,
+    /// Nothing has come through since.
+    pub(super) silent_since: Option<u64>,
+}
+
+/// A step of the supervisor.
+#[derive(Debug)]
+pub(super) struct RunningStep {
+    pub(super) number: u64,
+    pub(super) step: Step,
+    /// The server it copies from, as it was when the step began.
+    pub(super) source: Option<(usize, u64)>,
+    /// The data directory as it will be if all goes well.
+    pub(super) result: Option<Pgdata>,
+    pub(super) failure: Option<String>,
+}
+
+impl Node {
+    pub(super) fn is_frozen(&self, what: Frozen) -> bool {
+        self.frozen.iter().any(|(frozen, _)| {
+            *frozen == what || *frozen == Frozen::Node || (what == Frozen::Main && *frozen == Frozen::Worker)
+        })
+    }
+
+    /// The side that has the seat; the worker if both believe so, since it has the REST socket then.
+    pub(super) fn seat(&self) -> Option<Side> {
+        match (self.worker.acting, self.supervisor.acting) {
+            (true, _) => Some(Side::Inside),
+            (false, true) => Some(Side::Outside),
+            (false, false) => None,
+        }
+    }
+
+    pub(super) fn server_life(&self) -> Option<u64> {
+        self.server.as_ref().map(|server| server.life)
+    }
+
+    pub(super) fn server_of(&mut self, life: u64) -> Option<&mut Server> {
+        self.server.as_mut().filter(|server| server.life == life)
+    }
+
+    /// Whether a commit that ends now would be acknowledged.
+    pub(super) fn fence_open(&self, now: u64) -> bool {
+        self.up && self.server.as_ref().is_some_and(|server| self.clock.at(now) < server.fence.deadline)
+    }
+}

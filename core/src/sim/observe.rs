@@ -1,0 +1,110 @@
+//! What each side can see of its own node.
+
+use super::event::Who;
+use super::node::{DiskState, Phase, Server as Postmaster};
+use super::world::World;
+use crate::ids::{Lsn, Timeline};
+use crate::local::{DataDir, LocalView, PrimaryView, Receiver, Server, StandbyConnection, StandbyView};
+use crate::member;
+use crate::peer::PeerStatus;
+use crate::view::Side;
+
+pub(super) fn local(world: &World, who: Who) -> LocalView {
+    let node = &world.nodes[who.node];
+    let (data, history) = match &node.disk.state {
+        DiskState::Empty => (DataDir::Empty, Vec::new()),
+        DiskState::Damaged { reason, half_copied } => {
+            (DataDir::Damaged { reason: reason.clone(), half_copied: *half_copied }, Vec::new())
+        }
+        DiskState::Present(data) => {
+            let timeline = world.wal.branch(data.at.branch).timeline;
+            (DataDir::Present(data.control(timeline)), world.wal.history(data.at.branch))
+        }
+    };
+    LocalView {
+        data,
+        server: server(world, who),
+        marker: node.disk.marker.clone(),
+        history,
+        step_running: node.step.as_ref().filter(|_| who.side == Side::Outside).map(|running| running.step.clone()),
+        cannot_write: node.cannot_write.then(|| "No space left on device".to_owned()),
+    }
+}
+
+fn server(world: &World, who: Who) -> Server {
+    let node = &world.nodes[who.node];
+    let Some(server) = &node.server else { return Server::Down };
+    match (server.phase, who.side) {
+        (Phase::Leftover, _) => Server::Leftover,
+        (Phase::Stopping, _) => Server::Stopping { since: server.since },
+        (Phase::Primary, Side::Inside) => Server::Primary(primary(world, who.node, server)),
+        (Phase::Standby, Side::Inside) => Server::Standby(standby(world, who.node, server)),
+        (Phase::Starting, _) | (Phase::Primary | Phase::Standby, Side::Outside) => {
+            Server::Starting { since: server.since.max(node.seat_since) }
+        }
+    }
+}
+
+fn primary(world: &World, node: usize, server: &Postmaster) -> PrimaryView {
+    let Some(data) = world.nodes[node].disk.data() else { return PrimaryView::default() };
+    let standbys = world.nodes.iter().filter_map(|other| {
+        let connection = other.server.as_ref()?.receiver.as_ref()?;
+        (connection.to == node && connection.to_life == server.life).then(|| StandbyConnection {
+            slot: other.name.slot_name(),
+            streaming: true,
+            flushed: connection.reported,
+            replayed: connection.reported,
+        })
+    });
+    PrimaryView {
+        timeline: world.wal.branch(data.at.branch).timeline,
+        flushed: data.at.lsn,
+        checkpointed: server.checkpointed,
+        checkpoint_redo: server.redo,
+        standbys: standbys.collect(),
+        fence_open: world.nodes[node].fence_open(world.now),
+        sealed: false,
+    }
+}
+
+fn standby(world: &World, node: usize, server: &Postmaster) -> StandbyView {
+    let Some(data) = world.nodes[node].disk.data() else { return StandbyView::default() };
+    StandbyView {
+        timeline: world.wal.branch(data.at.branch).timeline,
+        received: data.at.lsn,
+        replayed: data.at.lsn,
+        receiver: match (&server.receiver, &server.upstream) {
+            (Some(_), _) => Receiver::Streaming,
+            (None, Some(_)) => Receiver::Connecting,
+            (None, None) => Receiver::Stopped,
+        },
+        upstream: server.upstream.clone(),
+        replayed_at: None,
+        replay_paused: false,
+        promoting: server.promoting,
+        consistent: server.consistent,
+    }
+}
+
+/// What `GET /patroni` says from the last snapshot on.
+pub(super) fn status(world: &World, who: Who, local: &LocalView) -> PeerStatus {
+    let memory = &world.process(who).memory;
+    let (lsn, timeline, receiving) = match &local.server {
+        Server::Primary(primary) => (primary.flushed, Some(primary.timeline), false),
+        Server::Standby(standby) => (
+            standby.received.max(standby.replayed),
+            Some(standby.timeline).filter(|timeline| *timeline > Timeline(0)),
+            standby.receiver == Receiver::Streaming,
+        ),
+        Server::Down | Server::Leftover | Server::Starting { .. } | Server::Stopping { .. } => (Lsn(0), None, false),
+    };
+    PeerStatus {
+        is_primary: matches!(local.server, Server::Primary(_)) || member::role(local, memory) == "primary",
+        state: member::state(local, memory).to_owned(),
+        lsn,
+        timeline,
+        receiving,
+        tags: world.nodes[who.node].settings.tags.clone(),
+        watchdog_failed: false,
+    }
+}

@@ -1,0 +1,76 @@
+//! What a seed decides before anything happens: size, settings, which faults come and how often.
+//!
+//! Each seed draws its own subset of faults ("swarm testing"): with every fault in every run, most runs would never
+//! get past the first few.
+
+use super::rng::Rng;
+use crate::clock::Millis;
+use crate::settings::Settings;
+
+#[derive(Clone, Debug)]
+pub(super) struct Params {
+    pub(super) nodes: usize,
+    pub(super) settings: Settings,
+    /// Quiet time at the start; 0 disturbs the bootstrap itself.
+    pub(super) quiet_ms: u64,
+    /// Length of the phase with faults.
+    pub(super) faults_ms: u64,
+    /// Mean time between two faults.
+    pub(super) fault_every_ms: u64,
+    /// Relative frequency of each kind, by `Kind as usize`.
+    pub(super) weights: [u64; super::faults::KINDS],
+    pub(super) lost_reply_per_mille: u64,
+    pub(super) lost_request_per_mille: u64,
+    pub(super) slow_commit_per_mille: u64,
+    pub(super) failing_step_per_mille: u64,
+    /// Processes die between two effects of one decision.
+    pub(super) kill_between_effects_per_mille: u64,
+    pub(super) revoke_lag_ms: u64,
+    pub(super) recovery_max_ms: u64,
+    pub(super) clients: usize,
+    pub(super) one_nofailover: bool,
+}
+
+impl Params {
+    pub(super) fn draw(rng: &mut Rng) -> Self {
+        let settings = settings(rng);
+        let nodes = [2, 3, 3, 3, 3, 4, 5][rng.index(7)];
+        let mut weights = [0; super::faults::KINDS];
+        for weight in &mut weights {
+            *weight = [0, 0, 0, 1, 1, 3][rng.index(6)];
+        }
+        let rare = |rng: &mut Rng, value: u64| if rng.chance(350) { rng.between(1, value) } else { 0 };
+        Self {
+            nodes,
+            quiet_ms: if rng.chance(800) { rng.between(15_000, 40_000) } else { 0 },
+            faults_ms: rng.between(120_000, 500_000),
+            fault_every_ms: rng.skewed(3_000, 50_000),
+            weights,
+            lost_reply_per_mille: rare(rng, 30),
+            lost_request_per_mille: rare(rng, 30),
+            slow_commit_per_mille: rare(rng, 30),
+            failing_step_per_mille: rare(rng, 300),
+            kill_between_effects_per_mille: rare(rng, 10),
+            revoke_lag_ms: [0, 500, 500][rng.index(3)],
+            recovery_max_ms: [1_000, 5_000, 60_000, 300_000][rng.index(4)],
+            clients: 1 + rng.index(3),
+            one_nofailover: rng.chance(150),
+            settings,
+        }
+    }
+}
+
+fn settings(rng: &mut Rng) -> Settings {
+    let (ttl, loop_wait, retry) = [(30, 10, 10), (20, 1, 3), (10, 2, 3), (5, 1, 2), (15, 5, 5)][rng.index(5)];
+    Settings {
+        ttl_ms: Millis::from_secs(ttl),
+        loop_wait_ms: Millis::from_secs(loop_wait),
+        retry_timeout_ms: Millis::from_secs(retry),
+        maximum_lag_on_failover_bytes: if rng.chance(200) { 20_000 } else { 1_048_576 },
+        primary_start_timeout_ms: Millis::from_secs([0, 5, 30, 300, 300][rng.index(5)]),
+        use_pg_rewind: rng.chance(850),
+        may_replace_data: rng.chance(700),
+        use_slots: true,
+        ..Settings::default()
+    }
+}

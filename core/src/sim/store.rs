@@ -1,0 +1,241 @@
+//! The model store, shaped like etcd: one revision, keys, leases that end on the server, transactions.
+//!
+//! A lease ends at `expires`; its keys go up to half a second later, because etcd revokes in a loop. In between no
+//! keepalive brings it back. While the store is down no lease ends, and when it is back each has its full ttl again.
+
+use crate::cluster::{Cluster, LeaderKey};
+use crate::dcs::{Expect, KeyEdit, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
+use crate::ids::{LeaseId, NodeName, Revision};
+use crate::lease::Lease;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+#[derive(Clone, Debug)]
+pub(super) struct LeaseState {
+    pub(super) ttl_ms: u64,
+    pub(super) expires: u64,
+    /// How much later than `expires` its keys are removed.
+    pub(super) revoke_lag: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    raw: RawCluster,
+    leases: BTreeMap<LeaseId, LeaseState>,
+    next_lease: i64,
+    pub(super) up: bool,
+    parsed: Option<Rc<Cluster>>,
+}
+
+/// One request as it travels. A call of the driver is one or two of them.
+#[derive(Clone, Debug)]
+pub(super) enum Request {
+    Keepalive(LeaseId),
+    Grant {
+        ttl_ms: u64,
+    },
+    CreateLeader {
+        lease: LeaseId,
+    },
+    Adopt {
+        old: LeaseId,
+        created: Revision,
+        lease: LeaseId,
+    },
+    /// Is the leader key still of this lease?
+    Check(Lease),
+    Release {
+        lease: Lease,
+        announcement: String,
+    },
+    TimeToLive(LeaseId),
+    Write {
+        edit: KeyEdit,
+        session: Option<LeaseId>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Alive {
+        lease: LeaseId,
+        ttl_ms: u64,
+    },
+    /// The lease does not exist.
+    Gone,
+    /// The condition held; written at this revision (or the revision the leader key was created at).
+    Done(Revision),
+    /// The condition did not hold.
+    No,
+}
+
+impl Store {
+    pub(super) fn new(revision: i64) -> Self {
+        let raw = RawCluster { revision: Revision(revision), keys: BTreeMap::new() };
+        Self { raw, leases: BTreeMap::new(), next_lease: 0x1000, up: true, parsed: None }
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.raw.revision
+    }
+
+    /// The present contents as a driver reads them.
+    pub(super) fn cluster(&mut self) -> Rc<Cluster> {
+        let raw = &self.raw;
+        self.parsed.get_or_insert_with(|| Rc::new(crate::parse::cluster(raw))).clone()
+    }
+
+    pub(super) fn key(&self, path: &str) -> Option<&RawKey> {
+        self.raw.keys.get(path)
+    }
+
+    pub(super) fn leader(&self) -> Option<LeaderKey> {
+        let key = self.key(LEADER_PATH)?;
+        let lease = key.lease.unwrap_or(LeaseId(0));
+        Some(LeaderKey { name: NodeName::new(key.value.clone()), lease, created: key.created })
+    }
+
+    /// When this lease ends (or ended), if it is known.
+    pub(super) fn expires(&self, lease: LeaseId) -> Option<u64> {
+        self.leases.get(&lease).map(|state| state.expires)
+    }
+
+    pub(super) fn lease(&self, lease: LeaseId) -> Option<&LeaseState> {
+        self.leases.get(&lease)
+    }
+
+    /// Carries out one request. `revoke_lag` is for a lease that is granted now.
+    pub(super) fn apply(&mut self, now: u64, me: &NodeName, request: &Request, revoke_lag: u64) -> Answer {
+        match request {
+            Request::Keepalive(lease) => match self.leases.get_mut(lease) {
+                Some(state) if now < state.expires => {
+                    state.expires = now + state.ttl_ms;
+                    Answer::Alive { lease: *lease, ttl_ms: state.ttl_ms }
+                }
+                Some(_) | None => Answer::Gone,
+            },
+            Request::Grant { ttl_ms } => {
+                self.next_lease += 0x11;
+                let lease = LeaseId(self.next_lease);
+                self.leases.insert(lease, LeaseState { ttl_ms: *ttl_ms, expires: now + ttl_ms, revoke_lag });
+                Answer::Alive { lease, ttl_ms: *ttl_ms }
+            }
+            Request::CreateLeader { lease } => {
+                if !self.leases.contains_key(lease) {
+                    return Answer::Gone;
+                }
+                if self.raw.keys.contains_key(LEADER_PATH) {
+                    return Answer::No;
+                }
+                Answer::Done(self.put(LEADER_PATH, me.as_str(), Some(*lease)))
+            }
+            Request::Adopt { old, created, lease } => {
+                if !self.leases.contains_key(lease) {
+                    return Answer::Gone;
+                }
+                let ours = self.leader().is_some_and(|l| l.name == *me && l.lease == *old && l.created == *created);
+                if !ours {
+                    return Answer::No;
+                }
+                self.put(LEADER_PATH, me.as_str(), Some(*lease));
+                Answer::Done(*created)
+            }
+            Request::Check(lease) => self.verdict(self.is_leader(me, lease)),
+            Request::Release { lease, announcement } => {
+                if !self.is_leader(me, lease) {
+                    return Answer::No;
+                }
+                self.raw.keys.remove(LEADER_PATH);
+                Answer::Done(self.put(RELEASED_PATH, announcement, None))
+            }
+            Request::TimeToLive(lease) => self.verdict(self.expires(*lease).is_some_and(|expires| now < expires)),
+            Request::Write { edit, session } => self.write(me, edit, *session),
+        }
+    }
+
+    fn verdict(&self, yes: bool) -> Answer {
+        if yes { Answer::Done(self.raw.revision) } else { Answer::No }
+    }
+
+    fn is_leader(&self, me: &NodeName, lease: &Lease) -> bool {
+        self.leader().is_some_and(|l| l.name == *me && l.lease == lease.id && l.created == lease.leader_created)
+    }
+
+    fn write(&mut self, me: &NodeName, edit: &KeyEdit, session: Option<LeaseId>) -> Answer {
+        let path = edit.key.path();
+        let held = match &edit.expect {
+            Expect::Absent => self.key(&path).is_none(),
+            Expect::Unchanged(revision) => self.key(&path).is_some_and(|key| key.modified == *revision),
+            Expect::WeLead(lease) => self.is_leader(me, lease),
+            Expect::Own => true,
+        };
+        if !held {
+            return Answer::No;
+        }
+        let lease = if edit.leased { session } else { None };
+        if edit.leased && !lease.is_some_and(|lease| self.leases.contains_key(&lease)) {
+            return Answer::Gone;
+        }
+        match &edit.value {
+            Some(value) => Answer::Done(self.put(&path, value, lease)),
+            None => {
+                self.delete(&path);
+                Answer::Done(self.raw.revision)
+            }
+        }
+    }
+
+    /// Writes without any condition, as the operations above and an operator with `etcdctl` do.
+    pub(super) fn put(&mut self, path: &str, value: &str, lease: Option<LeaseId>) -> Revision {
+        let revision = self.next_revision();
+        let created = self.raw.keys.get(path).map_or(revision, |key| key.created);
+        let key = RawKey { value: value.to_owned(), created, modified: revision, lease };
+        self.raw.keys.insert(path.to_owned(), key);
+        revision
+    }
+
+    /// Deletes a key; false if there was none.
+    pub(super) fn delete(&mut self, path: &str) -> bool {
+        let existed = self.raw.keys.remove(path).is_some();
+        if existed {
+            self.next_revision();
+        }
+        existed
+    }
+
+    /// Deletes every key whose path `doomed` accepts.
+    pub(super) fn delete_where(&mut self, doomed: impl Fn(&str) -> bool) {
+        self.raw.keys.retain(|path, _| !doomed(path));
+        self.next_revision();
+    }
+
+    fn next_revision(&mut self) -> Revision {
+        self.raw.revision.0 += 1;
+        self.parsed = None;
+        self.raw.revision
+    }
+
+    /// Removes `lease` and its keys if it is over and its revocation is due. True if that removed a key.
+    pub(super) fn revoke_if_due(&mut self, now: u64, lease: LeaseId) -> bool {
+        let due = self.up && self.leases.get(&lease).is_some_and(|state| now >= state.expires + state.revoke_lag);
+        if !due {
+            return false;
+        }
+        self.leases.remove(&lease);
+        let before = self.raw.keys.len();
+        self.raw.keys.retain(|_, key| key.lease != Some(lease));
+        let removed = self.raw.keys.len() < before;
+        if removed {
+            self.next_revision();
+        }
+        removed
+    }
+
+    /// A new etcd leader (or a store that comes back) gives every lease its full time again.
+    pub(super) fn renew_all_leases(&mut self, now: u64) -> Vec<LeaseId> {
+        for state in self.leases.values_mut() {
+            state.expires = now + state.ttl_ms;
+        }
+        self.leases.keys().copied().collect()
+    }
+}

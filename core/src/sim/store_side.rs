@@ -1,0 +1,74 @@
+//! The store as part of the world: requests carried out, leases that end, operators with `etcdctl`.
+
+use super::event::Event;
+use super::judge;
+use super::store::{Answer, Request};
+use super::world::World;
+use crate::ids::LeaseId;
+
+impl World {
+    pub(super) fn store_apply(&mut self, node: usize, request: &Request) -> Answer {
+        let revoke_lag = self.rng.below(self.params.revoke_lag_ms + 1);
+        let before = self.store.revision();
+        let leader = self.store.leader();
+        let name = self.nodes[node].name.clone();
+        let answer = self.store.apply(self.now, &name, request, revoke_lag);
+        if let Answer::Alive { lease, .. } = answer {
+            self.watch_lease(lease);
+        }
+        if self.store.revision() > before {
+            let text = match request {
+                Request::Write { edit, .. } => {
+                    format!("store: {} := {}", edit.key.path(), edit.value.as_deref().unwrap_or("(deleted)"))
+                }
+                Request::CreateLeader { lease } => format!("store: leader := {name} on lease {lease}"),
+                Request::Adopt { lease, .. } => format!("store: leader {name} moves to lease {lease}"),
+                Request::Release { .. } => format!("store: leader {name} released"),
+                _ => "store: changed".to_owned(),
+            };
+            if !text.starts_with("store: members/") && !text.starts_with("store: status") {
+                self.say(node, &text);
+            }
+            self.store_changed(leader.as_ref());
+            if matches!(request, Request::Write { edit, .. } if edit.key == crate::dcs::Key::History) {
+                judge::history_written(self);
+            }
+        }
+        if let (Request::Release { lease, .. }, Answer::Done(_)) = (request, answer) {
+            judge::released(self, node, lease);
+        }
+        answer
+    }
+
+    /// After any change: the judge looks at a change of leader, the watches hear of it.
+    pub(super) fn store_changed(&mut self, before: Option<&crate::cluster::LeaderKey>) {
+        let after = self.store.leader();
+        if before.map(|l| (l.created, l.lease)) != after.as_ref().map(|l| (l.created, l.lease)) {
+            judge::leader_changed(self, before, after.as_ref());
+        }
+        self.broadcast();
+    }
+
+    fn watch_lease(&mut self, lease: LeaseId) {
+        if let Some(state) = self.store.lease(lease) {
+            let at = state.expires + state.revoke_lag;
+            self.queue.push(at, Event::LeaseDue(lease));
+        }
+    }
+
+    pub(super) fn lease_due(&mut self, lease: LeaseId) {
+        let before = self.store.leader();
+        if self.store.revoke_if_due(self.now, lease) {
+            let text = format!("lease {lease} ended, its keys are gone");
+            self.log.line(self.now, "store", &text);
+            self.store_changed(before.as_ref());
+        }
+    }
+
+    /// The store answers again, or has a new leader: every lease has its full time again.
+    pub(super) fn store_renews_leases(&mut self) {
+        for lease in self.store.renew_all_leases(self.now) {
+            self.watch_lease(lease);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The world: all state, virtual time, and where each event goes.
+
+use super::client::Client;
+use super::event::{Addressee, Event, Frozen, Who};
+use super::judge::Judge;
+use super::log::Log;
+use super::net::Net;
+use super::node::{Node, Process, Server};
+use super::params::Params;
+use super::queue::Queue;
+use super::rng::Rng;
+use super::store::Store;
+use super::wal::Wal;
+use super::{Mutant, Options};
+use crate::clock::Tick;
+use crate::rule::Rule;
+use crate::view::Side;
+use std::collections::BTreeMap;
+
+pub(super) struct World {
+    pub(super) now: u64,
+    pub(super) rng: Rng,
+    pub(super) queue: Queue,
+    pub(super) params: Params,
+    pub(super) mutant: Option<Mutant>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) store: Store,
+    pub(super) net: Net,
+    pub(super) wal: Wal,
+    pub(super) clients: Vec<Client>,
+    pub(super) judge: Judge,
+    pub(super) log: Log,
+    pub(super) rules: BTreeMap<Rule, u64>,
+    pub(super) faults: BTreeMap<&'static str, u64>,
+    pub(super) healed_at: Option<u64>,
+    pub(super) over: bool,
+    pub(super) events: u64,
+    /// How much more often than usual requests and replies are lost.
+    pub(super) outcome_trouble: u64,
+    /// Numbers every incarnation, flight, connection: never given twice.
+    next_number: u64,
+}
+
+impl World {
+    pub(super) fn new(options: &Options) -> Self {
+        let mut rng = Rng::new(options.seed);
+        let params = Params::draw(&mut rng);
+        let nodes = super::genesis::nodes(&mut rng, &params);
+        let clients = Client::several(&mut rng, &params);
+        Self {
+            now: 0,
+            queue: Queue::default(),
+            mutant: options.mutant,
+            store: Store::new(i64::try_from(rng.between(1, 1000)).unwrap_or(1)),
+            net: Net::new(nodes.len()),
+            wal: Wal::default(),
+            judge: Judge::default(),
+            log: Log::default(),
+            rules: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            healed_at: None,
+            over: false,
+            events: 0,
+            outcome_trouble: 1,
+            next_number: 0,
+            rng,
+            params,
+            nodes,
+            clients,
+        }
+    }
+
+    /// Runs until the judge is satisfied or has found a violation.
+    pub(super) fn run(&mut self) {
+        super::genesis::begin(self);
+        while !self.over && self.judge.violation.is_none() {
+            let Some((at, event)) = self.queue.pop() else { break };
+            self.now = self.now.max(at);
+            self.events += 1;
+            self.deliver(event);
+            super::judge::after_every_event(self);
+        }
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(super) fn later(&mut self, delay_ms: u64, event: Event) {
+        self.queue.push(self.now + delay_ms, event);
+    }
+
+    pub(super) fn soon(&mut self, low_ms: u64, high_ms: u64, event: Event) {
+        let delay_ms = self.rng.between(low_ms, high_ms);
+        self.later(delay_ms, event);
+    }
+
+    pub(super) fn local(&self, node: usize) -> Tick {
+        self.nodes[node].clock.at(self.now)
+    }
+
+    pub(super) fn process(&self, who: Who) -> &Process {
+        match who.side {
+            Side::Inside => &self.nodes[who.node].worker,
+            Side::Outside => &self.nodes[who.node].supervisor,
+        }
+    }
+
+    pub(super) fn process_mut(&mut self, who: Who) -> &mut Process {
+        match who.side {
+            Side::Inside => &mut self.nodes[who.node].worker,
+            Side::Outside => &mut self.nodes[who.node].supervisor,
+        }
+    }
+
+    /// The process if it is still the one that was meant.
+    pub(super) fn living(&mut self, who: Who, life: u64) -> Option<&mut Process> {
+        let process = self.process_mut(who);
+        (process.alive && process.life == life).then_some(process)
+    }
+
+    pub(super) fn server(&self, node: usize) -> Option<&Server> {
+        self.nodes[node].server.as_ref()
+    }
+
+    pub(super) fn say(&mut self, node: usize, text: &str) {
+        let name = self.nodes[node].name.as_str();
+        self.log.line(self.now, name, text);
+    }
+
+    pub(super) fn trouble(&mut self, node: usize) {
+        self.nodes[node].troubled_at = self.now;
+    }
+
+    fn deliver(&mut self, event: Event) {
+        let frozen = match event.addressee() {
+            Addressee::World => None,
+            Addressee::Driver(who, main) => {
+                let what = match (who.side, main) {
+                    (Side::Inside, true) => Frozen::Main,
+                    (Side::Inside, false) => Frozen::Worker,
+                    (Side::Outside, _) => Frozen::Supervisor,
+                };
+                self.nodes[who.node].is_frozen(what).then_some(who.node)
+            }
+            Addressee::Machine(node) => self.nodes[node].is_frozen(Frozen::Node).then_some(node),
+        };
+        match frozen {
+            Some(node) => self.nodes[node].parked.push(event),
+            None => self.handle(event),
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Tick { who, life } => self.tick(who, life),
+            Event::StoreArrive { who, life, flight, request, retried } => {
+                self.store_arrive(who, life, flight, &request, retried);
+            }
+            Event::StoreAnswer { who, life, flight, answer } => self.store_answer(who, life, flight, answer),
+            Event::CallTimeout { who, life, flight, reason } => self.call_timeout(who, life, flight, reason),
+            Event::Watch { who, life, stream, cluster } => self.watch_event(who, life, stream, cluster),
+            Event::WatchCheck { who, life, stream } => self.watch_check(who, life, stream),
+            Event::WatchConnect { who, life } => self.watch_connect(who, life),
+            Event::LeaseDue(lease) => self.lease_due(lease),
+            Event::PeerAsk { from, life, poll, to } => self.peer_ask(from, life, poll, to),
+            Event::PeerAnswered { from, life, poll, to, answer } => self.peer_answered(from, life, poll, to, answer),
+            Event::PeerTimeout { from, life, poll } => self.peer_timeout(from, life, poll),
+            Event::ClientTry { client, attempt } => self.client_try(client, attempt),
+            Event::CommitFlush(commit) => self.commit_flush(commit),
+            Event::CommitAck(commit) => self.commit_ack(&commit),
+            Event::Fault => self.fault(),
+            Event::Thaw { node, what, number } => self.thaw(node, what, number),
+            Event::Undo(undo) => self.undo(&undo),
+            Event::Heal => self.heal(),
+            Event::Judge => super::judge::liveness(self),
+            other => self.handle_machine(other),
+        }
+    }
+
+    fn handle_machine(&mut self, event: Event) {
+        match event {
+            Event::Boot { node, boot } => self.boot(node, boot),
+            Event::SupervisorStart { node, boot } => self.supervisor_start(node, boot),
+            Event::UnitStart { node, boot } => self.unit_start(node, boot),
+            Event::WorkerStart { node, server } => self.worker_start(node, server),
+            Event::WorkerGone { node, supervisor } => self.worker_gone(node, supervisor),
+            Event::Hello { node, worker, waited_ms } => self.hello(node, worker, waited_ms),
+            Event::HelloMissed { node, supervisor } => self.hello_missed(node, supervisor),
+            Event::LeaveMissed { node, supervisor } => self.leave_missed(node, supervisor),
+            Event::Silence { node, supervisor } => self.silence(node, supervisor),
+            Event::ServerReady { node, server, attempt } => self.server_ready(node, server, attempt),
+            Event::FollowApplied { node, server, upstream } => self.follow_applied(node, server, upstream),
+            Event::PromotionDone { node, server, attempt } => self.promotion_done(node, server, attempt),
+            Event::CheckpointDone { node, server, attempt, redo } => self.checkpoint_done(node, server, attempt, redo),
+            Event::StopCheckpoint { node, server } => self.stop_checkpoint(node, server),
+            Event::StopDone { node, server, give_up } => self.stop_done(node, server, give_up),
+            Event::LeftoverGone { node, server } => self.leftover_gone(node, server),
+            Event::StepBegun { node, step } => self.step_begun(node, step),
+            Event::StepEnd { node, step } => self.step_end(node, step),
+            Event::Connect { node, server } => self.receiver_connect(node, server),
+            Event::WalArrive { node, server, connection, position } => {
+                self.wal_arrive(node, server, connection, position);
+            }
+            Event::Feedback { node, server, connection, flushed } => self.feedback(node, server, connection, flushed),
+            Event::ReceiverTimeout { node, server, connection } => self.receiver_timeout(node, server, connection),
+            Event::Background { node, server } => self.background(node, server),
+            // The rest was handled before.
+            _ => {}
+        }
+    }
+}

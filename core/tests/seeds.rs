@@ -1,0 +1,137 @@
+//! The decision core in a simulated world: many seeds, each with its own faults.
+//!
+//! `SIM_SEED=n` runs one seed and prints its whole log with `--nocapture`; `SIM_SEEDS=n` changes how many are run, `SIM_FIRST` where they begin.
+
+use ha_core::rule::Rule;
+use ha_core::sim::{Options, Report, run};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Rules that the world cannot reach, each with the reason.
+const UNREACHED: &[(Rule, &str)] = &[];
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn one(seed: u64) -> Report {
+    run(&Options { seed, mutant: None })
+}
+
+#[derive(Default)]
+struct Total {
+    runs: u64,
+    events: u64,
+    virtual_ms: u64,
+    failovers: u64,
+    acknowledged: u64,
+    lost: u64,
+    rules: BTreeMap<Rule, u64>,
+    faults: BTreeMap<&'static str, u64>,
+    settled_ms: Vec<u64>,
+    broken: Vec<Report>,
+}
+
+impl Total {
+    fn add(&mut self, report: Report) {
+        self.runs += 1;
+        self.events += report.events;
+        self.virtual_ms += report.virtual_ms;
+        self.failovers += report.failovers;
+        self.acknowledged += report.acknowledged;
+        self.lost += report.lost;
+        for (rule, count) in &report.rules {
+            *self.rules.entry(*rule).or_default() += count;
+        }
+        for (fault, count) in &report.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+        self.settled_ms.extend(report.settled_after_ms);
+        if report.broken.is_some() {
+            self.broken.push(report);
+        }
+    }
+
+    fn print(&mut self) {
+        println!(
+            "{} seeds, {} events, {} virtual hours, {} failovers, {} commits acknowledged, {} lost",
+            self.runs,
+            self.events,
+            self.virtual_ms / 3_600_000,
+            self.failovers,
+            self.acknowledged,
+            self.lost
+        );
+        self.settled_ms.sort_unstable();
+        if let (Some(median), Some(most)) = (self.settled_ms.get(self.settled_ms.len() / 2), self.settled_ms.last()) {
+            println!("settled after healing: median {median} ms, most {most} ms");
+        }
+        println!("faults: {:?}", self.faults);
+    }
+}
+
+fn many(first: u64, count: u64) -> Total {
+    let next = AtomicU64::new(first);
+    let total = Mutex::new(Total::default());
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        break;
+                    }
+                    let report = one(seed);
+                    total.lock().expect("no run panicked").add(report);
+                }
+            });
+        }
+    });
+    total.into_inner().expect("no run panicked")
+}
+
+#[test]
+fn no_seed_breaks_an_invariant_and_every_rule_is_reached() {
+    if let Some(seed) = number("SIM_SEED") {
+        let report = one(seed);
+        println!("{}", report.log);
+        assert_eq!(report.broken, None, "{}", report.explain());
+        return;
+    }
+    let mut total = many(number("SIM_FIRST").unwrap_or(1), number("SIM_SEEDS").unwrap_or(1000));
+    total.print();
+    if number("SIM_VERBOSE").is_some() {
+        for (rule, count) in &total.rules {
+            println!("{count:>9} {}", rule.code());
+        }
+    }
+    total.broken.sort_by_key(|report| report.seed);
+    for report in &total.broken {
+        let broken = report.broken.as_ref().expect("only broken runs are kept");
+        println!("seed {}: {}: {} (at {} ms)", report.seed, broken.invariant, broken.text, broken.at_ms);
+    }
+    if let Some(report) = total.broken.first() {
+        panic!("{} of {} seeds broke an invariant; the first:\n{}", total.broken.len(), total.runs, report.explain());
+    }
+    if number("SIM_SEEDS").is_some_and(|seeds| seeds < 1000) {
+        return;
+    }
+    let excused = |rule: &Rule| UNREACHED.iter().any(|(unreached, _)| unreached == rule);
+    let missing: Vec<&str> =
+        Rule::ALL.iter().filter(|rule| !total.rules.contains_key(rule) && !excused(rule)).map(|r| r.code()).collect();
+    assert!(missing.is_empty(), "rules that no seed reached: {missing:?}");
+    let stale: Vec<&str> =
+        UNREACHED.iter().filter(|(r, _)| total.rules.contains_key(r)).map(|(r, _)| r.code()).collect();
+    assert!(stale.is_empty(), "rules listed as unreachable were reached: {stale:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    for seed in [3, 77, 4_000_000_007] {
+        let (first, second) = (one(seed), one(seed));
+        assert!(first.log == second.log, "seed {seed} ran differently the second time");
+        assert!(first.log.len() > 1000, "seed {seed} did next to nothing");
+    }
+}
