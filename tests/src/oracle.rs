@@ -242,7 +242,16 @@ mod tests {
     fn ack(seq: u64, at_ms: u64, server: &str, timeline: u32, lsn: u64, origin: Instant) -> Ack {
         let acked_at = origin + Duration::from_millis(at_ms);
         let sent_at = origin + Duration::from_millis(at_ms.saturating_sub(2));
-        Ack { writer: 1, seq, sent_at, acked_at, server: server.into(), timeline, lsn_before: lsn }
+        Ack {
+            writer: 1,
+            seq,
+            connected_at: origin,
+            sent_at,
+            acked_at,
+            server: server.into(),
+            timeline,
+            lsn_before: lsn,
+        }
     }
 
     #[test]

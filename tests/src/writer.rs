@@ -16,6 +16,8 @@ pub struct Ack {
     pub writer: u32,
     /// Its running number.
     pub seq: u64,
+    /// When the connection was made.
+    pub connected_at: Instant,
     /// When the statement was sent.
     pub sent_at: Instant,
     /// When the acknowledgement had arrived.
@@ -127,6 +129,14 @@ impl Writers {
         acks.iter().find(|ack| ack.timeline > timeline && ack.acked_at >= since).cloned()
     }
 
+    /// The first acknowledgement on a connection that was made after `since`: one by a server that took connections then,
+    /// not by a backend that outlived its postmaster.
+    #[must_use]
+    pub fn first_ack_connected_after(&self, since: Instant) -> Option<Ack> {
+        let acks = self.acks.lock().expect("no writer panics while holding it");
+        acks.iter().find(|ack| ack.connected_at >= since).cloned()
+    }
+
     /// The first acknowledgement of a statement that was sent after `since`.
     #[must_use]
     pub fn first_ack_sent_after(&self, since: Instant) -> Option<Ack> {
@@ -160,6 +170,12 @@ impl Drop for Writers {
     }
 }
 
+struct Connection {
+    session: Session,
+    server: String,
+    at: Instant,
+}
+
 struct WriterThread {
     writer: u32,
     target: Target,
@@ -174,21 +190,21 @@ struct WriterThread {
 
 impl WriterThread {
     fn run(mut self) {
-        let mut session: Option<(Session, String)> = None;
+        let mut connection: Option<Connection> = None;
         let mut seq = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            let Some((open, server)) = session.take().or_else(|| self.connect()) else {
+            let Some(open) = connection.take().or_else(|| self.connect()) else {
                 std::thread::sleep(self.style.interval);
                 continue;
             };
             seq += 1;
-            match self.write(&open, &server, seq) {
-                Ok(()) => session = Some((open, server)),
+            match self.write(&open, seq) {
+                Ok(()) => connection = Some(open),
                 Err(error) => {
                     self.note(error.to_string());
-                    let usable = matches!(error, SqlError::Refused { .. }) && !open.is_closed();
+                    let usable = matches!(error, SqlError::Refused { .. }) && !open.session.is_closed();
                     match self.target {
-                        Target::Pinned(_) if usable => session = Some((open, server)),
+                        Target::Pinned(_) if usable => connection = Some(open),
                         Target::Pinned(_) => {}
                         // A server that refuses may still call itself read-write: begin with another one.
                         Target::AnyPrimary(_) => self.next += 1,
@@ -199,23 +215,24 @@ impl WriterThread {
         }
     }
 
-    fn write(&self, session: &Session, server: &str, seq: u64) -> Result<(), SqlError> {
+    fn write(&self, connection: &Connection, seq: u64) -> Result<(), SqlError> {
         let sql = format!(
             "INSERT INTO ha_log VALUES ({}, {seq}) RETURNING substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), \
              pg_current_wal_insert_lsn() - '0/0'::pg_lsn",
             self.writer
         );
         let sent_at = Instant::now();
-        let rows = session.query(&sql, self.style.patience)?;
+        let rows = connection.session.query(&sql, self.style.patience)?;
         let acked_at = Instant::now();
         let row = rows.into_iter().next().unwrap_or_default();
         let column = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
         let ack = Ack {
             writer: self.writer,
             seq,
+            connected_at: connection.at,
             sent_at,
             acked_at,
-            server: server.to_owned(),
+            server: connection.server.clone(),
             timeline: u32::from_str_radix(&column(0), 16).unwrap_or(0),
             lsn_before: column(1).parse().unwrap_or(0),
         };
@@ -224,7 +241,7 @@ impl WriterThread {
         Ok(())
     }
 
-    fn connect(&mut self) -> Option<(Session, String)> {
+    fn connect(&mut self) -> Option<Connection> {
         let servers = match &self.target {
             Target::Pinned(server) => std::slice::from_ref(server),
             Target::AnyPrimary(servers) => servers.as_slice(),
@@ -232,11 +249,13 @@ impl WriterThread {
         let pinned = matches!(self.target, Target::Pinned(_));
         let mut failure = None;
         for attempt in 0..servers.len() {
+            let at = Instant::now();
             let index = (self.next + attempt) % servers.len();
             match open(&servers[index], self.style.patience, pinned) {
                 Ok(Some(session)) => {
                     self.next = index;
-                    return Some((session, format!("{}:{}", servers[index].host, servers[index].port)));
+                    let server = format!("{}:{}", servers[index].host, servers[index].port);
+                    return Some(Connection { session, server, at });
                 }
                 Ok(None) => {}
                 Err(error) => failure = Some(error.to_string()),

@@ -14,7 +14,7 @@ fn the_server_is_restarted_in_place_on_the_same_timeline() {
     let observation = cluster.observe();
     old.kill();
     let fault = Instant::now();
-    cluster.wait("a write after the crash", secs(20), || observation.writers.first_ack_sent_after(fault));
+    cluster.wait("a write after the crash", secs(20), || observation.writers.first_ack_connected_after(fault));
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost("postmaster killed");
     println!("postmaster killed, restart in place: write gap {} ms", conclusion.verdict.gap.as_millis());

@@ -16,7 +16,8 @@ fn the_leader_stays_leader_through_the_crash_cycle() {
         let worker = cluster.wait("the loop worker", secs(10), || cluster.nodes[leader].worker());
         worker.kill();
         let fault = Instant::now();
-        cluster.wait("a write after the crash cycle", secs(20), || observation.writers.first_ack_sent_after(fault));
+        cluster
+            .wait("a write after the crash cycle", secs(20), || observation.writers.first_ack_connected_after(fault));
         println!("worker killed, round {round}: written again after {} ms", fault.elapsed().as_millis());
         // Longer than the lease: somebody must be renewing it again.
         std::thread::sleep(secs(u64::from(cluster.plan.ttl) + 1));
@@ -37,7 +38,7 @@ fn without_a_supervisor_too_a_short_crash_cycle_costs_no_leadership() {
     let worker = cluster.wait("the loop worker", secs(10), || cluster.nodes[leader].worker());
     worker.kill();
     let fault = Instant::now();
-    cluster.wait("a write after the crash cycle", secs(40), || observation.writers.first_ack_sent_after(fault));
+    cluster.wait("a write after the crash cycle", secs(40), || observation.writers.first_ack_connected_after(fault));
     println!("worker killed without a supervisor: written again after {} ms", fault.elapsed().as_millis());
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost("loop worker killed without a supervisor");

@@ -41,9 +41,9 @@ struct Damage {
     acks: Vec<Ack>,
 }
 
-/// Waits until a write that was begun after the fault is acknowledged, lets things settle, and judges.
+/// Waits until a write on a connection made after the fault is acknowledged, lets things settle, and judges.
 fn assess(cluster: &Cluster, writers: Writers, fault: Instant) -> Damage {
-    cluster.wait("a write after the fault", secs(120), || writers.first_ack_sent_after(fault).map(|_| ()));
+    cluster.wait("a write after the fault", secs(120), || writers.first_ack_connected_after(fault));
     std::thread::sleep(millis(500));
     let (acks, _) = writers.stop();
     // A client may still write to the old server after the fault: the gap is the longest silence, wherever it lies.
