@@ -37,7 +37,7 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
         DcsReply::Kept(lease) => {
             kept(turn, lease.id, lease.sent_at);
             // A renewal that was sent before the loss was noticed brings nothing back.
-            if turn.memory.lease.is_some_and(|held| held.id == lease.id) {
+            if turn.memory.lease.is_some_and(|held| held.leader_created == lease.leader_created) {
                 turn.memory.lease = Some(*lease);
             }
         }
