@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Number, Value};
 use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, Tag};
-use std::borrow::Cow;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::Read;
@@ -242,7 +242,7 @@ fn place(at: &Marker) -> String {
 fn scalar(text: &Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, at: Marker) -> Result<Value, String> {
     match tag.map(|tag| tag.core_suffix()) {
         None if style == ScalarStyle::Plain => Ok(bare(text)),
-        None | Some(Some("str")) => Ok(Value::from(text.as_ref())),
+        None | Some(Some("str")) => Ok(Value::from(text)),
         Some(Some("int" | "float" | "bool" | "null")) => Ok(bare(text)),
         Some(_) => Err(format!("{}: a tag that is not supported", place(&at))),
     }

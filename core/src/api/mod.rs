@@ -20,7 +20,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-pub use reply::Reply;
+pub use reply::{Reply, reason};
 pub use snapshot::{LiveNow, ServerFacts, Snapshot};
 pub use switchover::{Action, SwitchoverWait, edit as failover_edit};
 
