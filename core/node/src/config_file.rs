@@ -239,7 +239,7 @@ fn place(at: &Marker) -> String {
     format!("line {}, column {}", at.line(), at.col() + 1)
 }
 
-fn scalar(text: &Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, at: Marker) -> Result<Value, String> {
+fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Marker) -> Result<Value, String> {
     match tag.map(|tag| tag.core_suffix()) {
         None if style == ScalarStyle::Plain => Ok(bare(text)),
         None | Some(Some("str")) => Ok(Value::from(text)),
