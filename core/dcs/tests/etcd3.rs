@@ -3,6 +3,7 @@
 // Each test file uses a part of what the common modules offer.
 #[allow(dead_code)]
 mod conformance;
+mod faults;
 #[allow(dead_code)]
 mod support;
 

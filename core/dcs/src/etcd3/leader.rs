@@ -183,7 +183,7 @@ impl Etcd3 {
                 Err(failure) => Err(failure),
             }
         });
-        settled.await.map(|settled| settled.answer)
+        settled.await.map(|settled| settled.answer).map_err(Stopped::of_a_question)
     }
 
     /// Deletes the key and announces it, in one transaction.
@@ -228,7 +228,8 @@ impl Etcd3 {
             shared.check(read.header())?;
             link.lease_alive(lease).await
         });
-        Ok(DcsReply::LeaseAlive(settled.await?.answer))
+        let settled = settled.await.map_err(Stopped::of_a_question)?;
+        Ok(DcsReply::LeaseAlive(settled.answer))
     }
 
     /// The condition that the leader key is ours: value, lease and create revision.

@@ -136,6 +136,13 @@ pub(super) struct Stopped {
     pub(super) doubt: bool,
 }
 
+impl Stopped {
+    /// Of a request that changes nothing but how long our own lease lives: whether it happened is no question.
+    pub(super) fn of_a_question(self) -> Self {
+        Self { doubt: false, ..self }
+    }
+}
+
 fn too_slow(what: &str, limit: Duration) -> Failure {
     Failure::NotDone(format!("could not {what} within {} ms", limit.as_millis()))
 }

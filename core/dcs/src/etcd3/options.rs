@@ -57,6 +57,9 @@ pub struct Options {
     pub request_timeout: Option<Millis>,
     /// Longest time a connection may take to come up; the request's time when absent.
     pub connect_timeout: Option<Millis>,
+    /// Whether members that are not configured are found through the member list. Off where the hosts are proxies
+    /// (Patroni's `use_proxies`).
+    pub discover: bool,
     /// The driver's clock (`CLOCK_BOOTTIME`): leases are counted on it.
     pub clock: fn() -> Tick,
 }
@@ -80,6 +83,7 @@ impl Options {
             retry_timeout: Millis::from_secs(10),
             request_timeout: None,
             connect_timeout: None,
+            discover: true,
             clock,
         }
     }

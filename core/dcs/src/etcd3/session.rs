@@ -67,7 +67,7 @@ impl Etcd3 {
         match kept.await {
             Ok(settled) => Ok(self.replaced_if_due(settled.answer, false, budget).await),
             Err(Stopped { failure: Failure::LeaseGone, .. }) => self.grant(budget).await,
-            Err(stopped) => Err(stopped),
+            Err(stopped) => Err(stopped.of_a_question()),
         }
     }
 

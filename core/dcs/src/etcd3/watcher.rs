@@ -106,7 +106,7 @@ impl Watcher {
         let (base, shared) = (self.base.as_str(), &self.shared);
         let link = self.members.link(&self.options, limit).await?;
         let cluster = read::cluster(link, shared, base).await?;
-        if self.discovered_at.is_none_or(|at| at.elapsed() >= DISCOVER_EVERY) {
+        if self.options.discover && self.discovered_at.is_none_or(|at| at.elapsed() >= DISCOVER_EVERY) {
             discover(link, shared).await;
             self.discovered_at = Some(Instant::now());
         }

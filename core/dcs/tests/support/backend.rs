@@ -46,3 +46,8 @@ pub fn options(hosts: Vec<String>, name: &str) -> Options {
     options.retry_timeout = Millis(3_000);
     options
 }
+
+/// Reached only through the given host.
+pub fn only_through(host: String, name: &str) -> Options {
+    Options { discover: false, ..options(vec![host], name) }
+}

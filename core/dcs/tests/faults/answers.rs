@@ -1,0 +1,211 @@
+//! Answers that are late, lost, or not from our store.
+
+use crate::conformance::{edit, kept, leader, member, released, snapshot, won, written};
+use crate::support::backend::{only_through, options};
+use crate::support::etcd::Etcd;
+use crate::support::proxy::Proxy;
+use crate::support::{run, sleep_ms, timed};
+use ha_core::clock::Millis;
+use ha_core::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit, LEADER_PATH};
+use ha_core::ids::Timeline;
+use ha_dcs::etcd3::Etcd3;
+use ha_dcs::{ReadError, Store};
+use std::time::Duration;
+
+/// The first host is reached through the proxy, the second directly: what is stuck at the first is repeated at the second.
+async fn behind_a_proxy(etcd: &Etcd) -> (Proxy, Etcd3) {
+    let proxy = Proxy::start(etcd.port(0)).await;
+    let mut store = Etcd3::connect(&options(vec![proxy.host(), etcd.host(0)], "a"));
+    let reply = store.call(DcsCall::KeepSession).await;
+    assert!(matches!(reply, DcsReply::SessionKept { .. }), "{reply:?}");
+    (proxy, store)
+}
+
+#[test]
+fn a_lost_answer_is_unknown_and_then_ours() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let proxy = Proxy::start(etcd.port(0)).await;
+        let mut store = Etcd3::connect(&only_through(proxy.host(), "a"));
+        store.call(DcsCall::KeepSession).await;
+        proxy.hold_answers(true);
+        let (took, reply) = timed(store.call(DcsCall::AcquireLeader)).await;
+        assert!(matches!(reply, DcsReply::Unknown(_)), "{reply:?}");
+        assert!(took < Millis(3_500), "{took}");
+        let mut witness = Etcd3::connect(&options(etcd.hosts(), "b"));
+        let made = snapshot(&mut witness).await.keys[LEADER_PATH].created;
+        proxy.hold_answers(false);
+        assert_eq!(won(&mut store).await.leader_created, made);
+    });
+}
+
+#[test]
+fn an_acquisition_whose_answer_is_lost_is_recognised() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let (proxy, mut store) = behind_a_proxy(&etcd).await;
+        proxy.hold_answers(true);
+        let lease = won(&mut store).await;
+        assert_eq!(leader(&mut store).await.as_deref(), Some("a"));
+        // The lease may be used by the attempt that was given up: it is replaced, and the leader key goes along.
+        let new = kept(&mut store, lease).await;
+        assert_ne!(new.id, lease.id);
+        assert_eq!(new.leader_created, lease.leader_created);
+        assert_eq!(kept(&mut store, new).await.id, new.id);
+    });
+}
+
+#[test]
+fn a_write_whose_answer_is_lost_is_never_a_proven_failure() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let expectations: [(DcsCall, fn(&DcsReply) -> bool); 4] = [
+            // Two bootstraps would write the same: nobody knows whose it is.
+            (edit(Key::Initialize, "", Expect::Absent), |reply| matches!(reply, DcsReply::Unknown(_))),
+            (edit(Key::TimelineClaim(Timeline(2)), "mine", Expect::Absent), |reply| {
+                matches!(reply, DcsReply::Written(_))
+            }),
+            (member("a", "1"), |reply| matches!(reply, DcsReply::Written(_))),
+            (
+                DcsCall::Write(KeyEdit {
+                    key: Key::Failover,
+                    value: Some(String::new()),
+                    expect: Expect::Absent,
+                    leased: true,
+                }),
+                |reply| matches!(reply, DcsReply::Written(_)),
+            ),
+        ];
+        for (call, expected) in expectations {
+            let (proxy, mut store) = behind_a_proxy(&etcd).await;
+            proxy.hold_answers(true);
+            let reply = store.call(call.clone()).await;
+            assert!(expected(&reply), "{call:?}: {reply:?}");
+        }
+    });
+}
+
+#[test]
+fn a_late_acquisition_does_not_bring_the_key_back() {
+    run(async {
+        let etcd = Etcd::single().await;
+        for delivered_first in [false, true] {
+            let (proxy, mut store) = behind_a_proxy(&etcd).await;
+            proxy.hold_requests(true);
+            let lease = won(&mut store).await;
+            assert_eq!(store.call(released("a", lease)).await, DcsReply::Released);
+            if delivered_first {
+                // The request that was given up arrives after all.
+                proxy.hold_requests(false);
+                sleep_ms(300).await;
+            }
+            let reply = store.call(DcsCall::KeepSession).await;
+            assert!(matches!(reply, DcsReply::SessionKept { lease: id, .. } if id != lease.id), "{reply:?}");
+            proxy.hold_requests(false);
+            sleep_ms(300).await;
+            assert_eq!(leader(&mut store).await, None, "delivered before the lease was replaced: {delivered_first}");
+        }
+    });
+}
+
+#[test]
+fn a_late_member_record_does_not_undo_a_newer_one() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let (proxy, mut store) = behind_a_proxy(&etcd).await;
+        written(&mut store, member("a", "1")).await;
+        proxy.hold_requests(true);
+        written(&mut store, member("a", "2")).await;
+        written(&mut store, member("a", "3")).await;
+        proxy.hold_requests(false);
+        sleep_ms(300).await;
+        assert_eq!(snapshot(&mut store).await.keys["members/a"].value, "3");
+    });
+}
+
+#[test]
+fn every_request_of_a_switchover_is_one_round_trip() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let proxy = Proxy::start(etcd.port(0)).await;
+        let mut a = Etcd3::connect(&only_through(proxy.host(), "a"));
+        let lease = won(&mut a).await;
+        let lease = kept(&mut a, lease).await;
+        let one_way = Duration::from_millis(60);
+        proxy.delay(one_way);
+        let limit = Millis(200);
+        let (took, lease) = timed(kept(&mut a, lease)).await;
+        assert!(took < limit, "renew: {took}");
+        let (took, _) = timed(written(&mut a, edit(Key::Status, "1", Expect::WeLead(lease)))).await;
+        assert!(took < limit, "write: {took}");
+        let (took, reply) = timed(a.call(released("a", lease))).await;
+        assert!(took < limit && reply == DcsReply::Released, "release: {took} {reply:?}");
+        let (took, _) = timed(won(&mut a)).await;
+        assert!(took < limit, "acquire: {took}");
+    });
+}
+
+#[test]
+fn another_cluster_is_refused_until_it_is_accepted() {
+    run(async {
+        let (ours, other) = (
+            Etcd::single().await,
+            Etcd::start(crate::support::etcd::Plan {
+                // The cluster id is computed from what the members are told at their start.
+                arguments: vec!["--initial-cluster-token".to_owned(), "other".to_owned()],
+                ..Default::default()
+            })
+            .await,
+        );
+        let proxy = Proxy::start(ours.port(0)).await;
+        let mut store = Etcd3::connect(&only_through(proxy.host(), "a"));
+        let lease = won(&mut store).await;
+        proxy.retarget(other.port(0));
+        let reply = store.call(DcsCall::RenewLeader(lease)).await;
+        assert!(matches!(&reply, DcsReply::Denied(why) if why.contains("etcd cluster")), "{reply:?}");
+        let read = store.snapshot().await;
+        assert!(matches!(&read, Err(ReadError::Denied(why)) if why.contains("etcd cluster")), "{read:?}");
+        store.accept_new_cluster();
+        let reply = store.call(DcsCall::RenewLeader(lease)).await;
+        assert_eq!(reply, DcsReply::Refused, "the new store does not know us");
+        won(&mut store).await;
+    });
+}
+
+#[test]
+fn a_stuck_connection_is_replaced() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let proxy = Proxy::start(etcd.port(0)).await;
+        let mut store = Etcd3::connect(&only_through(proxy.host(), "a"));
+        let lease = won(&mut store).await;
+        proxy.hold_answers(true);
+        let renew = async { store.call(DcsCall::RenewLeader(lease)).await };
+        let heal = async {
+            sleep_ms(1_000).await;
+            proxy.cut();
+            proxy.hold_answers(false);
+        };
+        let (renewed, ()) = both(renew, heal).await;
+        assert!(matches!(renewed, DcsReply::Kept(_)), "{renewed:?}");
+    });
+}
+
+async fn both<A, B: 'static>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
+    let (mut a, mut b) = (Box::pin(a), Box::pin(b));
+    let mut done = None;
+    let first = std::future::poll_fn(|context| {
+        if done.is_none()
+            && let std::task::Poll::Ready(value) = b.as_mut().poll(context)
+        {
+            done = Some(value);
+        }
+        a.as_mut().poll(context)
+    })
+    .await;
+    let second = match done {
+        Some(value) => value,
+        None => b.await,
+    };
+    (first, second)
+}
