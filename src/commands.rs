@@ -1,0 +1,143 @@
+//! Commands that were given in SQL, carried out by the loop worker with the rules of the REST API.
+
+use crate::fence;
+use crate::mailbox::{self, Command, Ticket};
+use crate::shmem::Shared;
+use ha_core::api::{self, Answer, LiveNow, Question, Reply, Request, Snapshot, SwitchoverWait, Written};
+use ha_core::clock::{Millis, Tick};
+use ha_core::config::Config;
+use ha_node::clock;
+use ha_node::driver::Driver;
+use ha_node::net::StoreHealth;
+use std::sync::Arc;
+
+/// Commands under way.
+pub struct Commands {
+    shared: &'static Shared,
+    open: Vec<Open>,
+    cleaned_at: Tick,
+}
+
+struct Open {
+    ticket: Ticket,
+    no_wait: bool,
+    since: Tick,
+    stage: Stage,
+}
+
+enum Stage {
+    /// The request is on its way to the store.
+    Writing(Written),
+    /// The change of leader is waited for.
+    Waiting(SwitchoverWait),
+}
+
+/// How often letters of vanished sessions are looked for.
+const CLEAN_EVERY: Millis = Millis(5000);
+
+impl Commands {
+    /// No command yet.
+    pub fn new(shared: &'static Shared) -> Self {
+        mailbox::begin(shared);
+        Self { shared, open: Vec::new(), cleaned_at: clock::now() }
+    }
+
+    /// Takes commands in and goes on with those under way. `snapshot` is that of the last tick; without one (the seat is
+    /// not ours, or there was no tick yet) a command is answered that it cannot be done now.
+    pub fn turn(&mut self, driver: &mut Driver, snapshot: Option<&Arc<Snapshot>>) {
+        let now = clock::now();
+        if now.since(self.cleaned_at) >= CLEAN_EVERY {
+            self.cleaned_at = now;
+            mailbox::clean(self.shared);
+        }
+        for (ticket, command) in mailbox::receive(self.shared) {
+            let answer = match snapshot {
+                Some(snapshot) => self.route(&command, snapshot),
+                None => Answer::Now(reply(503, "this node does not act at the moment")),
+            };
+            self.go_on(driver, ticket, command.no_wait, now, answer);
+        }
+        for (number, reply) in driver.take_written() {
+            let Some(position) = self.open.iter().position(|open| open.ticket.number() == number) else { continue };
+            let open = self.open.swap_remove(position);
+            let Stage::Writing(then) = open.stage else { continue };
+            self.go_on(driver, open.ticket, open.no_wait, open.since, api::after_write(then, &reply));
+        }
+        self.check_waits(driver, now);
+    }
+
+    fn route(&self, command: &Command, snapshot: &Snapshot) -> Answer {
+        // Who may do this was decided by the privileges on the SQL function; the API's password guards its port.
+        let mut config = Config::clone(&snapshot.config);
+        config.restapi.authentication = None;
+        let snapshot = Snapshot { config: Arc::new(config), ..snapshot.clone() };
+        let live = LiveNow {
+            now: clock::now(),
+            lease_deadline: fence::deadline(self.shared),
+            unix_ms: clock::wall_ms(),
+        };
+        let request = Request {
+            method: &command.method,
+            path: &command.path,
+            query: "",
+            authorization: None,
+            body: Some(command.body.as_bytes()),
+        };
+        api::route(&request, Some(&snapshot), live)
+    }
+
+    fn go_on(&mut self, driver: &Driver, ticket: Ticket, no_wait: bool, since: Tick, answer: Answer) {
+        let stage = match answer {
+            Answer::Now(reply) => return self.answer(ticket, &reply),
+            Answer::Fresh(question) => {
+                let answer = from_view(&question, driver);
+                return self.go_on(driver, ticket, no_wait, since, answer);
+            }
+            Answer::Write { edit, then } => {
+                driver.write(ticket.number(), edit);
+                Stage::Writing(then)
+            }
+            Answer::AwaitSwitchover(_) if no_wait => {
+                return self.answer(ticket, &reply(202, "The request is accepted."));
+            }
+            Answer::AwaitSwitchover(wait) => Stage::Waiting(wait),
+        };
+        self.open.push(Open { ticket, no_wait, since, stage });
+    }
+
+    fn check_waits(&mut self, driver: &Driver, now: Tick) {
+        let rejected = driver.memory().rejected.as_ref();
+        for open in std::mem::take(&mut self.open) {
+            let Stage::Waiting(wait) = &open.stage else {
+                self.open.push(open);
+                continue;
+            };
+            let over = now.since(open.since) >= Millis(wait.limit_ms);
+            let result = driver.cluster().and_then(|cluster| wait.result(cluster, rejected));
+            match result.or_else(|| over.then(|| Reply { status: 504, ..wait.timed_out() })) {
+                Some(reply) => self.answer(open.ticket, &reply),
+                None => self.open.push(open),
+            }
+        }
+    }
+
+    fn answer(&self, ticket: Ticket, reply: &Reply) {
+        let answer = mailbox::Answer { status: reply.status, body: reply.body.clone() };
+        mailbox::answer(self.shared, ticket, &answer);
+    }
+}
+
+/// Goes on with the view that the watch keeps as new as the store: what is written is compared there again.
+fn from_view(question: &Question, driver: &Driver) -> Answer {
+    let Some(snapshot) = driver.snapshot() else { return Answer::Now(reply(503, "this node does not act at the moment")) };
+    let cluster = match (driver.store(), driver.cluster()) {
+        (StoreHealth::Fresh, Some(cluster)) => Ok(cluster.as_ref()),
+        (StoreHealth::Fresh, None) => Err("it was not read yet"),
+        (StoreHealth::Unreachable { why, .. }, _) => Err(why.as_str()),
+    };
+    api::after_fresh(question, cluster, &snapshot)
+}
+
+fn reply(status: u16, body: &str) -> Reply {
+    Reply { status, content_type: None, headers: Vec::new(), body: body.to_owned() }
+}

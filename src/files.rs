@@ -1,0 +1,238 @@
+//! The file thread: whatever waits for a disk happens here, in order, so that the main thread never does.
+
+use ha_core::cluster::Address;
+use ha_core::ids::{Lsn, Timeline};
+use ha_core::lease::Lease;
+use ha_core::local::Marker;
+use ha_core::timeline::parse_history_file;
+use ha_node::paths::Paths;
+use ha_node::runtime::{self, Died};
+use ha_node::{clock, config_file, files, marker};
+use serde_json::Value;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What the main thread asks for.
+#[derive(Debug)]
+pub enum Job {
+    /// Write `ha_ext.conf`.
+    Follow(String),
+    /// Write `patroni.dynamic.json`.
+    Dynamic(Value),
+    /// Write the marker.
+    Marker(Marker),
+    /// Make `skip` unavailable to this server, then create `promote`, all of it before the lease ends.
+    Promote {
+        /// Timelines that others have claimed.
+        skip: Vec<Timeline>,
+        /// The proof that we may.
+        lease: Lease,
+    },
+    /// Remove `promote`.
+    CancelPromote,
+    /// Read the history of this timeline.
+    History(Timeline),
+    /// Read the configuration file.
+    Configuration(PathBuf),
+    /// Open a listening socket (a name may have to be looked up).
+    Listen(Address),
+}
+
+/// What has been done.
+#[derive(Debug)]
+pub enum Done {
+    /// `ha_ext.conf` was written.
+    Followed(io::Result<()>),
+    /// `promote` is there.
+    Promoted {
+        /// The proof that we may.
+        lease: Lease,
+        /// How it went.
+        result: io::Result<()>,
+    },
+    /// Something else failed.
+    Failed(String),
+    /// The configuration was read.
+    Configuration(Result<Value, String>),
+    /// The socket is open.
+    Listening(io::Result<TcpListener>),
+}
+
+/// What the files say, as of the last look.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The marker.
+    pub marker: Option<Marker>,
+    /// Ancestors of the timeline that was asked for last.
+    pub history: Vec<(Timeline, Lsn)>,
+    /// That timeline.
+    pub history_of: Timeline,
+    /// Why the disk cannot be written.
+    pub cannot_write: Option<String>,
+}
+
+/// The main thread's end.
+pub struct Files {
+    jobs: Sender<Job>,
+    done: Receiver<Done>,
+    facts: Arc<Mutex<Facts>>,
+}
+
+impl Files {
+    /// Starts the thread. It looks at the marker before this returns.
+    pub fn start(paths: Paths, died: Died, wake: Arc<dyn Fn() + Send + Sync>) -> io::Result<Self> {
+        let (jobs, receiver) = channel();
+        let (sender, done) = channel();
+        let facts = Arc::new(Mutex::new(Facts::default()));
+        let mut thread = Thread { paths, facts: facts.clone(), done: sender, wake, full_since: 0 };
+        thread.read_marker();
+        runtime::spawn("ha_file", died, move || thread.run(&receiver))?;
+        Ok(Self { jobs, done, facts })
+    }
+
+    /// Asks for something.
+    pub fn send(&self, job: Job) {
+        // It fails only when the thread is gone, which `died` has told the process already.
+        let _ = self.jobs.send(job);
+    }
+
+    /// What has ended since the last call.
+    pub fn take_done(&self) -> Vec<Done> {
+        self.done.try_iter().collect()
+    }
+
+    /// What the files say.
+    pub fn facts(&self) -> Facts {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+struct Thread {
+    paths: Paths,
+    facts: Arc<Mutex<Facts>>,
+    done: Sender<Done>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    /// Probes that failed in a row.
+    full_since: u32,
+}
+
+/// How often the disk is tried and the marker read.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+impl Thread {
+    fn run(&mut self, jobs: &Receiver<Job>) {
+        let mut look_at = clock::now_ns();
+        loop {
+            let wait = Duration::from_nanos(look_at.saturating_sub(clock::now_ns()));
+            match jobs.recv_timeout(wait) {
+                Ok(job) => self.execute(job),
+                Err(RecvTimeoutError::Timeout) => {
+                    look_at = clock::now_ns() + u64::try_from(LOOK_EVERY.as_nanos()).unwrap_or(u64::MAX / 2);
+                    self.read_marker();
+                    self.probe();
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn execute(&mut self, job: Job) {
+        let done = match job {
+            Job::Follow(text) => Some(Done::Followed(files::write_atomically(&self.paths.conf(), text.as_bytes()))),
+            Job::Dynamic(value) => {
+                let path = self.paths.dynamic_config();
+                failed("patroni.dynamic.json", files::write_atomically(&path, value.to_string().as_bytes()))
+            }
+            Job::Marker(new) => {
+                let result = marker::write(&self.paths.marker(), &new);
+                self.read_marker();
+                failed("the marker", result)
+            }
+            Job::Promote { skip, lease } => Some(Done::Promoted { lease, result: self.promote(&skip, &lease) }),
+            Job::CancelPromote => failed("promote", files::remove(&self.paths.promote()).map(|_| ())),
+            Job::History(timeline) => failed("a history file", self.read_history(timeline)),
+            Job::Configuration(path) => {
+                Some(Done::Configuration(config_file::load(&path).map_err(|error| error.to_string())))
+            }
+            Job::Listen(address) => Some(Done::Listening(listen(&address))),
+        };
+        if let Some(done) = done {
+            // Nobody listens only when the process is about to end.
+            let _ = self.done.send(done);
+        }
+        (self.wake)();
+    }
+
+    /// A history file that exists makes the server choose the next number. One that names no ancestor is ignored by
+    /// standbys that look for their own timeline in it.
+    fn promote(&self, skip: &[Timeline], lease: &Lease) -> io::Result<()> {
+        for timeline in skip {
+            let path = self.paths.timeline_history(*timeline);
+            if !path.try_exists()? {
+                files::write_atomically(&path, b"# claimed by another node and never used\n")?;
+            }
+        }
+        if !lease.valid_at(clock::now()) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the lease ended before the promotion could begin"));
+        }
+        // Not synced: after a crash it must better be gone.
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(self.paths.promote()).map(drop)
+    }
+
+    fn read_history(&self, timeline: Timeline) -> io::Result<()> {
+        const LIMIT_BYTES: u64 = 1024 * 1024;
+        let text = files::read_bounded(&self.paths.timeline_history(timeline), LIMIT_BYTES)?;
+        let history = text.map(|text| parse_history_file(&text)).unwrap_or_default();
+        let mut facts = self.facts();
+        facts.history = history;
+        facts.history_of = timeline;
+        Ok(())
+    }
+
+    fn read_marker(&mut self) {
+        match marker::read(&self.paths.marker()) {
+            Ok(found) => self.facts().marker = found,
+            // The last good one stays.
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    /// A leader whose disk is full or broken is of no use, however well it holds its lease.
+    fn probe(&mut self) {
+        let path = self.paths.data_dir().join("ha_ext.probe");
+        let result = std::fs::File::create(&path).and_then(|mut file| {
+            file.write_all(&[0; 8192])?;
+            file.sync_all()
+        });
+        let _ = std::fs::remove_file(&path);
+        self.full_since = if result.is_ok() { 0 } else { self.full_since.saturating_add(1) };
+        // Once may be the moment in which the server itself has just made room.
+        let failure = result.err().filter(|_| self.full_since > 1);
+        let before = self.facts().cannot_write.is_some();
+        let now = failure.is_some();
+        self.facts().cannot_write = failure.map(|error| error.to_string());
+        if before != now {
+            (self.wake)();
+        }
+    }
+
+    fn facts(&self) -> std::sync::MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn listen(address: &Address) -> io::Result<TcpListener> {
+    let host = match address.host.as_str() {
+        "" | "*" => "0.0.0.0",
+        host => host,
+    };
+    TcpListener::bind((host, address.port))
+}
+
+fn failed(what: &str, result: io::Result<()>) -> Option<Done> {
+    result.err().map(|error| Done::Failed(format!("{what}: {error}")))
+}

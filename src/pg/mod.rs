@@ -1,0 +1,11 @@
+//! All use of the server's C interface. Nothing outside this folder (and `shmem.rs`) is `unsafe`.
+
+pub mod control;
+pub mod hooks;
+pub mod latch;
+pub mod process;
+pub mod recovery;
+pub mod report;
+pub mod senders;
+pub mod sql;
+pub mod wal;

@@ -1,0 +1,96 @@
+//! SQL inside the sql worker.
+#![allow(unsafe_code)]
+
+use pgrx::bgworkers::BackgroundWorker;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use std::panic::AssertUnwindSafe;
+
+/// Connects this worker to a database. It ends the process if there is no such database.
+pub fn connect(database: &str) {
+    BackgroundWorker::connect_worker_to_spi(Some(database), None);
+}
+
+/// One physical replication slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// Somebody uses it.
+    pub active: bool,
+    /// Oldest position it holds, in bytes; `None` if it holds nothing or is lost.
+    pub restart_lsn: Option<i64>,
+}
+
+/// Every permanent physical slot.
+pub fn physical_slots() -> Result<Vec<Slot>, String> {
+    let query = "SELECT slot_name::text, active, (restart_lsn - '0/0'::pg_lsn)::bigint \
+                 FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary";
+    transaction(|| {
+        Spi::connect(|client| {
+            let mut slots = Vec::new();
+            for row in client.select(query, None, &[])? {
+                slots.push(Slot {
+                    name: row.get::<String>(1)?.unwrap_or_default(),
+                    active: row.get::<bool>(2)?.unwrap_or(true),
+                    restart_lsn: row.get::<i64>(3)?,
+                });
+            }
+            Ok(slots)
+        })
+    })
+}
+
+/// Makes a physical slot that holds WAL from now on.
+pub fn create_slot(name: &str) -> Result<(), String> {
+    run("SELECT pg_catalog.pg_create_physical_replication_slot($1, true)", name)
+}
+
+/// Drops a slot.
+pub fn drop_slot(name: &str) -> Result<(), String> {
+    run("SELECT pg_catalog.pg_drop_replication_slot($1)", name)
+}
+
+/// Moves a slot forward, as far as this server has WAL.
+pub fn advance_slot(name: &str, lsn: &str) -> Result<(), String> {
+    transaction(|| {
+        let arguments = [name.into(), lsn.into()];
+        Spi::run_with_args("SELECT pg_catalog.pg_replication_slot_advance($1, $2::pg_lsn)", &arguments)
+    })
+}
+
+fn run(statement: &str, name: &str) -> Result<(), String> {
+    transaction(|| Spi::run_with_args(statement, &[name.into()]))
+}
+
+/// Runs `body` in a transaction of its own; an error of the server rolls it back and comes back as text.
+fn transaction<T>(body: impl FnOnce() -> Result<T, pgrx::spi::Error>) -> Result<T, String> {
+    // SAFETY: this worker is connected to a database, and no transaction is open.
+    unsafe { pg_sys::SetCurrentStatementStartTimestamp() };
+    // SAFETY: as above.
+    unsafe { pg_sys::StartTransactionCommand() };
+    // SAFETY: inside the transaction just begun.
+    let snapshot = unsafe { pg_sys::GetTransactionSnapshot() };
+    // SAFETY: as above.
+    unsafe { pg_sys::PushActiveSnapshot(snapshot) };
+    let body = AssertUnwindSafe(|| body().map_err(|error| error.to_string()));
+    let result = PgTryBuilder::new(body).catch_others(|error| Err(message(&error))).execute();
+    if result.is_ok() {
+        // SAFETY: pushed above.
+        unsafe { pg_sys::PopActiveSnapshot() };
+        // SAFETY: begun above.
+        unsafe { pg_sys::CommitTransactionCommand() };
+    } else {
+        // SAFETY: begun above; the snapshot goes with it.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    result
+}
+
+fn message(error: &CaughtError) -> String {
+    match error {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report.message().to_owned(),
+    }
+}

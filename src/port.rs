@@ -1,0 +1,376 @@
+//! The inside seat's eyes and hands: what this server looks like, and what it is told to do. No policy.
+
+use crate::fence;
+use crate::files::{Done, Facts, Files, Job};
+use crate::pg::control::ControlFile;
+use crate::pg::wal::Phase;
+use crate::pg::{process, recovery, senders, wal};
+use crate::shmem::Shared;
+use ha_core::api::ServerFacts;
+use ha_core::clock::Tick;
+use ha_core::cluster::Address;
+use ha_core::config::Config;
+use ha_core::effect::{DemoteMethod, Effect};
+use ha_core::ids::{Lsn, NodeName, Timeline};
+use ha_core::lease::Lease;
+use ha_core::local::{ControlState, DataDir, LocalView, Marker, PrimaryView, Receiver, Server, StandbyView, Upstream};
+use ha_core::memory::Memory;
+use ha_core::outcome::Outcome;
+use ha_core::pgconf;
+use ha_core::seat::LeaveReason;
+use ha_core::view::Seat;
+use ha_node::clock;
+use ha_node::driver::Port;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// See the module.
+pub struct Inside {
+    /// Where we act; kept up to date by the main loop.
+    pub seat: Option<Seat>,
+    /// The decision wants the seat to be left.
+    pub leaving: Option<LeaveReason>,
+    shared: &'static Shared,
+    files: Files,
+    control: ControlFile,
+    config: Arc<Config>,
+    started_at: Tick,
+    following: Following,
+    /// History was asked for.
+    history_of: Timeline,
+    marker_asked: Option<Marker>,
+    promoting: bool,
+    /// The seat is being left.
+    sealed: bool,
+}
+
+/// What came from the file thread for the main loop.
+#[derive(Default)]
+pub struct FileNews {
+    /// The configuration was read again.
+    pub configuration: Option<Value>,
+    /// The REST port was opened, or not.
+    pub rest: Option<std::io::Result<TcpListener>>,
+}
+
+/// What a turn of the loop should follow soon when it changes, though nobody tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    phase: Phase,
+    receiver: Receiver,
+    promoting: bool,
+    consistent: bool,
+    redo: Lsn,
+}
+
+/// Whom we were told to follow.
+#[derive(Default)]
+struct Following {
+    /// The newest target, with the connection string it amounts to.
+    target: Option<(String, Option<Upstream>)>,
+    /// It is not written yet.
+    writing: bool,
+}
+
+impl Inside {
+    /// Everything that can be had at start.
+    pub fn new(shared: &'static Shared, files: Files, control: ControlFile, config: Arc<Config>) -> Self {
+        Self {
+            seat: None,
+            leaving: None,
+            shared,
+            files,
+            control,
+            config,
+            started_at: clock::now(),
+            following: Following::default(),
+            history_of: Timeline(0),
+            marker_asked: None,
+            promoting: false,
+            sealed: false,
+        }
+    }
+
+    /// Asks for the configuration file to be read again.
+    pub fn read_configuration(&self, path: PathBuf) {
+        self.files.send(Job::Configuration(path));
+    }
+
+    /// Asks for the REST port to be opened.
+    pub fn listen(&self) {
+        self.files.send(Job::Listen(self.config.restapi.listen.clone()));
+    }
+
+    /// Goes on with what the file thread has done.
+    pub fn take_files(&mut self) -> FileNews {
+        let mut news = FileNews::default();
+        for done in self.files.take_done() {
+            match done {
+                Done::Followed(Ok(())) => {
+                    self.following.writing = false;
+                    signal(Signal::HUP);
+                }
+                Done::Followed(Err(error)) => {
+                    self.following = Following::default();
+                    tracing::warn!("ha_ext.conf cannot be written: {error}");
+                }
+                Done::Promoted { lease, result } => self.promote(&lease, result),
+                Done::Failed(text) => {
+                    self.marker_asked = None;
+                    tracing::warn!("cannot write or read {text}");
+                }
+                Done::Listening(result) => news.rest = Some(result),
+                Done::Configuration(Ok(value)) => news.configuration = Some(value),
+                Done::Configuration(Err(text)) => tracing::warn!("the configuration stays as it was: {text}"),
+            }
+        }
+        news
+    }
+
+    /// From now on only what closes the fence is done.
+    pub fn begin_leaving(&mut self) {
+        self.sealed = true;
+        self.files.send(Job::CancelPromote);
+    }
+
+    /// The seat was left.
+    pub fn end_leaving(&mut self) {
+        self.sealed = false;
+        self.leaving = None;
+    }
+
+    /// The last step of a promotion: it happens at the next SIGUSR1 to the postmaster, whoever sends it.
+    fn promote(&mut self, lease: &Lease, result: std::io::Result<()>) {
+        self.promoting = false;
+        match result {
+            Ok(()) if lease.valid_at(clock::now()) && self.seat.is_some() => signal(Signal::USR1),
+            Ok(()) => {
+                tracing::warn!("the promotion is called off: the lease is over");
+                self.files.send(Job::CancelPromote);
+            }
+            Err(error) => tracing::warn!("the promotion cannot begin: {error}"),
+        }
+    }
+
+    /// Writes the marker when this node's lease is another, once it is certain that this is the cluster's data.
+    pub fn keep_marker(&mut self, memory: &Memory, ours: bool) {
+        if !ours || self.seat.is_none() {
+            return;
+        }
+        let wanted = Marker {
+            scope: self.config.scope.clone(),
+            system_id: self.control.read().control.system_id,
+            member: self.config.name.clone(),
+            lease: memory.session,
+        };
+        let known = self.files.facts().marker;
+        if known.as_ref() != Some(&wanted) && self.marker_asked.as_ref() != Some(&wanted) {
+            self.marker_asked = Some(wanted.clone());
+            self.files.send(Job::Marker(wanted));
+        }
+    }
+
+    /// The system identifier of this data directory.
+    pub fn system_id(&mut self) -> ha_core::ids::SystemId {
+        self.control.read().control.system_id
+    }
+
+    /// What may have changed since.
+    pub fn pulse(&mut self) -> Pulse {
+        Pulse {
+            phase: wal::phase(),
+            receiver: recovery::receiver(),
+            promoting: wal::promote_is_triggered(),
+            consistent: wal::hot_standby_active(),
+            redo: self.control.read().redo,
+        }
+    }
+
+    fn server(&mut self, facts: &Facts) -> Server {
+        match wal::phase() {
+            Phase::Starting => Server::Starting { since: self.started_at },
+            Phase::Primary => {
+                let (flushed, timeline) = wal::flushed();
+                self.want_history(timeline, facts);
+                let now = self.control.read();
+                let settled = now.control.state == ControlState::InProduction && now.control.timeline == timeline;
+                Server::Primary(PrimaryView {
+                    timeline,
+                    flushed,
+                    checkpointed: settled && now.control.min_recovery_point == Lsn(0),
+                    checkpoint_redo: now.redo,
+                    standbys: senders::standbys(),
+                    fence_open: !fence::closed(),
+                    sealed: false,
+                })
+            }
+            Phase::Standby => {
+                let (replayed, timeline) = wal::replayed();
+                self.want_history(timeline, facts);
+                Server::Standby(StandbyView {
+                    timeline,
+                    received: recovery::received().max(replayed),
+                    replayed,
+                    receiver: recovery::receiver(),
+                    upstream: self.upstream(),
+                    replayed_at: wal::replayed_at_unix_us().map(iso_time),
+                    replay_paused: wal::replay_paused(),
+                    promoting: self.promoting || wal::promote_is_triggered(),
+                    consistent: wal::hot_standby_active(),
+                })
+            }
+        }
+    }
+
+    fn want_history(&mut self, timeline: Timeline, facts: &Facts) {
+        if facts.history_of != timeline && self.history_of != timeline {
+            self.history_of = timeline;
+            self.files.send(Job::History(timeline));
+        }
+    }
+
+    fn upstream(&self) -> Option<Upstream> {
+        let conninfo = recovery::primary_conninfo();
+        if conninfo.is_empty() {
+            return None;
+        }
+        let slot = Some(recovery::primary_slot_name()).filter(|slot| !slot.is_empty());
+        if let Some((known, Some(upstream))) = &self.following.target
+            && *known == conninfo
+            && upstream.slot == slot
+        {
+            return Some(upstream.clone());
+        }
+        // The name is for people alone; who it is was forgotten with the worker that wrote it.
+        let address = address_of(&conninfo)?;
+        Some(Upstream { name: NodeName::new(address.host.clone()), address, slot })
+    }
+
+    fn follow(&mut self, upstream: Option<&Upstream>) {
+        let conninfo = upstream.map(|upstream| pgconf::primary_conninfo(&self.config, upstream)).unwrap_or_default();
+        let target = (conninfo, upstream.cloned());
+        if self.following.writing && self.following.target.as_ref() == Some(&target) {
+            return;
+        }
+        let text = pgconf::ha_ext_conf(&self.config, upstream);
+        self.following = Following { target: Some(target), writing: true };
+        self.files.send(Job::Follow(text));
+    }
+}
+
+impl Port for Inside {
+    fn seat(&self) -> Option<Seat> {
+        self.seat
+    }
+
+    fn observe(&mut self) -> LocalView {
+        let facts = self.files.facts();
+        let server = self.server(&facts);
+        LocalView {
+            data: DataDir::Present(self.control.read().control),
+            server,
+            marker: facts.marker,
+            history: facts.history,
+            step_running: None,
+            cannot_write: facts.cannot_write,
+        }
+    }
+
+    fn execute(&mut self, effect: &Effect, _memory: &Memory) -> Result<(), String> {
+        if self.sealed && !matches!(effect, Effect::CloseFence) {
+            return Err("the seat is being left".to_owned());
+        }
+        match effect {
+            Effect::OpenFence { lease } => {
+                fence::open(self.shared, lease);
+                Ok(())
+            }
+            Effect::CloseFence => {
+                fence::close(self.shared);
+                Ok(())
+            }
+            Effect::Promote { lease, timeline: _, skip } => {
+                if !self.promoting {
+                    self.promoting = true;
+                    self.files.send(Job::Promote { skip: skip.clone(), lease: *lease });
+                }
+                Ok(())
+            }
+            Effect::Checkpoint => {
+                wal::request_checkpoint();
+                Ok(())
+            }
+            Effect::Follow { upstream } => {
+                self.follow(upstream.as_ref());
+                Ok(())
+            }
+            Effect::Demote { reason, method: DemoteMethod::Restart } => {
+                fence::close(self.shared);
+                self.leaving = Some(reason.clone());
+                Ok(())
+            }
+            Effect::Dcs(_) | Effect::PollPeers { .. } | Effect::Run(_) | Effect::Exit { .. } => {
+                Err("it is not for the worker to do".to_owned())
+            }
+        }
+    }
+
+    fn take_outcomes(&mut self) -> Vec<Outcome> {
+        Vec::new()
+    }
+
+    fn server_facts(&self) -> ServerFacts {
+        ServerFacts {
+            version_num: wal::version_num(),
+            started_at_unix_us: Some(wal::postmaster_started_unix_us()),
+        }
+    }
+
+    fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&Value>) {
+        self.config = config.clone();
+        if let Some(dynamic) = dynamic {
+            self.files.send(Job::Dynamic(dynamic.clone()));
+        }
+    }
+}
+
+/// Sends a signal to the postmaster.
+pub fn signal(signal: Signal) {
+    if let Err(error) = process::signal_postmaster(signal) {
+        tracing::warn!("cannot signal the postmaster: {error}");
+    }
+}
+
+/// Host and port of a connection string that we wrote: `host=... port=...`, blanks only between items.
+fn address_of(conninfo: &str) -> Option<Address> {
+    let item = |name: &str| conninfo.split(' ').find_map(|item| item.strip_prefix(name)?.strip_prefix('='));
+    let host = item("host")?.trim_matches('\'');
+    let port = item("port").map_or(Some(5432), |port| port.trim_matches('\'').parse().ok())?;
+    Some(Address { host: host.to_owned(), port })
+}
+
+/// `2026-01-01 12:00:00.123456+00:00`.
+fn iso_time(unix_us: i64) -> String {
+    let seconds = unix_us.div_euclid(1_000_000);
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Civil date from days since 1970, counted in years that begin on 1 March.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:06}+00:00",
+        second / 3600,
+        second / 60 % 60,
+        second % 60,
+        unix_us.rem_euclid(1_000_000)
+    )
+}

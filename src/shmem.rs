@@ -1,0 +1,204 @@
+//! The shared memory of all processes of the server: fixed size, versioned, atomics only, so that a reader needs no lock and
+//! no process that is stopped or killed in the middle can harm another.
+//!
+//! A fresh or re-initialised segment is all zeros, and zero means: fence closed, nothing known.
+#![allow(unsafe_code)]
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use std::ffi::c_void;
+use std::mem::size_of;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+
+/// Grows with every change of [`Shared`]'s layout.
+pub const LAYOUT_VERSION: u32 = 1;
+/// Longest status page, bytes.
+pub const PAGE_BYTES: usize = 256 * 1024;
+/// Longest request of a session, bytes.
+pub const REQUEST_BYTES: usize = 32 * 1024;
+/// Longest answer to a session, bytes.
+pub const REPLY_BYTES: usize = 64 * 1024;
+/// Sessions that can have a command under way.
+pub const LETTERS: usize = 8;
+
+/// Everything in shared memory.
+#[repr(C)]
+pub struct Shared {
+    layout_version: AtomicU32,
+    /// Process id of the loop worker, 0 when none runs.
+    pub worker_pid: AtomicI32,
+    /// Latch of the loop worker.
+    pub worker_latch: AtomicPtr<c_void>,
+    /// Latch of the sql worker.
+    pub sql_latch: AtomicPtr<c_void>,
+    /// Until when commits may be acknowledged, nanoseconds of `CLOCK_BOOTTIME`; 0 is closed.
+    pub deadline_ns: AtomicU64,
+    /// When the loop worker's main thread last went round, nanoseconds of `CLOCK_BOOTTIME`.
+    pub heartbeat_ns: AtomicU64,
+    /// Who leads: `host:port (name)`.
+    pub leader_hint: Board<64>,
+    /// The status page, JSON.
+    pub page: Board<{ PAGE_BYTES / 8 }>,
+    /// Commands of sessions to the loop worker.
+    pub letters: [Letter; LETTERS],
+}
+
+/// Text that one process writes and any process reads. Two slots: a writer that stops in the middle leaves the other one whole.
+#[repr(C)]
+pub struct Board<const WORDS: usize> {
+    current: AtomicU64,
+    slots: [Slot<WORDS>; 2],
+}
+
+#[repr(C)]
+struct Slot<const WORDS: usize> {
+    sequence: AtomicU64,
+    text: Text<WORDS>,
+}
+
+/// Text of bounded length. Alone it gives no protection against reading while it is written.
+#[repr(C)]
+pub struct Text<const WORDS: usize> {
+    length: AtomicU64,
+    words: [AtomicU64; WORDS],
+}
+
+impl<const WORDS: usize> Text<WORDS> {
+    /// Stores as much of `text` as fits, cut at a character.
+    pub fn store(&self, text: &str) {
+        let bytes = &text.as_bytes()[..text.floor_char_boundary(WORDS * 8)];
+        for (word, chunk) in self.words.iter().zip(bytes.chunks(8)) {
+            let mut buffer = [0; 8];
+            buffer[..chunk.len()].copy_from_slice(chunk);
+            word.store(u64::from_ne_bytes(buffer), Ordering::Relaxed);
+        }
+        self.length.store(bytes.len() as u64, Ordering::Relaxed);
+    }
+
+    /// The text as bytes.
+    pub fn load(&self) -> Vec<u8> {
+        let length = usize::try_from(self.length.load(Ordering::Relaxed)).unwrap_or(0).min(WORDS * 8);
+        let mut bytes = Vec::with_capacity(length + 8);
+        for word in &self.words[..length.div_ceil(8)] {
+            bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        bytes.truncate(length);
+        bytes
+    }
+}
+
+impl<const WORDS: usize> Board<WORDS> {
+    /// Publishes `text`. Only the loop worker's main thread does, so there is one writer.
+    pub fn publish(&self, text: &str) {
+        let next = self.current.load(Ordering::Relaxed) + 1;
+        let slot = self.slot(next);
+        slot.sequence.store(0, Ordering::Relaxed);
+        fence(Ordering::Release);
+        slot.text.store(text);
+        slot.sequence.store(next, Ordering::Release);
+        self.current.store(next, Ordering::Release);
+    }
+
+    /// The newest text; `None` before the first.
+    pub fn read(&self) -> Option<String> {
+        // Each retry means that two newer texts came meanwhile: a reader that loses this often is as good as without any.
+        for _ in 0..1000 {
+            let sequence = self.current.load(Ordering::Acquire);
+            if sequence == 0 {
+                return None;
+            }
+            let slot = self.slot(sequence);
+            if slot.sequence.load(Ordering::Acquire) != sequence {
+                continue;
+            }
+            let bytes = slot.text.load();
+            fence(Ordering::Acquire);
+            if slot.sequence.load(Ordering::Relaxed) == sequence {
+                return String::from_utf8(bytes).ok();
+            }
+        }
+        None
+    }
+
+    fn slot(&self, sequence: u64) -> &Slot<WORDS> {
+        &self.slots[usize::from(sequence % 2 == 1)]
+    }
+}
+
+/// One command of a session and its answer. `state` says who may touch the rest; see [`crate::mailbox`].
+#[repr(C)]
+pub struct Letter {
+    /// One of the states in [`crate::mailbox`].
+    pub state: AtomicU32,
+    /// The session.
+    pub owner_pid: AtomicI32,
+    /// Its latch.
+    pub owner_latch: AtomicPtr<c_void>,
+    /// Tells one use of this letter from the next.
+    pub ticket: AtomicU64,
+    /// JSON.
+    pub request: Text<{ REQUEST_BYTES / 8 }>,
+    /// JSON.
+    pub reply: Text<{ REPLY_BYTES / 8 }>,
+}
+
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The segment; `None` in a server that did not preload us (or where we are inert).
+pub fn shared() -> Option<&'static Shared> {
+    let shared = SHARED.load(Ordering::Relaxed);
+    // SAFETY: either null or set by `on_startup` to a segment that lives as long as the process and holds only atomics.
+    unsafe { shared.as_ref() }
+}
+
+type Hook = Option<unsafe extern "C-unwind" fn()>;
+
+static PREVIOUS_REQUEST: OnceLock<Hook> = OnceLock::new();
+static PREVIOUS_STARTUP: OnceLock<Hook> = OnceLock::new();
+
+/// Asks for the segment. Called once, by the postmaster.
+pub fn install() {
+    // SAFETY: the postmaster is single-threaded while it preloads libraries.
+    PREVIOUS_REQUEST.get_or_init(|| unsafe { pg_sys::shmem_request_hook });
+    // SAFETY: as above.
+    unsafe { pg_sys::shmem_request_hook = Some(on_request) };
+    // SAFETY: as above.
+    PREVIOUS_STARTUP.get_or_init(|| unsafe { pg_sys::shmem_startup_hook });
+    // SAFETY: as above.
+    unsafe { pg_sys::shmem_startup_hook = Some(on_startup) };
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn on_request() {
+    if let Some(previous) = PREVIOUS_REQUEST.get().copied().flatten() {
+        // SAFETY: the hook of another library, called the way the server would.
+        let call = || unsafe { previous() };
+        // SAFETY: turns an error of the hook into an unwinding of ours, as the bindings do.
+        unsafe { pg_guard_ffi_boundary(call) };
+    }
+    // SAFETY: inside shmem_request_hook, where this is allowed.
+    unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Shared>()) };
+}
+
+/// Runs again after every crash cycle, with memory that is new and zero: the fence is closed then.
+#[pgrx::pg_guard]
+extern "C-unwind" fn on_startup() {
+    if let Some(previous) = PREVIOUS_STARTUP.get().copied().flatten() {
+        // SAFETY: the hook of another library, called the way the server would.
+        let call = || unsafe { previous() };
+        // SAFETY: turns an error of the hook into an unwinding of ours, as the bindings do.
+        unsafe { pg_guard_ffi_boundary(call) };
+    }
+    let mut found = false;
+    // SAFETY: inside shmem_startup_hook; the postmaster is alone, so that no lock is needed around it.
+    let segment = unsafe { pg_sys::ShmemInitStruct(c"ha_ext".as_ptr(), size_of::<Shared>(), &raw mut found) };
+    if !found {
+        // SAFETY: the segment has the size that was asked for, and all-zero is a valid `Shared`.
+        unsafe { std::ptr::write_bytes(segment.cast::<u8>(), 0, size_of::<Shared>()) };
+    }
+    SHARED.store(segment.cast(), Ordering::Relaxed);
+    if let Some(shared) = shared() {
+        shared.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
+    }
+}

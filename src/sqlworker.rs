@@ -1,0 +1,158 @@
+//! The sql worker: what needs a database connection. Today that is the physical slots of the other members.
+
+use crate::pg::latch::{self, LatchAddress};
+use crate::pg::{process, report, sql, wal};
+use crate::shmem::{Shared, shared};
+use ha_core::clock::{Millis, Tick};
+use ha_core::ids::Lsn;
+use ha_node::clock;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often slots that nobody uses here are moved forward.
+const ADVANCE_EVERY: Millis = Millis(10_000);
+/// How long the slot of a member that is gone is kept: it may be restarting, and would need a new copy without it.
+const KEEP_GONE: Millis = Millis(30 * 60 * 1000);
+
+/// A member, as the status page shows it.
+struct Member {
+    slot: String,
+    lsn: Option<Lsn>,
+}
+
+struct Page {
+    database: String,
+    use_slots: bool,
+    pause: bool,
+    members: Vec<Member>,
+}
+
+/// Runs the worker until it is told to stop.
+pub fn run() -> ! {
+    process::become_worker();
+    let Some(shared) = shared() else { process::exit_for_restart() };
+    shared.sql_latch.store(LatchAddress::mine().as_pointer(), Ordering::Release);
+    // Which database there is to connect to, the loop worker knows.
+    let database = loop {
+        match page(shared) {
+            Some(page) => break page.database,
+            None => pause(),
+        }
+    };
+    sql::connect(&database);
+    let mut slots = Slots::default();
+    loop {
+        if let Some(page) = page(shared)
+            && page.use_slots
+            && !page.pause
+        {
+            slots.reconcile(&page);
+        }
+        pause();
+    }
+}
+
+fn pause() {
+    latch::wait(None, LOOK_EVERY);
+    latch::reset();
+    if process::told_to_stop() {
+        process::exit_for_restart();
+    }
+    process::told_to_reload();
+    latch::check_for_interrupts();
+}
+
+fn page(shared: &Shared) -> Option<Page> {
+    let page: Value = serde_json::from_str(&shared.page.read()?).ok()?;
+    let me = page.get("name")?.as_str()?;
+    let others = page.get("members")?.as_array()?.iter();
+    let others = others.filter(|member| member.get("member").and_then(Value::as_str) != Some(me));
+    let member = |member: &Value| {
+        let lsn = member.get("lsn").and_then(Value::as_str).and_then(|lsn| lsn.parse().ok());
+        Some(Member { slot: member.get("slot")?.as_str()?.to_owned(), lsn })
+    };
+    Some(Page {
+        database: page.get("database")?.as_str()?.to_owned(),
+        use_slots: page.get("use_slots")?.as_bool()?,
+        pause: page.get("pause")?.as_bool()?,
+        members: others.filter_map(member).collect(),
+    })
+}
+
+/// What is remembered about slots.
+#[derive(Default)]
+struct Slots {
+    /// Slots of members we have seen: only these are ever dropped.
+    known: BTreeSet<String>,
+    gone_since: BTreeMap<String, Tick>,
+    advanced_at: Tick,
+    failure: Option<String>,
+}
+
+impl Slots {
+    fn reconcile(&mut self, page: &Page) {
+        match self.try_reconcile(page) {
+            Ok(()) => self.failure = None,
+            Err(error) if self.failure.as_ref() != Some(&error) => {
+                report::warning(&format!("ha_ext: replication slots: {error}"));
+                self.failure = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn try_reconcile(&mut self, page: &Page) -> Result<(), String> {
+        let now = clock::now();
+        let there = sql::physical_slots()?;
+        for member in &page.members {
+            self.known.insert(member.slot.clone());
+            self.gone_since.remove(&member.slot);
+            if !there.iter().any(|slot| slot.name == member.slot) {
+                sql::create_slot(&member.slot)?;
+                report::log(&format!("ha_ext: created the replication slot \"{}\"", member.slot));
+            }
+        }
+        self.drop_gone(page, &there, now)?;
+        if now.since(self.advanced_at) >= ADVANCE_EVERY {
+            self.advanced_at = now;
+            advance(page, &there)?;
+        }
+        Ok(())
+    }
+
+    fn drop_gone(&mut self, page: &Page, there: &[sql::Slot], now: Tick) -> Result<(), String> {
+        for slot in there.iter().filter(|slot| self.known.contains(&slot.name)) {
+            if page.members.iter().any(|member| member.slot == slot.name) {
+                continue;
+            }
+            let since = *self.gone_since.entry(slot.name.clone()).or_insert(now);
+            if !slot.active && now.since(since) >= KEEP_GONE {
+                sql::drop_slot(&slot.name)?;
+                self.gone_since.remove(&slot.name);
+                report::log(&format!("ha_ext: dropped the replication slot \"{}\": its member is gone", slot.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// On a standby nobody uses the slots, but after a change of leader they must be there and hold enough: they follow what the
+/// members have reached, never beyond our own replay.
+fn advance(page: &Page, there: &[sql::Slot]) -> Result<(), String> {
+    if wal::phase() != wal::Phase::Standby {
+        return Ok(());
+    }
+    let (replayed, _) = wal::replayed();
+    for slot in there.iter().filter(|slot| !slot.active) {
+        let Some(member) = page.members.iter().find(|member| member.slot == slot.name) else { continue };
+        let target = member.lsn.unwrap_or_default().min(replayed);
+        let held = slot.restart_lsn.and_then(|lsn| u64::try_from(lsn).ok());
+        if held.is_some_and(|held| target > Lsn(held)) {
+            sql::advance_slot(&slot.name, &target.to_string())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! The worker's end of the seat: who acts for this node, and the talk with the supervisor about it.
+
+use ha_core::clock::{Millis, Tick};
+use ha_core::memory::Memory;
+use ha_core::seat::{LeaveReason, ToSupervisor, ToWorker};
+use ha_core::view::Seat;
+use ha_node::seat_socket::{Connection, RecvError, SendError};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+type Link = Connection<ToSupervisor, ToWorker>;
+
+/// How often a lost supervisor is looked for.
+const LOOK_EVERY: Millis = Millis(1000);
+/// A socket on which nobody listens may be that of a supervisor that is just being started anew.
+const WAIT_FOR_RESTART: Millis = Millis(3000);
+
+/// What the main loop has to do because of it.
+#[derive(Debug)]
+pub enum Turn {
+    /// We act from now on, with this memory.
+    Act(Box<Memory>),
+    /// Nobody supervises us: we open the REST port ourselves.
+    Alone,
+    /// We shall leave the seat.
+    Leave,
+}
+
+/// See the module.
+pub struct Supervisor {
+    socket: PathBuf,
+    link: Option<Link>,
+    acting: bool,
+    rest: Option<TcpListener>,
+    looked_at: Option<Tick>,
+    alone_since: Option<Tick>,
+}
+
+impl Supervisor {
+    /// Nothing is known yet: the seat is not ours.
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket, link: None, acting: false, rest: None, looked_at: None, alone_since: None }
+    }
+
+    /// Where we act, if we do.
+    pub fn seat(&self) -> Option<Seat> {
+        self.acting.then_some(Seat::Inside { supervised: self.link.is_some() })
+    }
+
+    /// To wait on.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.link.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The REST socket; a duplicate stays here for the next supervisor.
+    pub fn rest(&self) -> Option<&TcpListener> {
+        self.rest.as_ref()
+    }
+
+    /// We have opened the REST port.
+    pub fn set_rest(&mut self, listener: TcpListener) {
+        self.rest = Some(listener);
+    }
+
+    /// Connects, receives, and says what follows from it.
+    pub fn poll(&mut self, now: Tick, memory: &Memory) -> Vec<Turn> {
+        let mut turns = Vec::new();
+        if self.link.is_none() && self.looked_at.is_none_or(|at| now.since(at) >= LOOK_EVERY) {
+            self.looked_at = Some(now);
+            self.connect(now, memory, &mut turns);
+        }
+        while let Some(received) = self.link.as_mut().map(Link::try_recv) {
+            match received {
+                Ok(None) => break,
+                Ok(Some((ToWorker::Grant { epoch, memory }, fds))) => {
+                    if let Some(fd) = fds.into_iter().next() {
+                        self.rest = Some(TcpListener::from(fd));
+                    }
+                    // One that comes to a worker that acts already only confirms it: we know more than the supervisor.
+                    if !self.acting {
+                        tracing::info!("the supervisor gave us the seat, epoch {epoch}");
+                        self.acting = true;
+                        turns.push(Turn::Act(memory));
+                    }
+                }
+                Ok(Some((ToWorker::PleaseLeave, _))) => turns.push(Turn::Leave),
+                Err(error) => self.cut_off(now, &error),
+            }
+        }
+        turns
+    }
+
+    fn connect(&mut self, now: Tick, memory: &Memory, turns: &mut Vec<Turn>) {
+        match Link::connect(&self.socket) {
+            Ok(link) => {
+                self.link = Some(link);
+                self.alone_since = None;
+                let memory = self.acting.then(|| Box::new(memory.clone()));
+                let hello = ToSupervisor::Hello {
+                    pid: crate::pg::process::pid(),
+                    postmaster_pid: crate::pg::process::postmaster_pid(),
+                    memory,
+                };
+                self.send(&hello, true);
+            }
+            Err(error) if self.acting => tracing::debug!("no supervisor: {error}"),
+            Err(error) => {
+                let since = *self.alone_since.get_or_insert(now);
+                // Without a socket there never was a supervisor of this data directory.
+                let never = error.kind() == io::ErrorKind::NotFound;
+                if never || now.since(since) >= WAIT_FOR_RESTART {
+                    tracing::info!("no supervisor runs: this worker acts alone");
+                    self.acting = true;
+                    turns.push(Turn::Act(Box::default()));
+                    turns.push(Turn::Alone);
+                }
+            }
+        }
+    }
+
+    fn cut_off(&mut self, now: Tick, error: &RecvError) {
+        self.link = None;
+        // Not at once: after it took the seat from us it closes the connection, and will be there again.
+        self.looked_at = Some(now);
+        if self.acting {
+            tracing::warn!("the supervisor is gone, this worker goes on alone: {error}");
+        } else {
+            tracing::info!("the supervisor has closed the connection: {error}");
+        }
+    }
+
+    /// What the supervisor needs to go on at any moment.
+    pub fn beat(&mut self, memory: &Memory) {
+        if self.acting && self.link.is_some() {
+            self.send(&ToSupervisor::Beat { memory: Box::new(memory.clone()) }, false);
+        }
+    }
+
+    /// We act no more. `false` without a supervisor to take over.
+    pub fn leave(&mut self, reason: &LeaveReason, memory: &Memory) -> bool {
+        if !self.acting {
+            return self.link.is_some();
+        }
+        self.acting = false;
+        if self.link.is_none() {
+            return false;
+        }
+        self.send(&ToSupervisor::Leaving { reason: reason.clone(), memory: Box::new(memory.clone()) }, false);
+        self.link.is_some()
+    }
+
+    fn send(&mut self, message: &ToSupervisor, with_rest: bool) {
+        let Some(link) = self.link.as_mut() else { return };
+        let fds: Vec<BorrowedFd<'_>> =
+            if with_rest { self.rest.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
+        match link.send(message, &fds) {
+            Ok(()) => {}
+            // A supervisor that is stopped or slow misses a beat; it knows that.
+            Err(SendError::Full) if matches!(message, ToSupervisor::Beat { .. }) => {}
+            Err(error) => {
+                tracing::warn!("{error}");
+                self.link = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The loop worker: one turn observes, decides, executes; between turns it waits on its latch and the supervisor's socket.
+
+use crate::commands::Commands;
+use crate::files::Files;
+use crate::pg::control::ControlFile;
+use crate::pg::latch::{self, LatchAddress};
+use crate::pg::{process, report};
+use crate::port::{self, Inside, Pulse};
+use crate::shmem::{PAGE_BYTES, Shared, shared};
+use crate::supervisor::{Supervisor, Turn};
+use crate::{fence, guc, log, status};
+use ha_core::clock::{Millis, Tick};
+use ha_core::cluster::Initialize;
+use ha_core::ids::NodeName;
+use ha_core::memory::Memory;
+use ha_core::seat::LeaveReason;
+use ha_node::driver::{Driver, Layers, Options, Port};
+use ha_node::net::{Hooks, StoreHealth};
+use ha_node::paths::Paths;
+use ha_node::runtime::Died;
+use ha_node::{clock, config_file, files};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// The longest sleep: the heartbeat must stay young, and what nobody tells us about is looked at this often.
+const SLEEP_MAX: Millis = Millis(250);
+/// How long a request that is under way may hold up the seat when we leave.
+const LEAVE_WAIT: Millis = Millis(500);
+/// How often the status page is written at most, and how often at least.
+const PAGE_EVERY: Millis = Millis(100);
+const PAGE_AGE_MAX: Millis = Millis(1000);
+/// How often a REST port that is taken is tried again.
+const LISTEN_EVERY: Millis = Millis(1000);
+
+struct Worker {
+    shared: &'static Shared,
+    driver: Driver,
+    inside: Inside,
+    supervisor: Supervisor,
+    commands: Commands,
+    log: log::Bridge,
+    died: Arc<AtomicBool>,
+    next_wake: Tick,
+    page_at: Tick,
+    page_due: bool,
+    hint: String,
+    members: Vec<NodeName>,
+    /// The REST port is ours to open, next try at.
+    listen_at: Option<Tick>,
+}
+
+/// Runs the worker until it must end; the postmaster starts it anew then.
+pub fn run() -> ! {
+    process::become_worker();
+    match Worker::start() {
+        Ok(mut worker) => {
+            worker.run();
+            fence::close(worker.shared);
+            worker.log.flush();
+            // Its threads would be waited for: the end of the process ends them too.
+            std::mem::forget(worker);
+        }
+        Err(error) => {
+            report::warning(&format!("ha_ext cannot start: {error}"));
+            // The postmaster tries again in a second; a mistake in a file is not worth a line each time.
+            latch::wait(None, Duration::from_secs(4));
+        }
+    }
+    process::exit_for_restart()
+}
+
+impl Worker {
+    fn start() -> Result<Self, String> {
+        let shared = shared().ok_or("there is no shared memory")?;
+        fence::close(shared);
+        let paths = Paths::new(&process::data_dir());
+        // A promotion that an earlier life of this worker asked for must not happen at some later signal.
+        if let Err(error) = std::fs::remove_file(paths.promote())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(format!("the file \"promote\" cannot be removed: {error}"));
+        }
+        let address = LatchAddress::mine();
+        shared.worker_latch.store(address.as_pointer(), Ordering::Release);
+        let layers = layers(&paths)?;
+        let log = log::Bridge::install(log::level(&layers), move || address.set())?;
+        let died = Arc::new(AtomicBool::new(false));
+        let on_death = on_death(died.clone(), address);
+        let driver = Driver::new(Options { layers, hooks: hooks(shared, address, on_death.clone()) });
+        let driver = driver.map_err(|error| error.to_string())?;
+        let files = Files::start(paths.clone(), on_death, Arc::new(move || address.set()));
+        let files = files.map_err(|error| format!("the file thread cannot be started: {error}"))?;
+        let control = ControlFile::attach().ok_or("the control file is not in shared memory")?;
+        let inside = Inside::new(shared, files, control, driver.config().clone());
+        let commands = Commands::new(shared);
+        shared.worker_pid.store(process::pid(), Ordering::Release);
+        let now = clock::now();
+        Ok(Self {
+            shared,
+            driver,
+            inside,
+            supervisor: Supervisor::new(paths.control_socket()),
+            commands,
+            log,
+            died,
+            next_wake: now,
+            page_at: now,
+            page_due: true,
+            hint: String::new(),
+            members: Vec::new(),
+            listen_at: None,
+        })
+    }
+
+    fn run(&mut self) {
+        let mut pulse = self.inside.pulse();
+        loop {
+            latch::reset();
+            self.beat();
+            if process::told_to_stop() {
+                return self.leave(&LeaveReason::Shutdown);
+            }
+            if self.died.load(Ordering::Acquire) {
+                return;
+            }
+            if process::told_to_reload() {
+                self.inside.read_configuration(PathBuf::from(guc::config_file()));
+            }
+            self.turn();
+            pulse = self.sleep(pulse);
+        }
+    }
+
+    fn beat(&self) {
+        self.shared.heartbeat_ns.store(clock::now_ns(), Ordering::Release);
+    }
+
+    fn turn(&mut self) {
+        self.take_files();
+        let now = clock::now();
+        for turn in self.supervisor.poll(now, self.driver.memory()) {
+            match turn {
+                Turn::Act(memory) => self.take_seat(*memory),
+                Turn::Alone => self.listen_at = Some(now),
+                Turn::Leave => self.leave(&LeaveReason::Shutdown),
+            }
+        }
+        if self.listen_at.is_some_and(|at| now >= at) {
+            self.listen_at = None;
+            self.inside.listen();
+        }
+        self.inside.seat = self.supervisor.seat();
+        let ticked = self.driver.tick(&mut self.inside);
+        self.next_wake = ticked.next_wake;
+        self.page_due |= ticked.rule_changed;
+        if let Some(reason) = self.inside.leaving.take() {
+            self.leave(&reason);
+        }
+        self.supervisor.beat(self.driver.memory());
+        self.keep_marker();
+        let snapshot = self.driver.snapshot().filter(|_| self.supervisor.seat().is_some());
+        self.commands.turn(&mut self.driver, snapshot.as_ref());
+        self.publish(now);
+        self.log.flush();
+    }
+
+    fn take_files(&mut self) {
+        let news = self.inside.take_files();
+        if let Some(local) = news.configuration {
+            // What is wrong with it is in the error; the old one stays in force.
+            if let Err(error) = self.driver.reload(local, environment(), &mut self.inside) {
+                tracing::warn!("the configuration stays as it was: {error}");
+            }
+        }
+        match news.rest {
+            Some(Ok(listener)) => {
+                self.supervisor.set_rest(listener);
+                self.serve_rest();
+            }
+            Some(Err(error)) => {
+                tracing::warn!("the REST API cannot listen: {error}");
+                self.listen_at = Some(clock::now() + LISTEN_EVERY);
+            }
+            None => {}
+        }
+    }
+
+    fn take_seat(&mut self, memory: Memory) {
+        self.driver.take_seat(memory);
+        self.page_due = true;
+        self.serve_rest();
+    }
+
+    fn serve_rest(&self) {
+        match self.supervisor.rest().map(std::net::TcpListener::try_clone) {
+            Some(Ok(listener)) => self.driver.serve_rest(listener),
+            Some(Err(error)) => tracing::warn!("the REST API cannot be served: {error}"),
+            None => {}
+        }
+    }
+
+    /// Gives the seat up: nothing more is acknowledged, no request is under way, and the supervisor knows all we know.
+    fn leave(&mut self, reason: &LeaveReason) {
+        fence::close(self.shared);
+        if self.supervisor.seat().is_none() {
+            return;
+        }
+        self.inside.begin_leaving();
+        self.driver.begin_leaving();
+        self.driver.stop_rest();
+        let end = clock::now() + LEAVE_WAIT;
+        while !self.driver.quiet() && clock::now() < end {
+            latch::wait(self.supervisor.fd(), Duration::from_millis(20));
+            latch::reset();
+            self.driver.tick(&mut self.inside);
+        }
+        let supervised = self.supervisor.leave(reason, self.driver.memory());
+        self.inside.end_leaving();
+        self.inside.seat = None;
+        self.page_due = true;
+        if !supervised && *reason != LeaveReason::Shutdown {
+            tracing::warn!("no supervisor can turn this server into a standby: it is shut down ({reason})");
+            port::signal(Signal::INT);
+        }
+    }
+
+    fn keep_marker(&mut self) {
+        let ours = match (self.driver.store(), self.driver.cluster()) {
+            (StoreHealth::Fresh, Some(cluster)) => match cluster.initialize {
+                Initialize::Done(id) => id == self.inside.system_id(),
+                Initialize::Absent | Initialize::Running => false,
+            },
+            _ => false,
+        };
+        self.inside.keep_marker(self.driver.memory(), ours);
+    }
+
+    /// Tells backends who leads, and the views everything.
+    fn publish(&mut self, now: Tick) {
+        let cluster = self.driver.cluster();
+        let hint = status::leader_hint(cluster.map(AsRef::as_ref));
+        if hint != self.hint {
+            self.shared.leader_hint.publish(&hint);
+            self.hint = hint;
+            self.page_due = true;
+        }
+        let members: Vec<NodeName> = cluster.map(|cluster| cluster.members.keys().cloned().collect()).unwrap_or_default();
+        let members_changed = members != self.members;
+        if members_changed {
+            self.members = members;
+            self.page_due = true;
+        }
+        let age = now.since(self.page_at);
+        if age < PAGE_EVERY || (!self.page_due && age < PAGE_AGE_MAX) {
+            return;
+        }
+        self.page_at = now;
+        self.page_due = false;
+        let seat = self.supervisor.seat();
+        let snapshot = self.driver.snapshot().filter(|_| seat.is_some());
+        let local = snapshot.map_or_else(|| self.inside.observe(), |snapshot| snapshot.local.clone());
+        self.shared.page.publish(&status::page(&self.driver, &local, seat, PAGE_BYTES));
+        // The sql worker reads the members from the page.
+        if members_changed && let Some(latch) = LatchAddress::from_pointer(self.shared.sql_latch.load(Ordering::Acquire)) {
+            latch.set();
+        }
+    }
+
+    /// Sleeps until something has happened or is due.
+    fn sleep(&mut self, before: Pulse) -> Pulse {
+        loop {
+            let now = clock::now();
+            let page_left = if self.page_due { PAGE_EVERY } else { SLEEP_MAX };
+            let left = self.next_wake.since(now).0.min(page_left.0);
+            let woken = latch::wait(self.supervisor.fd(), Duration::from_millis(left));
+            self.beat();
+            let pulse = self.inside.pulse();
+            if woken || pulse != before || clock::now() >= self.next_wake || self.page_due {
+                return pulse;
+            }
+        }
+    }
+}
+
+fn on_death(died: Arc<AtomicBool>, main: LatchAddress) -> Died {
+    Arc::new(move |name: &str, why: &str| {
+        tracing::error!("the thread {name} died: {why}");
+        died.store(true, Ordering::Release);
+        main.set();
+    })
+}
+
+fn hooks(shared: &'static Shared, main: LatchAddress, died: Died) -> Hooks {
+    Hooks {
+        confirmed: Arc::new(move |lease| fence::confirmed(shared, lease)),
+        leader_lost: Arc::new(move || fence::leader_lost(shared)),
+        lease_deadline: Arc::new(move || fence::deadline(shared)),
+        wake: Arc::new(move || main.set()),
+        died,
+    }
+}
+
+fn layers(paths: &Paths) -> Result<Layers, String> {
+    let local = config_file::load(Path::new(&guc::config_file())).map_err(|error| error.to_string())?;
+    Ok(Layers { local, environment: environment(), dynamic: cached_dynamic(paths) })
+}
+
+/// The dynamic configuration as it was seen last; a copy that cannot be read is as good as none.
+fn cached_dynamic(paths: &Paths) -> Option<serde_json::Value> {
+    const LIMIT_BYTES: u64 = 4 * 1024 * 1024;
+    let text = files::read_bounded(&paths.dynamic_config(), LIMIT_BYTES).ok().flatten()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("PATRONI_"))
+        .collect()
+}
