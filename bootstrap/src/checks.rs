@@ -15,7 +15,8 @@ const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
 /// Postgres refuses to run as root, and what we would write as root it could not read.
 pub fn not_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
-        let why = "ha_bootstrap must not run as root: run it as the user that owns the data directory (usually postgres)";
+        let why =
+            "ha_bootstrap must not run as root: run it as the user that owns the data directory (usually postgres)";
         return Err(Error::Refused(why.to_owned()));
     }
     Ok(())

@@ -62,7 +62,7 @@ pub enum Command {
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut words = Vec::new();
     let mut json = false;
-    let mut at_most = Duration::from_secs(300);
+    let mut at_most = Duration::from_mins(5);
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         match argument.to_str() {

@@ -1,4 +1,4 @@
-//! Reads `global/pg_control` of PostgreSQL 15 to 18 directly: it is asked for at every tick while the server is
+//! Reads `global/pg_control` of `PostgreSQL` 15 to 18 directly: it is asked for at every tick while the server is
 //! down, and a switchover waits for the answer, so no program is started for it.
 
 use crate::error::{Error, Result};

@@ -5,6 +5,7 @@ use crate::pgdata;
 use crate::postmaster::{Postmaster, tenancy_free};
 use crate::steps::conf::BASE_CONF;
 use ha_node::paths::Paths;
+use std::fmt::Write;
 use std::path::Path;
 
 /// Takes the marker and our part of the configuration out. Says what it did.
@@ -35,7 +36,10 @@ pub fn detach(data_dir: &Path) -> Result<Vec<String>> {
         }
     }
     if paths.standby_signal().exists() {
-        done.push(format!("left {}: the server starts as a standby that follows nobody", paths.standby_signal().display()));
+        done.push(format!(
+            "left {}: the server starts as a standby that follows nobody",
+            paths.standby_signal().display()
+        ));
     }
     Ok(done)
 }
@@ -64,12 +68,11 @@ fn without_ours(text: &str) -> String {
         }
         match bare.strip_prefix("shared_preload_libraries") {
             Some(value) if bare.contains("ha_ext") => {
-                let (value, comment) = value.split_once('#').unwrap_or((value, ""));
-                let _ = comment;
+                let value = value.split('#').next().unwrap_or_default();
                 let listed = value.trim().trim_start_matches('=').trim().trim_matches('\'');
                 let kept: Vec<&str> =
                     listed.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != "ha_ext").collect();
-                out.push_str(&format!("shared_preload_libraries = '{}'\n", kept.join(", ")));
+                let _ = writeln!(out, "shared_preload_libraries = '{}'", kept.join(", "));
             }
             Some(_) | None => out.push_str(line),
         }

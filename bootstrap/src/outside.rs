@@ -145,9 +145,11 @@ impl Outside {
         }
     }
 
-    /// Tells the running step to stop, and whether there was one.
-    pub fn cancel_step(&self) -> bool {
-        self.running.as_ref().inspect(|running| running.cancel.cancel()).is_some()
+    /// Tells the step that runs, if any, to stop.
+    pub fn cancel_step(&self) {
+        if let Some(running) = &self.running {
+            running.cancel.cancel();
+        }
     }
 
     /// The seat came back, and why.
@@ -284,9 +286,8 @@ impl Outside {
 
     /// A server that was shut down had no children left when its postmaster went: no need to search for them.
     fn shut_down_cleanly(&self) -> bool {
-        control_data::read(self.site.data_dir()).is_ok_and(|file| {
-            matches!(file.control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery)
-        })
+        control_data::read(self.site.data_dir())
+            .is_ok_and(|file| matches!(file.control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery))
     }
 
     /// Carries out one effect; steps go on by themselves.

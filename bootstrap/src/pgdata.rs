@@ -60,7 +60,9 @@ pub fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 /// The timelines this data directory descends from, oldest first.
 #[must_use]
 pub fn history(site: &Site, timeline: Timeline) -> Vec<(Timeline, Lsn)> {
-    std::fs::read_to_string(site.paths.timeline_history(timeline)).map(|text| ha_core::timeline::parse_history_file(&text)).unwrap_or_default()
+    std::fs::read_to_string(site.paths.timeline_history(timeline))
+        .map(|text| ha_core::timeline::parse_history_file(&text))
+        .unwrap_or_default()
 }
 
 /// Writes a file so that a crash leaves the old text or the new one, never a half. Does nothing if it holds

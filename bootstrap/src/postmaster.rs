@@ -111,6 +111,14 @@ impl Postmaster {
     }
 }
 
+/// The single-user server that works in a data directory: it notes itself with a negative id.
+#[must_use]
+pub fn single_user(data_dir: &Path) -> Option<i32> {
+    let pid = PidFile::read(data_dir)?.pid.checked_neg()?;
+    let here = process::directory_id(data_dir)?;
+    (pid > 1 && process::working_directory(pid) == Some(here)).then_some(pid)
+}
+
 /// Whether the tenancy lock is free, and so no process of any server of this data directory is left. The lock is
 /// taken for a moment: ask only while no server is running or being started.
 #[must_use]
@@ -127,11 +135,11 @@ pub fn leftovers(site: &Site) -> Vec<Held> {
     let Some(here) = process::directory_id(site.data_dir()) else { return Vec::new() };
     let works_here = |pid: i32| process::working_directory(pid) == Some(here);
     let me = std::process::id().cast_signed();
-    // A single-user server is nobody's orphan; it notes itself with a negative id.
-    let single_user = PidFile::read(site.data_dir()).map_or(0, |file| -file.pid);
+    // A single-user server is nobody's orphan.
+    let single_user = single_user(site.data_dir());
     let mut found = Vec::new();
     for pid in process::all() {
-        if pid == me || pid == single_user || !works_here(pid) || !is_server(pid) {
+        if pid == me || Some(pid) == single_user || !works_here(pid) || !is_server(pid) {
             continue;
         }
         // Held first, judged again afterwards: what is judged is what will be signalled.
@@ -160,8 +168,14 @@ mod tests {
     #[test]
     fn a_pid_file_is_read_in_all_its_stages() {
         let whole = "4242\n/data\n1700000000\n5432\n/tmp\n*\n  1234  5\nready   \n";
-        assert_eq!(PidFile::parse(whole), Some(PidFile { pid: 4242, started_unix_s: 1_700_000_000, status: "ready".to_owned() }));
-        assert_eq!(PidFile::parse("4242\n/data\n"), Some(PidFile { pid: 4242, started_unix_s: 0, status: String::new() }));
+        assert_eq!(
+            PidFile::parse(whole),
+            Some(PidFile { pid: 4242, started_unix_s: 1_700_000_000, status: "ready".to_owned() })
+        );
+        assert_eq!(
+            PidFile::parse("4242\n/data\n"),
+            Some(PidFile { pid: 4242, started_unix_s: 0, status: String::new() })
+        );
         assert_eq!(PidFile::parse("-17\n"), Some(PidFile { pid: -17, started_unix_s: 0, status: String::new() }));
         assert_eq!(PidFile::parse(""), None);
     }

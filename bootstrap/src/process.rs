@@ -318,7 +318,7 @@ fn feed_and_read(child: &mut Child, input: &str, cancel: &Cancel) -> Result<(Str
         }
         watched.push((2, cancel));
         let fds: Vec<&dyn AsFd> = watched.iter().map(|(_, fd)| *fd).collect();
-        let Some(ready) = wait_readable(&fds, Duration::from_secs(3600)).and_then(|at| watched.get(at)) else {
+        let Some(ready) = wait_readable(&fds, Duration::from_hours(1)).and_then(|at| watched.get(at)) else {
             continue;
         };
         let which = ready.0;

@@ -155,7 +155,10 @@ impl Seat {
             // that says hello can only be the worker.
             let child = outside.postmaster().is_some_and(|postmaster| postmaster.is_parent_of(peer));
             if !child || self.strangers.len() >= STRANGERS_MAX {
-                tracing::warn!(peer, "a connection to the control socket was refused: it is no child of our postmaster");
+                tracing::warn!(
+                    peer,
+                    "a connection to the control socket was refused: it is no child of our postmaster"
+                );
                 continue;
             }
             self.strangers.push(link);

@@ -34,12 +34,9 @@ impl Signals {
         let (pipe, write) = UnixStream::pair().map_err(wrong())?;
         pipe.set_nonblocking(true).map_err(wrong())?;
         let signals = Self { pipe, stop: Arc::default(), reload: Arc::default(), child: Arc::default() };
-        for (signal, flag) in [
-            (SIGTERM, &signals.stop),
-            (SIGINT, &signals.stop),
-            (SIGHUP, &signals.reload),
-            (SIGCHLD, &signals.child),
-        ] {
+        for (signal, flag) in
+            [(SIGTERM, &signals.stop), (SIGINT, &signals.stop), (SIGHUP, &signals.reload), (SIGCHLD, &signals.child)]
+        {
             // The flag first: whoever is woken by the pipe must find it set.
             signal_hook::flag::register(signal, Arc::clone(flag)).map_err(wrong())?;
             let write = write.try_clone().map_err(wrong())?;

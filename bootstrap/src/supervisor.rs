@@ -25,8 +25,8 @@ use ha_node::net::Hooks;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::Signal;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long the worker of a server that ran before us may take to say hello. It looks for us once a second.
@@ -218,9 +218,8 @@ impl Supervisor {
     }
 
     fn reload(&mut self) {
-        let done = load::load(&self.hands.outside.site.config_file)
-            .map_err(|error| error.to_string())
-            .and_then(|loaded| {
+        let done =
+            load::load(&self.hands.outside.site.config_file).map_err(|error| error.to_string()).and_then(|loaded| {
                 let Loaded { layers, .. } = loaded;
                 let reloaded = self.driver.reload(layers.local, layers.environment, &mut self.hands);
                 reloaded.map_err(|error| error.to_string())
@@ -356,10 +355,7 @@ impl Supervisor {
         let left = Duration::from_millis(next.since(now).0);
         self.silence.about_to_wait(next);
         {
-            let mut fds = vec![
-                PollFd::new(&*self.event, PollFlags::IN),
-                PollFd::new(&self.signals, PollFlags::IN),
-            ];
+            let mut fds = vec![PollFd::new(&*self.event, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
             fds.extend(self.seat.fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             if let Some(postmaster) = self.hands.outside.postmaster() {
                 fds.push(PollFd::from_borrowed_fd(postmaster.held().as_fd(), PollFlags::IN));

@@ -49,6 +49,7 @@ fn ready_files(context: &Context) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// What the stopped server would use for a setting.
+#[must_use]
 pub fn setting(context: &Context, name: &str) -> Option<String> {
     let mut command = context.site.local("postgres");
     command.arg("-D").arg(context.site.data_dir()).args(["-C", name]);
@@ -60,18 +61,18 @@ fn command_line(template: &str, name: &str) -> String {
     let mut out = String::with_capacity(template.len() + 2 * name.len());
     let mut chars = template.chars();
     while let Some(c) = chars.next() {
-        match (c, c == '%') {
-            (_, true) => match chars.next() {
-                Some('p') => {
-                    out.push_str("pg_wal/");
-                    out.push_str(name);
-                }
-                Some('f') => out.push_str(name),
-                Some('%') => out.push('%'),
-                Some(other) => out.extend(['%', other]),
-                None => out.push('%'),
-            },
-            (c, false) => out.push(c),
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('p') => {
+                out.push_str("pg_wal/");
+                out.push_str(name);
+            }
+            Some('f') => out.push_str(name),
+            Some('%') | None => out.push('%'),
+            Some(other) => out.extend(['%', other]),
         }
     }
     out

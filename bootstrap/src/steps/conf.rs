@@ -48,7 +48,7 @@ pub fn write_pgpass(site: &Site) -> Result<()> {
     let path = &site.config.postgresql.pgpass;
     let text = pgconf::pgpass(&site.config);
     let wrong = || Error::io(|| format!("writing {}", path.display()));
-    let private = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 == 0);
+    let private = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode().trailing_zeros() >= 6);
     if private && std::fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(());
     }

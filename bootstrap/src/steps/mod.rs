@@ -97,7 +97,12 @@ impl Context {
         if !crate::postmaster::tenancy_free(dir) {
             return Err(Error::Refused(format!("processes of a server still work in {}", dir.display())));
         }
-        Ok(())
+        if let Some(pid) = crate::postmaster::single_user(dir) {
+            return Err(Error::Refused(format!("a single-user server runs in {} (process {pid})", dir.display())));
+        }
+        // The server believes its old pid file if any process has that id now: after a restart of a container the
+        // ids come round again, and a zombie counts too. We know better.
+        pgdata::remove_durably(&self.site.paths.postmaster_pid())
     }
 
     /// Removes what would make the next start something else than what we want: a promotion that was triggered

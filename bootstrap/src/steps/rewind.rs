@@ -26,7 +26,7 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
     let source = pgconf::rewind_conninfo(&site.config, from);
     check_source(context, &source)?;
     // Everything that can be wrong before files are replaced is found out without replacing any.
-    context.run(&mut pg_rewind(context, &source).arg("--dry-run"), "")?;
+    context.run(pg_rewind(context, &source).arg("--dry-run"), "")?;
     // From here on files are replaced: a crash or an error in between leaves a directory that must never be started.
     pgdata::begin_unfinished(site, &format!("rewinding onto {}", from.name))?;
     let ran = context.run(&mut pg_rewind(context, &source), "")?;

@@ -162,9 +162,7 @@ fn with_log(error: Error, log: &Path, from: u64) -> Error {
         Ok(last_lines(&String::from_utf8_lossy(&bytes)))
     };
     match error {
-        Error::Program { program, status, .. } => {
-            Error::Program { program, status, tail: said().unwrap_or_default() }
-        }
+        Error::Program { program, status, .. } => Error::Program { program, status, tail: said().unwrap_or_default() },
         other => other,
     }
 }

@@ -1,0 +1,273 @@
+//! The steps of the supervisor on real servers.
+
+mod harness;
+
+use ha_bootstrap::outside::Outside;
+use ha_bootstrap::{control_data, detach, pgdata};
+use ha_core::effect::Step;
+use ha_core::local::{ControlState, DataDir, Server};
+use harness::{BIN, Node, as_postgres};
+use rustix::process::Signal;
+use serde_json::json;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[test]
+fn a_new_cluster_has_its_roles_and_keeps_its_secrets() {
+    as_postgres("a_new_cluster_has_its_roles_and_keeps_its_secrets", |dir| {
+        let node = Node::new(dir, "pg1");
+        // What a mount point or a tool may have left does not count.
+        std::fs::create_dir_all(node.site.data_dir().join("lost+found")).expect("made");
+        assert_eq!(pgdata::observe(&node.site), DataDir::Empty);
+        node.initdb();
+        assert!(matches!(pgdata::observe(&node.site), DataDir::Present(c) if c.state == ControlState::ShutDown));
+        let marker = ha_node::marker::read(&node.site.paths.marker()).expect("readable").expect("there");
+        assert_eq!((marker.member.as_str(), marker.scope.as_str()), ("pg1", "test"));
+        assert!(node.site.data_dir().join("postgresql.base.conf").exists());
+
+        node.start_primary();
+        let roles = "SELECT string_agg(rolname || ':' || rolreplication || ':' || rolsuper, ' ' ORDER BY oid) \
+                     FROM pg_roles WHERE rolcanlogin";
+        assert_eq!(
+            node.sql(roles).expect("roles"),
+            "postgres:true:true replicator:true:false rewind \"user\":false:false"
+        );
+        // The passwords are the ones configured: both log in over TCP with the file we wrote.
+        for (user, database) in [("replicator", "replication=yes"), ("rewind \\\"user\\\"", "dbname=postgres")] {
+            let conninfo =
+                format!("host=127.0.0.1 port={} user='{}' {database}", node.port, user.replace("\\\"", "\""));
+            let output = Command::new(format!("{BIN}/psql"))
+                .env("PGPASSFILE", &node.site.config.postgresql.pgpass)
+                .args(["-X", "-w", "-At", "-d", &conninfo, "-c", "SHOW server_version_num"])
+                .output()
+                .expect("psql");
+            assert!(output.status.success(), "{user}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        node.stop();
+        assert_eq!(control_data::read(node.site.data_dir()).expect("read").control.state, ControlState::ShutDown);
+        let log = node.log();
+        assert!(log.contains("shut down"), "{log}");
+        assert!(!["super 'secret", "rep\\secret", "rew:secret"].iter().any(|password| log.contains(password)), "{log}");
+        let left = std::fs::read_dir(node.site.paths.control_dir()).expect("listed");
+        let left: Vec<String> = left.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+        assert_eq!(left, ["postgres.log"]);
+    });
+}
+
+#[test]
+fn the_control_file_reads_as_pg_controldata_does() {
+    as_postgres("the_control_file_reads_as_pg_controldata_does", |dir| {
+        let node = Node::new(dir, "pg1");
+        node.initdb();
+        let file = control_data::read(node.site.data_dir()).expect("read");
+        let output = Command::new(format!("{BIN}/pg_controldata")).arg(node.site.data_dir()).output().expect("run");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let says = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+            line.unwrap_or_else(|| panic!("{name} in {text}")).trim().to_owned()
+        };
+        let control = file.control;
+        assert_eq!(says("Database system identifier"), control.system_id.to_string());
+        assert_eq!(says("Database cluster state"), "shut down");
+        assert_eq!(control.state, ControlState::ShutDown);
+        assert_eq!(says("Latest checkpoint location"), control.checkpoint.to_string());
+        assert_eq!(says("Latest checkpoint's REDO location"), file.redo.to_string());
+        assert_eq!(says("Latest checkpoint's TimeLineID"), control.timeline.to_string());
+        assert_eq!(says("Minimum recovery ending location"), control.min_recovery_point.to_string());
+        assert_eq!(says("Min recovery ending loc's timeline"), control.min_recovery_timeline.to_string());
+        assert_eq!(says("Bytes per WAL segment"), file.segment_bytes.to_string());
+        assert_eq!(says("Data page checksum version"), "1");
+        assert!(file.checksums && control.can_be_rewound);
+        assert_eq!(says("wal_log_hints setting"), if file.wal_log_hints { "on" } else { "off" });
+        let floors = ["connections", "worker_processes", "wal_senders", "prepared_xacts", "locks_per_xact"];
+        for (name, value) in floors.iter().zip(file.floors) {
+            assert_eq!(says(&format!("max_{name} setting")), value.to_string(), "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_copy_follows_and_a_diverged_primary_is_rewound() {
+    as_postgres("a_copy_follows_and_a_diverged_primary_is_rewound", |dir| {
+        let archive = dir.join("archive");
+        std::fs::create_dir(&archive).expect("made");
+        let command = format!("cp %p {}/%f", archive.display());
+        let parameters = json!({"archive_mode": "on", "archive_command": command, "max_connections": 30});
+        let (one, two) = (Node::with(dir, "pg1", parameters), Node::new(dir, "pg-2"));
+        one.initdb();
+        one.start_primary();
+        one.sql("CREATE TABLE t AS SELECT g FROM generate_series(1, 1000) g").expect("a table");
+
+        // A directory with something hidden in it is empty, but pg_basebackup does not think so.
+        std::fs::create_dir_all(two.site.data_dir()).expect("made");
+        std::fs::write(two.site.data_dir().join(".keep"), "").expect("made");
+        two.step(&Step::BaseBackup { from: one.upstream_for(&two) }).expect("a copy");
+        assert!(matches!(pgdata::observe(&two.site), DataDir::Present(c) if c.backup_label));
+        assert_eq!(one.sql("SELECT slot_name FROM pg_replication_slots").expect("slots"), "pg_2");
+        let marker = ha_node::marker::read(&two.site.paths.marker()).expect("readable").expect("there");
+        assert_eq!(marker.member.as_str(), "pg-2");
+        two.start_standby(&one);
+        two.wait("it has the table", || two.sql("SELECT count(*) FROM t").as_deref() == Ok("1000"));
+        assert_eq!(two.sql("SELECT pg_is_in_recovery()").expect("asked"), "t");
+        two.wait("it streams by its slot", || {
+            let sql = "SELECT s.active AND r.application_name = 'pg-2' FROM pg_replication_slots s \
+                       JOIN pg_stat_replication r ON r.pid = s.active_pid";
+            one.sql(sql).as_deref() == Ok("t")
+        });
+
+        // Both go on by themselves; the old one dies with a segment that was never archived.
+        two.sql("SELECT pg_promote()").expect("promoted");
+        two.sql("INSERT INTO t VALUES (2001)").expect("written");
+        two.sql("CHECKPOINT").expect("checkpoint");
+        one.sql("ALTER SYSTEM SET primary_conninfo = 'host=nowhere'").expect("altered");
+        one.sql("INSERT INTO t VALUES (1001)").expect("written");
+        one.step(&Step::Stop { mode: ha_core::effect::StopMode::Immediate }).expect("stopped");
+        let waiting = one.site.data_dir().join("pg_wal/archive_status/000000010000000000000042.ready");
+        std::fs::write(one.site.data_dir().join("pg_wal/000000010000000000000042"), "wal").expect("written");
+        std::fs::write(&waiting, "").expect("written");
+        std::fs::write(one.site.data_dir().join("promote"), "").expect("written");
+        std::fs::write(one.site.data_dir().join("standby.signal"), "").expect("written");
+
+        one.step(&Step::Rewind { from: two.upstream_for(&one) }).expect("a rewind");
+        assert!(archive.join("000000010000000000000042").exists(), "what waited was archived");
+        assert!(matches!(pgdata::observe(&one.site), DataDir::Present(_)));
+        let marker = ha_node::marker::read(&one.site.paths.marker()).expect("readable").expect("there");
+        assert_eq!(marker.member.as_str(), "pg1");
+        one.start_standby(&two);
+        one.wait("it has the other's rows", || {
+            one.sql("SELECT count(*) FILTER (WHERE g = 2001) || ',' || count(*) FILTER (WHERE g = 1001) FROM t")
+                .as_deref()
+                == Ok("1,0")
+        });
+        assert_eq!(one.sql("SELECT pg_is_in_recovery()").expect("asked"), "t");
+        one.stop();
+        two.stop();
+    });
+}
+
+#[test]
+fn a_source_that_does_not_answer_costs_nothing() {
+    as_postgres("a_source_that_does_not_answer_costs_nothing", |dir| {
+        let (one, two) = (Node::new(dir, "pg1"), Node::new(dir, "pg2"));
+        one.initdb();
+        let before = control_data::read(one.site.data_dir()).expect("read");
+        let gone = two.upstream_for(&one);
+        for step in [Step::BaseBackup { from: gone.clone() }, Step::Rewind { from: gone }] {
+            let error = one.step(&step).expect_err("nobody is there");
+            assert!(error.contains("psql"), "{error}");
+            assert_eq!(control_data::read(one.site.data_dir()).expect("still there"), before);
+            assert!(matches!(pgdata::observe(&one.site), DataDir::Present(_)));
+        }
+    });
+}
+
+#[test]
+fn an_interrupted_copy_leaves_nothing_and_an_interrupted_rewind_a_mark() {
+    as_postgres("an_interrupted_copy_leaves_nothing_and_an_interrupted_rewind_a_mark", |dir| {
+        let (one, two) = (Node::new(dir, "pg1"), Node::new(dir, "pg2"));
+        one.initdb();
+        one.start_primary();
+        let mut slow = two.site.config.as_ref().clone();
+        slow.postgresql.basebackup =
+            vec![ha_core::config::CommandOption { name: "max-rate".to_owned(), value: Some("1M".to_owned()) }];
+        let (mut context, _events) = two.context();
+        context.site.config = Arc::new(slow);
+        let from = one.upstream_for(&two);
+        let cancel = context.cancel.clone();
+        let canceller = std::thread::Builder::new().spawn({
+            let data_dir = two.site.data_dir().to_owned();
+            move || {
+                while !data_dir.join("base").exists() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                cancel.cancel();
+            }
+        });
+        let result = ha_bootstrap::steps::perform(&Step::BaseBackup { from: from.clone() }, &context);
+        canceller.expect("a thread").join().expect("no panic");
+        assert!(matches!(result, Err(ha_bootstrap::error::Error::Cancelled)), "{result:?}");
+        assert_eq!(pgdata::observe(&two.site), DataDir::Empty);
+
+        // Had the supervisor itself died, the mark would have stayed.
+        pgdata::begin_unfinished(&two.site, &format!("{} from pg1", pgdata::COPYING)).expect("marked");
+        std::fs::write(two.site.data_dir().join("PG_VERSION"), "15\n").expect("written");
+        assert!(matches!(pgdata::observe(&two.site), DataDir::Damaged { half_copied: true, .. }));
+        two.step(&Step::BaseBackup { from }).expect("a copy over what was left");
+        assert!(matches!(pgdata::observe(&two.site), DataDir::Present(_)));
+        pgdata::begin_unfinished(&two.site, "rewinding onto pg1").expect("marked");
+        assert!(matches!(pgdata::observe(&two.site), DataDir::Damaged { half_copied: false, .. }));
+        two.step(&Step::SetAside).expect("set aside");
+        assert_eq!(pgdata::observe(&two.site), DataDir::Empty);
+        assert!(dir.join("pg2.failed/PG_VERSION").exists());
+        one.stop();
+    });
+}
+
+#[test]
+fn what_a_killed_postmaster_leaves_is_found_and_ended() {
+    as_postgres("what_a_killed_postmaster_leaves_is_found_and_ended", |dir| {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("a subreaper");
+        let node = Node::new(dir, "pg1");
+        node.initdb();
+        node.start_primary();
+        let mut client = node.sql_in_background("DO $$ BEGIN LOOP PERFORM 1; END LOOP; END $$");
+        node.wait("it is busy", || {
+            node.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO %' AND state = 'active'").as_deref()
+                == Ok("1")
+        });
+        let mut outside = Outside::new(node.site.clone(), Arc::new(|| {}));
+        assert!(matches!(outside.look().server, Server::Starting { .. }), "a running server is adopted");
+        let adopted = Arc::clone(outside.postmaster().expect("adopted"));
+        assert_eq!(adopted.pid(), node.postmaster().pid());
+
+        let error = node.step(&Step::ClearLeftover).expect_err("nothing is left over of a living server");
+        assert!(error.contains("lives"), "{error}");
+        node.postmaster().signal(Signal::KILL).expect("killed");
+        assert!(adopted.wait_end(Duration::from_secs(10)), "the descriptor tells");
+        assert_eq!(outside.look().server, Server::Leftover);
+        let error = node.step(&Step::CrashRecover).expect_err("not while somebody works there");
+        assert!(error.contains("still work"), "{error}");
+
+        node.step(&Step::ClearLeftover).expect("cleared");
+        assert_eq!(outside.look().server, Server::Down);
+        // Its end is seen either here or by the search for orphans, which reaps every child nobody has claimed.
+        assert!(!client.wait().is_ok_and(|status| status.success()), "its connection is gone");
+        assert_eq!(control_data::read(node.site.data_dir()).expect("read").control.state, ControlState::InProduction);
+        node.step(&Step::CrashRecover).expect("recovered");
+        assert_eq!(control_data::read(node.site.data_dir()).expect("read").control.state, ControlState::ShutDown);
+        node.step(&Step::CrashRecover).expect("twice does no harm");
+    });
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    as_postgres("a_start_that_fails_says_why", |dir| {
+        let node = Node::with(dir, "pg1", json!({"shared_buffers": "1"}));
+        node.initdb();
+        let role = ha_core::effect::StartRole::Standby { upstream: None };
+        let error = node.step(&Step::Start { role }).expect_err("no such setting");
+        assert!(error.contains("shared_buffers") && error.contains("exit status: 1"), "{error}");
+    });
+}
+
+#[test]
+fn a_detached_server_is_the_users_own() {
+    as_postgres("a_detached_server_is_the_users_own", |dir| {
+        let node = Node::new(dir, "pg1");
+        node.initdb();
+        node.start_primary();
+        let error = detach::detach(node.site.data_dir()).expect_err("it runs").to_string();
+        assert!(error.contains("the server runs"), "{error}");
+        node.stop();
+        let base = std::fs::read_to_string(node.site.data_dir().join("postgresql.base.conf")).expect("read");
+        let done = detach::detach(node.site.data_dir()).expect("detached");
+        assert!(done.iter().any(|line| line.contains("ha_ext.marker")), "{done:?}");
+        let conf = std::fs::read_to_string(node.site.data_dir().join("postgresql.conf")).expect("read");
+        assert_eq!(conf, base);
+        for gone in ["ha_ext.marker", "ha_ext.conf", "postgresql.base.conf"] {
+            assert!(!node.site.data_dir().join(gone).exists(), "{gone}");
+        }
+        assert_eq!(detach::detach(node.site.data_dir()).expect("again"), Vec::<String>::new());
+    });
+}
