@@ -4,6 +4,7 @@
 //! environment. A configuration with a mistake is rejected as a whole, so a bad edit changes nothing.
 
 mod build;
+pub mod documentation;
 mod environment;
 pub mod keys;
 mod layers;
