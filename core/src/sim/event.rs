@@ -36,6 +36,7 @@ pub(super) enum Event {
     SupervisorStart { node: usize, boot: u64 },
     UnitStart { node: usize, boot: u64 },
     WorkerStart { node: usize, server: u64 },
+    WorkerExit { who: Who, life: u64 },
     WorkerGone { node: usize, supervisor: u64 },
     Hello { node: usize, worker: u64, waited_ms: u64 },
     HelloMissed { node: usize, supervisor: u64 },
@@ -106,7 +107,7 @@ impl Event {
     pub(super) fn addressee(&self) -> Addressee {
         let supervisor = |node| Addressee::Driver(Who { node, side: Side::Outside }, true);
         match self {
-            Event::Tick { who, .. } => Addressee::Driver(*who, true),
+            Event::Tick { who, .. } | Event::WorkerExit { who, .. } => Addressee::Driver(*who, true),
             Event::StoreAnswer { who, .. }
             | Event::CallTimeout { who, .. }
             | Event::Watch { who, .. }

@@ -49,6 +49,8 @@ pub(super) struct Judge {
     pub(super) named: Option<(usize, u64)>,
     /// An operator deleted the timeline claims: who owns what can no longer be known.
     pub(super) claims_wiped: bool,
+    /// An operator deleted `initialize`: another cluster may be founded.
+    pub(super) initialize_wiped: bool,
     pub(super) failovers: u64,
     pub(super) promotions: u64,
     pub(super) newest_history: Timeline,

@@ -72,6 +72,8 @@ pub(super) struct Process {
     pub(super) heartbeat: Tick,
     /// The seat is to be left as soon as no request is under way.
     pub(super) leaving: Option<LeaveReason>,
+    /// SIGTERM has come: it ends as soon as it has left the seat.
+    pub(super) told_to_stop: bool,
     pub(super) store: StoreClient,
 }
 

@@ -42,6 +42,10 @@ impl World {
         let prefix = doomed[usize::try_from(what).unwrap_or(0)];
         let text = format!("operator: deletes {}", if prefix.is_empty() { "all but the claims" } else { prefix });
         self.log.line(self.now, "oper", &text);
+        if matches!(prefix, "" | "all" | "history") {
+            self.judge.newest_history = crate::ids::Timeline(0);
+        }
+        self.judge.initialize_wiped |= matches!(prefix, "" | "all" | "initialize");
         match prefix {
             "" => self.store.delete_where(|path| !path.starts_with("ha_ext/")),
             "all" => {

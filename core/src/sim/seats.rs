@@ -1,7 +1,7 @@
 //! The two processes of a node, and how the seat passes between them.
 
 use super::event::{Event, Frozen, Who};
-use super::node::Process;
+use super::node::{Phase, Process};
 use super::world::World;
 use crate::clock::{Millis, Tick};
 use crate::dcs::DcsCall;
@@ -167,7 +167,8 @@ impl World {
 
     /// The postmaster starts the loop worker: with the server, or once recovery after a crash is through.
     pub(super) fn worker_start(&mut self, node: usize, server: u64) {
-        if self.nodes[node].server_of(server).is_none() || self.nodes[node].worker.alive {
+        let runs = self.nodes[node].server_of(server).is_some_and(|server| server.phase != Phase::Stopping);
+        if !runs || self.nodes[node].worker.alive {
             return;
         }
         self.nodes[node].worker = self.fresh_process();
@@ -179,7 +180,7 @@ impl World {
     /// The worker reports to the supervisor, or looks for one.
     pub(super) fn hello(&mut self, node: usize, worker: u64, waited_ms: u64) {
         let here = &self.nodes[node];
-        if !here.worker.alive || here.worker.life != worker {
+        if !here.worker.alive || here.worker.life != worker || here.worker.told_to_stop {
             return;
         }
         if !here.supervisor.alive {

@@ -251,18 +251,25 @@ impl World {
 
     /// SIGTERM to the loop worker, with which the postmaster begins a shutdown.
     fn worker_told_to_stop(&mut self, node: usize) {
-        let here = &mut self.nodes[node];
-        if here.worker.acting && here.worker.leaving.is_none() {
-            here.worker.leaving = Some(LeaveReason::Shutdown);
-            self.wake(Who { node, side: Side::Inside });
+        let worker = &mut self.nodes[node].worker;
+        worker.told_to_stop = true;
+        if worker.acting && worker.leaving.is_none() {
+            worker.leaving = Some(LeaveReason::Shutdown);
         }
+        let who = Who { node, side: Side::Inside };
+        self.later(1, Event::WorkerExit { who, life: self.nodes[node].worker.life });
+        self.wake(who);
     }
 
-    /// Whether the shutdown has to wait for the worker: it is still in a request, or frozen.
-    fn worker_holds_up_stop(&self, node: usize) -> bool {
-        let here = &self.nodes[node];
-        let hand_over = here.worker.acting && here.supervisor.alive;
-        here.worker.alive && (here.is_frozen(super::event::Frozen::Main) || hand_over)
+    /// The worker ends once it has left the seat, or at once if it has none or nobody takes it.
+    pub(super) fn worker_exit(&mut self, who: Who, life: u64) {
+        let supervised = self.nodes[who.node].supervisor.alive;
+        let Some(worker) = self.living(who, life) else { return };
+        if worker.acting && (supervised || worker.store.flight.is_some()) {
+            self.later(10, Event::WorkerExit { who, life });
+        } else {
+            self.worker_ends(who.node);
+        }
     }
 
     pub(super) fn stop_checkpoint(&mut self, node: usize, life: u64) {
@@ -270,7 +277,8 @@ impl World {
         if !stopping {
             return;
         }
-        if self.worker_holds_up_stop(node) {
+        // Workers are told to stop together with the backends, before the checkpoint.
+        if self.nodes[node].worker.alive {
             self.later(10, Event::StopCheckpoint { node, server: life });
             return;
         }
@@ -293,13 +301,12 @@ impl World {
             return;
         }
         let drained = give_up == 0 || self.now >= give_up || self.drained(node);
-        if !drained || (give_up != 0 && self.worker_holds_up_stop(node)) {
+        if !drained || (give_up != 0 && self.nodes[node].worker.alive) {
             self.later(5, Event::StopDone { node, server: life, give_up });
             return;
         }
         self.say(node, "postgres has stopped");
         self.end_server(node);
-        self.stop_step_ends(node);
     }
 
     /// The last process of the server is gone.
@@ -307,6 +314,7 @@ impl World {
         self.worker_ends(node);
         self.nodes[node].server = None;
         self.drop_standbys_of(node);
+        self.stop_step_ends(node);
         self.wake_seat(node);
         let boot = self.nodes[node].boot;
         if !self.nodes[node].supervisor.alive {

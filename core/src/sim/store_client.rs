@@ -35,6 +35,7 @@ impl World {
                 Request::Release { lease: *lease, announcement: serde_json::to_string(announce).unwrap_or_default() }
             }
             DcsCall::CheckLease(lease) => Request::TimeToLive(*lease),
+            DcsCall::Write(edit) if edit.leased && session.is_none() => Request::Grant { ttl_ms },
             DcsCall::Write(edit) => Request::Write { edit: edit.clone(), session },
         };
         let deadline = self.now + patience;
@@ -157,6 +158,12 @@ impl World {
             (DcsCall::RenewLeader(_), Answer::Gone | Answer::No) => Next::End(DcsReply::Refused),
             (DcsCall::ReleaseLeader { .. }, _) => Next::End(DcsReply::Released),
             (DcsCall::CheckLease(_), answer) => Next::End(DcsReply::LeaseAlive(matches!(answer, Answer::Done(_)))),
+            (DcsCall::Write(edit), Answer::Alive { lease, .. }) => {
+                let edit = edit.clone();
+                process.store.session = Some(lease);
+                Next::Send(Request::Write { edit, session: Some(lease) })
+            }
+            (DcsCall::Write(edit), Answer::Gone) if edit.leased && !flight.regranted => grant_again(flight),
             (DcsCall::Write(_), Answer::Done(revision)) => Next::End(DcsReply::Written(revision)),
             (DcsCall::Write(_), _) => Next::End(DcsReply::Conflict),
         }

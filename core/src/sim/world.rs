@@ -185,6 +185,7 @@ impl World {
             Event::SupervisorStart { node, boot } => self.supervisor_start(node, boot),
             Event::UnitStart { node, boot } => self.unit_start(node, boot),
             Event::WorkerStart { node, server } => self.worker_start(node, server),
+            Event::WorkerExit { who, life } => self.worker_exit(who, life),
             Event::WorkerGone { node, supervisor } => self.worker_gone(node, supervisor),
             Event::Hello { node, worker, waited_ms } => self.hello(node, worker, waited_ms),
             Event::HelloMissed { node, supervisor } => self.hello_missed(node, supervisor),

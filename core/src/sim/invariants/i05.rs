@@ -4,7 +4,7 @@
 //! ask, or asked while WAL was still arriving, would throw it away.
 //! Source: architecture sections 4 ("Election") and 9; peers.md; lessons 1, 8.
 
-use crate::sim::judge::{Vanished, acts};
+use crate::sim::judge::{Ack, Vanished, acts};
 use crate::sim::node::Phase;
 use crate::sim::wal::Position;
 use crate::sim::world::World;
@@ -28,13 +28,7 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
     winner: usize,
     from: Position,
 ) -> Result<(), String> {
-    let lost: Vec<Position> = world
-        .judge
-        .acks
-        .iter()
-        .filter_map(|(branch, acks)| world.wal.end_seen_from(from, *branch).map(|end| (end, acks)))
-        .flat_map(|(end, acks)| acks.iter().rev().take_while(move |ack| ack.position.lsn > end).map(|ack| ack.position))
-        .collect();
+    let lost = write_off(world, from);
     world.judge.lost_total += lost.len() as u64;
     let Some(vanished) = world.judge.vanished.clone() else { return Ok(()) };
     let named = world.judge.named.is_some_and(|(node, at)| node == winner && at + NAMED_FOR_MS > world.now);
@@ -60,6 +54,18 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
         }
     }
     Ok(())
+}
+
+/// Takes what is not part of the new leader's WAL off the books: it is judged once, when it is lost.
+fn write_off(world: &mut World, from: Position) -> Vec<Position> {
+    let mut lost = Vec::new();
+    for (branch, acks) in &mut world.judge.acks {
+        let end = world.wal.end_seen_from(from, *branch);
+        let kept = |ack: &Ack| end.is_some_and(|end| ack.position.lsn <= end);
+        lost.extend(acks.iter().filter(|ack| !kept(ack)).map(|ack| ack.position));
+        acks.retain(kept);
+    }
+    lost
 }
 
 fn troubled(world: &World, node: usize, vanished_at: u64) -> bool {

@@ -4,7 +4,8 @@
 //! must end, an election and a rewind or copy must run, and failed steps are tried once per loop.
 //! Source: architecture section 9; style 1.5 (safety phase, then heal and require convergence).
 
-use crate::sim::node::Phase;
+use crate::rule::Rule;
+use crate::sim::node::{Node, Phase};
 use crate::sim::world::World;
 use crate::view::Side;
 
@@ -27,6 +28,7 @@ pub(in crate::sim) fn settles(world: &mut World) -> Result<(), String> {
         Some(why) => {
             world.judge.settled_since = None;
             if world.now - healed_at > BOUND_MS {
+                state_of_all(world);
                 return Err(format!("{} s after the last fault: {why}", BOUND_MS / 1000));
             }
             Ok(())
@@ -34,9 +36,35 @@ pub(in crate::sim) fn settles(world: &mut World) -> Result<(), String> {
     }
 }
 
+/// Everybody's state, for the log.
+fn state_of_all(world: &mut World) {
+    for index in 0..world.nodes.len() {
+        let node = &world.nodes[index];
+        let data = node.disk.data();
+        let text = format!(
+            "state: {:?} at {:?} timeline {:?} rule {} supervisor {} worker {} step {:?}",
+            node.server.as_ref().map(|server| server.phase),
+            data.map(|data| data.at),
+            data.map(|data| world.wal.branch(data.at.branch).timeline),
+            rule(node).map_or("none", Rule::code),
+            node.supervisor.alive,
+            node.worker.alive,
+            node.step.as_ref().map(|running| &running.step),
+        );
+        world.say(index, &text);
+    }
+}
+
 /// What is still missing.
 fn unsettled(world: &World) -> Option<String> {
-    let Some(key) = world.store.leader() else { return Some("there is no leader".to_owned()) };
+    let Some(key) = world.store.leader() else {
+        // An operator deleted `initialize` while nobody led: a replica never founds a cluster, he has to (lesson 124).
+        let waits = |node: &Node| rule(node) == Some(Rule::ElectionNotInitialised);
+        if world.judge.initialize_wiped && world.nodes.iter().any(waits) {
+            return None;
+        }
+        return Some("there is no leader".to_owned());
+    };
     let Some(leader) = world.nodes.iter().position(|node| node.name == key.name) else {
         return Some(format!("{} leads, which is no node", key.name));
     };
@@ -49,30 +77,45 @@ fn unsettled(world: &World) -> Option<String> {
 
 fn behind(world: &World, node: usize, leader: usize) -> Option<String> {
     let here = &world.nodes[node];
-    if excused(world, node) {
+    if excused(world, node, leader) {
         return None;
     }
     let Some(server) = &here.server else { return Some(format!("{} is down", here.name)) };
     let streams = server.phase == Phase::Standby
         && server.consistent
         && server.receiver.as_ref().is_some_and(|receiver| receiver.to == leader);
-    (!streams).then(|| format!("{} does not follow {}", here.name, world.nodes[leader].name))
+    let rule = rule(here).map_or("no rule", Rule::code);
+    (!streams).then(|| format!("{} does not follow {} ({rule})", here.name, world.nodes[leader].name))
 }
 
 /// A node that needs an operator: its data is damaged or has diverged, and its settings forbid to replace it.
-fn excused(world: &World, node: usize) -> bool {
-    use crate::rule::Rule;
+fn excused(world: &World, node: usize, leader: usize) -> bool {
     let here = &world.nodes[node];
+    // An operator deleted `initialize`, and a node without data founded another cluster.
+    let system = |node: usize| world.nodes[node].disk.data().map(|data| data.system);
+    if world.judge.initialize_wiped && system(node) != system(leader) {
+        return true;
+    }
+    // He deleted the claims, and a timeline was made twice: numbers no longer tell who diverged.
+    let position = |node: usize| world.nodes[node].disk.data().map(|data| data.at);
+    if let (true, Some(own), Some(leads)) = (world.judge.claims_wiped, position(node), position(leader))
+        && !world.wal.contains(leads, own)
+    {
+        return true;
+    }
     if here.settings.may_replace_data {
         return false;
     }
-    let rule = match here.seat() {
-        Some(Side::Inside) => here.worker.rule,
-        Some(Side::Outside) => here.supervisor.rule,
-        None => None,
-    };
+    let rule = rule(here);
     matches!(
         rule,
         Some(Rule::RejoinImpossible | Rule::DataDamaged | Rule::StandbyDivergedWaiting | Rule::ForeignSystemId)
     )
+}
+
+fn rule(node: &Node) -> Option<Rule> {
+    match node.seat()? {
+        Side::Inside => node.worker.rule,
+        Side::Outside => node.supervisor.rule,
+    }
 }
