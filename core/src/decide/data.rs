@@ -6,6 +6,7 @@ use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::{StartRole, Step};
 use crate::local::{Control, ControlState, DataDir, Upstream};
+use crate::memory::Stage;
 use crate::rule::Rule;
 use crate::timeline::{Branch, WalEnd};
 use crate::view::DcsView;
@@ -187,6 +188,8 @@ fn mend(turn: &Turn<'_>, cluster: &Cluster, upstream: Option<Upstream>) -> Verdi
 /// Nobody leads. A former primary comes up as a parked standby and stands for election like everybody else.
 fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verdict {
     if turn.memory.bootstrapping {
+        // An earlier attempt may have ended in a release; what is won now is kept.
+        turn.memory.stage = Stage::Steady;
         let acquire = turn.store(DcsCall::AcquireLeader);
         return Verdict::of(Rule::BootstrapTakingKey).and(acquire).soon(50);
     }

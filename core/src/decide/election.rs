@@ -9,7 +9,7 @@ use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, Initialize};
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
-use crate::ids::{Lsn, NodeName};
+use crate::ids::{Lsn, NodeName, Timeline};
 use crate::local::{Receiver, StandbyView};
 use crate::peer::{PeerAnswer, PeerStatus, PeerView};
 use crate::rule::Rule;
@@ -118,7 +118,7 @@ fn count(
                 if status.is_primary {
                     return Tally::PeerIsPrimary;
                 }
-                if counts(turn, cluster, name, gone_at) && beats(turn, status, name, mine) {
+                if counts(turn, cluster, name, gone_at) && beats(turn, status, name, standby.timeline, mine) {
                     tally = Tally::PeerAhead;
                 }
             }
@@ -145,10 +145,16 @@ fn counts(turn: &Turn<'_>, cluster: &Cluster, name: &NodeName, gone_at: Tick) ->
     cluster.members.contains_key(name) || turn.now().since(gone_at) < turn.view.settings.ttl_ms
 }
 
-/// Higher LSN wins over priority (lesson 8); with equal LSN the higher priority, but not the former leader's (lesson 7).
-fn beats(turn: &Turn<'_>, peer: &PeerStatus, name: &NodeName, mine: Lsn) -> bool {
+/// A newer timeline wins over a higher LSN: the longer tail of an older one is on a branch the cluster has left. Higher LSN
+/// wins over priority (lesson 8); with equal LSN the higher priority, but not the former leader's (lesson 7).
+fn beats(turn: &Turn<'_>, peer: &PeerStatus, name: &NodeName, own: Timeline, mine: Lsn) -> bool {
     if peer.tags.nofailover() || peer.watchdog_failed || peer.state != "running" {
         return false;
+    }
+    if let Some(timeline) = peer.timeline
+        && timeline != own
+    {
+        return timeline > own;
     }
     if peer.lsn != mine {
         return peer.lsn > mine;
