@@ -55,7 +55,8 @@ phase build "$cargo" build --workspace --all-targets || finish
 phase install scripts/install.sh || finish
 phase clean scripts/clean-tests.sh
 phase core "$cargo" test -p ha_core
-phase dcs "$cargo" test -p ha_dcs
+# Mostly waiting for leases to end.
+phase dcs "$cargo" test -p ha_dcs -- --test-threads 6
 phase node "$cargo" test -p ha_node
 phase bootstrap "$cargo" test -p ha_bootstrap
 phase regress scripts/pg_regress.sh

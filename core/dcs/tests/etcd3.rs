@@ -7,10 +7,25 @@ mod faults;
 #[allow(dead_code)]
 mod support;
 
+use std::path::PathBuf;
 use support::backend::EtcdBackend;
 use support::etcd::Etcd;
+
+/// The server under test.
+fn server() -> PathBuf {
+    PathBuf::from("etcd")
+}
+
+fn left_out() -> bool {
+    false
+}
 
 mod one_member {
     use super::*;
     suite!(async { EtcdBackend(Etcd::single().await) });
+}
+
+mod three_members {
+    use super::*;
+    suite!(async { EtcdBackend(Etcd::three().await) });
 }

@@ -46,27 +46,22 @@ impl Shared {
     /// raft term than one we have heard of (cut off from its peers, it may not know what they decided).
     pub(super) fn check(&self, header: Option<&ResponseHeader>) -> Result<(), Failure> {
         let header = header.ok_or_else(|| Failure::Unclear("an answer without a header".to_owned()))?;
+        self.admit(header.cluster_id(), header.raft_term())
+    }
+
+    fn admit(&self, cluster: u64, term: u64) -> Result<(), Failure> {
         let mut known = locked(&self.known);
-        match known.cluster {
-            Some(cluster) if cluster != header.cluster_id() => {
-                return Err(Failure::Foreign(format!(
-                    "the answer comes from etcd cluster {:x}, but ours is {cluster:x}: the store was replaced, \
-                     or a host of another cluster is configured",
-                    header.cluster_id()
-                )));
-            }
-            Some(_) => {}
-            None => known.cluster = Some(header.cluster_id()),
-        }
-        if header.raft_term() < known.term {
-            return Err(Failure::Unclear(format!(
-                "the member is in raft term {}, others are in {}",
-                header.raft_term(),
-                known.term
+        let ours = *known.cluster.get_or_insert(cluster);
+        if ours != cluster {
+            return Err(Failure::Foreign(format!(
+                "the answer comes from etcd cluster {cluster:x}, but ours is {ours:x}: the store was replaced, \
+                 or a host of another cluster is configured"
             )));
         }
-        known.term = header.raft_term();
-        drop(known);
+        if term < known.term {
+            return Err(Failure::Unclear(format!("the member is in raft term {term}, others are in {}", known.term)));
+        }
+        known.term = term;
         Ok(())
     }
 
@@ -171,6 +166,18 @@ mod tests {
         assert_eq!(shared.urls(), ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]);
         shared.discover(std::iter::empty());
         assert_eq!(shared.urls().len(), 2, "an empty list teaches nothing");
+    }
+
+    #[test]
+    fn answers_of_older_terms_and_other_clusters_do_not_count() {
+        let shared = shared(&["h:1"]);
+        assert_eq!(shared.admit(7, 3), Ok(()));
+        assert_eq!(shared.admit(7, 5), Ok(()));
+        assert!(matches!(shared.admit(7, 4), Err(Failure::Unclear(_))));
+        assert!(matches!(shared.admit(8, 9), Err(Failure::Foreign(_))));
+        assert_eq!(shared.term(), 5, "a foreign cluster teaches nothing");
+        shared.forget_cluster();
+        assert_eq!(shared.admit(8, 1), Ok(()));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 /// How to start it.
 #[derive(Clone)]
 pub struct Plan {
+    /// The server; each test file says which.
     pub binary: PathBuf,
     pub members: usize,
     /// Further arguments for every member.
@@ -19,7 +20,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { binary: PathBuf::from("etcd"), members: 1, arguments: Vec::new(), scheme: "http" }
+        Self { binary: crate::server(), members: 1, arguments: Vec::new(), scheme: "http" }
     }
 }
 
