@@ -6,6 +6,8 @@ use crate::shmem::Shared;
 use ha_core::api::{self, Answer, LiveNow, Question, Reply, Request, Snapshot, SwitchoverWait, Written};
 use ha_core::clock::{Millis, Tick};
 use ha_core::config::Config;
+use ha_core::dcs::DcsReply;
+use ha_core::ids::Revision;
 use ha_node::clock;
 use ha_node::driver::Driver;
 use ha_node::net::StoreHealth;
@@ -28,10 +30,14 @@ struct Open {
 enum Stage {
     /// The request is on its way to the store.
     Writing(Written),
+    /// It is there; the session shall find it in its own view too.
+    Settling(Revision, Reply),
     /// The change of leader is waited for.
     Waiting(SwitchoverWait),
 }
 
+/// How long a change may take to come back from the store.
+const SETTLE_MAX: Millis = Millis(2000);
 /// How often letters of vanished sessions are looked for.
 const CLEAN_EVERY: Millis = Millis(5000);
 
@@ -61,7 +67,12 @@ impl Commands {
             let Some(position) = self.open.iter().position(|open| open.ticket.number() == number) else { continue };
             let open = self.open.swap_remove(position);
             let Stage::Writing(then) = open.stage else { continue };
-            self.go_on(driver, open.ticket, open.no_wait, open.since, api::after_write(then, &reply));
+            match (api::after_write(then, &reply), reply) {
+                (Answer::Now(answer), DcsReply::Written(revision)) => {
+                    self.open.push(Open { stage: Stage::Settling(revision, answer), since: now, ..open });
+                }
+                (answer, _) => self.go_on(driver, open.ticket, open.no_wait, open.since, answer),
+            }
         }
         self.check_waits(driver, now);
     }
@@ -107,14 +118,21 @@ impl Commands {
 
     fn check_waits(&mut self, driver: &Driver, now: Tick) {
         let rejected = driver.memory().rejected.as_ref();
+        let cluster = driver.cluster().map(AsRef::as_ref);
         for open in std::mem::take(&mut self.open) {
-            let Stage::Waiting(wait) = &open.stage else {
-                self.open.push(open);
-                continue;
+            let waited = now.since(open.since);
+            let reply = match &open.stage {
+                Stage::Writing(_) => None,
+                Stage::Settling(revision, reply) => {
+                    let seen = cluster.is_some_and(|cluster| cluster.revision >= *revision);
+                    (seen || waited >= SETTLE_MAX).then(|| reply.clone())
+                }
+                Stage::Waiting(wait) => {
+                    let over = || (waited >= Millis(wait.limit_ms)).then(|| Reply { status: 504, ..wait.timed_out() });
+                    cluster.and_then(|cluster| wait.result(cluster, rejected)).or_else(over)
+                }
             };
-            let over = now.since(open.since) >= Millis(wait.limit_ms);
-            let result = driver.cluster().and_then(|cluster| wait.result(cluster, rejected));
-            match result.or_else(|| over.then(|| Reply { status: 504, ..wait.timed_out() })) {
+            match reply {
                 Some(reply) => self.answer(open.ticket, &reply),
                 None => self.open.push(open),
             }

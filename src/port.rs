@@ -45,6 +45,8 @@ pub struct Inside {
     promoting: bool,
     /// The seat is being left.
     sealed: bool,
+    /// The configuration has changed.
+    pub reconfigured: bool,
 }
 
 /// What came from the file thread for the main loop.
@@ -91,6 +93,7 @@ impl Inside {
             marker_asked: None,
             promoting: false,
             sealed: false,
+            reconfigured: false,
         }
     }
 
@@ -281,7 +284,7 @@ impl Port for Inside {
 
     fn execute(&mut self, effect: &Effect, _memory: &Memory) -> Result<(), String> {
         if self.sealed && !matches!(effect, Effect::CloseFence) {
-            return Err("the seat is being left".to_owned());
+            return Ok(());
         }
         match effect {
             Effect::OpenFence { lease } => {
@@ -331,6 +334,7 @@ impl Port for Inside {
 
     fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&Value>) {
         self.config = config.clone();
+        self.reconfigured = true;
         if let Some(dynamic) = dynamic {
             self.files.send(Job::Dynamic(dynamic.clone()));
         }

@@ -156,15 +156,15 @@ impl Worker {
         self.inside.seat = self.supervisor.seat();
         let ticked = self.driver.tick(&mut self.inside);
         self.next_wake = ticked.next_wake;
-        self.page_due |= ticked.rule_changed;
+        self.page_due |= ticked.rule_changed || std::mem::take(&mut self.inside.reconfigured);
         if let Some(reason) = self.inside.leaving.take() {
             self.leave(&reason);
         }
         self.supervisor.beat(self.driver.memory());
         self.keep_marker();
+        self.publish(now);
         let snapshot = self.driver.snapshot().filter(|_| self.supervisor.seat().is_some());
         self.commands.turn(&mut self.driver, snapshot.as_ref());
-        self.publish(now);
         self.log.flush();
     }
 

@@ -57,13 +57,18 @@ fn ha_config() -> Option<JsonB> {
 #[pg_extern(volatile, parallel_unsafe)]
 fn ha_patch_config(patch: Option<JsonB>) -> Option<JsonB> {
     let shared = active();
-    let command = Command {
-        method: "PATCH".to_owned(),
-        path: "/config".to_owned(),
-        body: patch?.0.to_string(),
-        no_wait: false,
-    };
-    let reply = ask(shared, &command, WAIT_FOR_ANSWER, "could not change the configuration");
+    let patch = patch?.0;
+    if patch.as_object().is_none_or(Map::is_empty) {
+        report::error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "a configuration patch must be a JSON object with at least one key",
+            "",
+            "For example: {\"loop_wait\": 5}. A null removes the key.",
+        );
+    }
+    let command =
+        Command { method: "PATCH".to_owned(), path: "/config".to_owned(), body: patch.to_string(), no_wait: false };
+    let reply = ask(shared, &command, WAIT_FOR_ANSWER, &CHANGE_CONFIG);
     serde_json::from_str(&reply.body).ok().map(JsonB)
 }
 
@@ -88,10 +93,21 @@ fn change_leader(shared: &Shared, path: &str, body: Map<String, Value>) -> Strin
         body: Value::Object(body).to_string(),
         no_wait,
     };
-    ask(shared, &command, WAIT_FOR_LEADER, "could not change the leader").body
+    ask(shared, &command, WAIT_FOR_LEADER, &CHANGE_LEADER).body
 }
 
-fn ask(shared: &Shared, command: &Command, limit: Duration, failure: &str) -> Answer {
+/// What a command is called when it fails, and what helps then.
+struct Purpose {
+    failure: &'static str,
+    hint: &'static str,
+}
+
+const CHANGE_LEADER: Purpose =
+    Purpose { failure: "could not change the leader", hint: "ha_who_would_win() shows who could lead, and why not." };
+const CHANGE_CONFIG: Purpose =
+    Purpose { failure: "could not change the configuration", hint: "The view ha_settings shows what is in force." };
+
+fn ask(shared: &Shared, command: &Command, limit: Duration, purpose: &Purpose) -> Answer {
     let wait = |limit| {
         latch::wait(None, limit);
         latch::reset();
@@ -99,25 +115,25 @@ fn ask(shared: &Shared, command: &Command, limit: Duration, failure: &str) -> An
     };
     match mailbox::ask(shared, command, limit, wait) {
         Ok(reply) if reply.status < 300 => reply,
-        Ok(reply) => refused(&reply, failure),
-        Err(failed) => unanswered(failed, failure),
+        Ok(reply) => refused(&reply, purpose),
+        Err(failed) => unanswered(failed, purpose.failure),
     }
 }
 
-fn refused(reply: &Answer, failure: &str) -> ! {
+fn refused(reply: &Answer, purpose: &Purpose) -> ! {
     let (code, hint) = match reply.status {
-        400 => (PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "The view ha_members shows who could lead."),
+        400 => (PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, purpose.hint),
+        409 => (PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "Somebody else changed it at the same time. Try again."),
         503 => (PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE, "The view ha_lease shows whether the store is reachable."),
         504 => (
             PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             "The request may still be carried out; the view ha_events shows what happens.",
         ),
-        _ => (
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "The views ha_members and ha_events show the state of the cluster.",
-        ),
+        _ => (PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, purpose.hint),
     };
-    report::error(code, failure, &reply.body, hint);
+    // Some answers are a page for browsers, which says no more than the code.
+    let detail = if reply.body.trim_start().starts_with('<') { "" } else { reply.body.trim_end() };
+    report::error(code, purpose.failure, detail, hint);
     unreachable!("an error ends the statement")
 }
 
