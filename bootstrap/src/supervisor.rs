@@ -183,7 +183,9 @@ impl Supervisor {
             }
             let granted = self.pass_on_seat();
             let next = self.chores().min(if granted { clock::now() + CHORES } else { ticked.next_wake });
-            self.wait_until(next);
+            // The tick may have brought the first view of the store.
+            let acts_now = !self.hands.acting && !granted && self.advance_namesake();
+            self.wait_until(if acts_now { clock::now() } else { next });
         }
     }
 
@@ -250,7 +252,8 @@ impl Supervisor {
         }
     }
 
-    fn advance_namesake(&mut self) {
+    /// Whether a namesake stands in the way is found out before anything is done. True if we act from here on.
+    fn advance_namesake(&mut self) -> bool {
         let wake = Arc::clone(&self.wake);
         let cluster = self.driver.cluster().cloned();
         self.namesake.advance(cluster.as_deref(), self.driver.config(), move || wake());
@@ -265,9 +268,11 @@ impl Supervisor {
         }
         let was = self.hands.acting;
         self.hands.acting = self.seat.ours() && (self.namesake.lets_act() || self.failed);
-        if self.hands.acting && !was {
+        let acts_now = self.hands.acting && !was;
+        if acts_now {
             self.serve_rest();
         }
+        acts_now
     }
 
     /// Opens the REST socket if need be and serves it, while the seat is ours.
