@@ -153,6 +153,17 @@ impl Cluster {
         self.nodes[self.leader()?].primary_timeline()?.parse().ok()
     }
 
+    /// Switches over through REST and waits until the candidate owns the key; what the answer said.
+    #[allow(clippy::must_use_candidate)] // Mostly for the deed.
+    pub fn switch_over(&self, from: usize, to: usize) -> String {
+        let reply = self.switchover(from, to).unwrap_or_else(|error| panic!("{error}\n{}", self.diagnosis()));
+        // 202: the server that was asked had to stop before it could see the result.
+        assert!(matches!(reply.status, 200 | 202), "{} {}\n{}", reply.status, reply.body, self.diagnosis());
+        let to_name = &self.nodes[to].name;
+        self.wait(&format!("{to_name} to lead"), secs(30), || (self.leader() == Some(to)).then_some(()));
+        reply.body
+    }
+
     /// Asks for a switchover through REST.
     pub fn switchover(&self, from: usize, to: usize) -> Result<Reply, String> {
         let body = json!({ "leader": self.nodes[from].name, "candidate": self.nodes[to].name });

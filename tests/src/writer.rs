@@ -1,7 +1,7 @@
 //! Clients that write all the time and remember every acknowledgement.
 
 use crate::sql::{Server, Session, SqlError};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -9,11 +9,16 @@ use std::time::{Duration, Instant};
 /// The table they write to.
 pub const CREATE_TABLE: &str = "CREATE TABLE IF NOT EXISTS ha_log (writer int, seq bigint, PRIMARY KEY (writer, seq))";
 
+/// Numbers below are left to what a test writes itself.
+static NEXT: AtomicU32 = AtomicU32::new(1000);
+
 /// One acknowledged row.
 #[derive(Clone, Debug)]
 pub struct Ack {
     /// Which writer.
     pub writer: u32,
+    /// It goes to any primary, so that its silences are what users feel.
+    pub roaming: bool,
     /// Its running number.
     pub seq: u64,
     /// When the connection was made.
@@ -76,9 +81,9 @@ pub struct Refusal {
 }
 
 impl Writers {
-    /// Starts one thread per target; numbers begin at `first`.
+    /// Starts one thread per target. No two writers of a process have the same number.
     #[must_use]
-    pub fn start(first: u32, targets: Vec<Target>, style: &Style) -> Self {
+    pub fn start(targets: Vec<Target>, style: &Style) -> Self {
         let mut writers = Self {
             stop: Arc::default(),
             threads: Vec::new(),
@@ -86,7 +91,8 @@ impl Writers {
             count: Arc::default(),
             refusals: Arc::default(),
         };
-        for (target, writer) in targets.into_iter().zip(first..) {
+        for target in targets {
+            let writer = NEXT.fetch_add(1, Ordering::Relaxed);
             let client = WriterThread {
                 writer,
                 target,
@@ -228,6 +234,7 @@ impl WriterThread {
         let column = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
         let ack = Ack {
             writer: self.writer,
+            roaming: matches!(self.target, Target::AnyPrimary(_)),
             seq,
             connected_at: connection.at,
             sent_at,

