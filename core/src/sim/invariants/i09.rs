@@ -63,6 +63,11 @@ fn unsettled(world: &World) -> Option<String> {
         if world.judge.initialize_wiped && world.nodes.iter().any(waits) {
             return None;
         }
+        // All that is left of the data is on nodes that may not lead.
+        let may_lead = |node: &Node| node.disk.data().is_some() && !node.settings.tags.nofailover();
+        if !world.nodes.iter().any(may_lead) {
+            return None;
+        }
         return Some("there is no leader".to_owned());
     };
     let Some(leader) = world.nodes.iter().position(|node| node.name == key.name) else {
@@ -91,9 +96,11 @@ fn behind(world: &World, node: usize, leader: usize) -> Option<String> {
 /// A node that needs an operator: its data is damaged or has diverged, and its settings forbid to replace it.
 fn excused(world: &World, node: usize, leader: usize) -> bool {
     let here = &world.nodes[node];
-    // An operator deleted `initialize`, and a node without data founded another cluster.
+    // An operator deleted `initialize`, and a node without data founded another cluster; or this node founded one
+    // and died before it could take the key: nothing was ever acknowledged there, and an operator removes it.
     let system = |node: usize| world.nodes[node].disk.data().map(|data| data.system);
-    if world.judge.initialize_wiped && system(node) != system(leader) {
+    let foreign = system(node).is_some_and(|own| Some(own) != system(leader));
+    if foreign && (world.judge.initialize_wiped || !acknowledged_on(world, node)) {
         return true;
     }
     // He deleted the claims, and a timeline was made twice: numbers no longer tell who diverged.
@@ -111,6 +118,12 @@ fn excused(world: &World, node: usize, leader: usize) -> bool {
         rule,
         Some(Rule::RejoinImpossible | Rule::DataDamaged | Rule::StandbyDivergedWaiting | Rule::ForeignSystemId)
     )
+}
+
+/// Whether any client was ever told that something is safe in this node's system.
+fn acknowledged_on(world: &World, node: usize) -> bool {
+    let Some(data) = world.nodes[node].disk.data() else { return false };
+    world.judge.acks.iter().any(|(branch, acks)| !acks.is_empty() && world.wal.branch(*branch).system == data.system)
 }
 
 fn rule(node: &Node) -> Option<Rule> {
