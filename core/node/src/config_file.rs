@@ -268,6 +268,17 @@ mod tests {
     use super::*;
     use crate::test_dir::TestDir;
     use serde_json::json;
+    use std::fmt::Write;
+
+    #[test]
+    fn the_documented_example_is_accepted() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples/node.yml");
+        let local = load(&path).expect("good YAML");
+        let (config, warnings) =
+            ha_core::config::Config::from_layers(&local, &BTreeMap::new(), None).expect("a good configuration");
+        assert_eq!(warnings, Vec::new());
+        assert!(config.postgresql.use_pg_rewind && config.postgresql.use_slots);
+    }
 
     #[test]
     fn bare_words_become_what_they_mean() {
@@ -315,7 +326,7 @@ n: 99999999999999999999
             ("? [1]\n: 2\n", "line 1, column 3: expected a name before the colon"),
             ("a:\n\t- b\n", "line 2"),
             ("a: *nowhere\n", "line 1, column 4: "),
-            ("a: !secret x\n", "line 1, column 4: a tag that is not supported"),
+            ("a: !secret x\n", "line 1, column 12: a tag that is not supported"),
         ] {
             let error = parse(text).expect_err("a mistake");
             assert!(error.starts_with(expected), "{text:?}: {error}");
@@ -327,7 +338,7 @@ n: 99999999999999999999
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..9 {
             let below = format!("*a{}", level - 1);
-            text += &format!("a{level}: &a{level} [{}]\n", vec![below; 10].join(", "));
+            let _ = writeln!(text, "a{level}: &a{level} [{}]", vec![below; 10].join(", "));
         }
         let error = parse(&text).expect_err("too much");
         assert!(error.contains("more than 100000 values"), "{error}");

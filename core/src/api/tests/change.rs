@@ -1,0 +1,90 @@
+use super::*;
+
+#[test]
+fn patching_the_configuration() {
+    let patch = |body: &str| fresh(&primary(), &cluster(), "PATCH", "/config", body);
+    let Answer::Write { edit, then } = patch(r#"{"ttl":20,"postgresql":{"use_pg_rewind":null}}"#) else {
+        panic!("a write")
+    };
+    assert_eq!((edit.key, edit.expect, edit.leased), (Key::Config, Expect::Unchanged(Revision(11)), false));
+    assert_eq!(edit.value.as_deref(), Some(r#"{"postgresql":{},"ttl":20}"#));
+    let reply = |outcome: &DcsReply| refused(after_write(then.clone(), outcome));
+    assert_eq!(reply(&DcsReply::Written(Revision(50))), (200, r#"{"postgresql": {}, "ttl": 20}"#.to_owned()));
+    assert_eq!(reply(&DcsReply::Conflict).0, 409);
+    assert_eq!(reply(&DcsReply::Unknown("timeout".to_owned())).0, 502);
+    // What changes nothing is not written.
+    assert_eq!(refused(patch(r#"{"ttl":"30"}"#)).0, 200);
+    let (status, text) = refused(patch(r#"{"ttl":"soon"}"#));
+    assert_eq!(status, 400);
+    assert!(text.starts_with("nothing was changed\nttl: expected a time"), "{text}");
+    let answer = fresh(&primary(), &Cluster::default(), "PATCH", "/config", r#"{"ttl":20}"#);
+    assert_eq!(refused(answer).0, 503);
+
+    let put = |cluster: &Cluster, body: &str| fresh(&primary(), cluster, "PUT", "/config", body);
+    let Answer::Write { edit, .. } = put(&Cluster::default(), r#"{"ttl":20}"#) else { panic!("a write") };
+    assert_eq!(edit.expect, Expect::Absent);
+    assert_eq!(refused(put(&cluster(), r#"{"tttl":20}"#)).0, 400);
+}
+
+#[test]
+fn bodies_that_make_no_sense() {
+    let status = |method: &str, path: &str, body: Option<&str>| {
+        refused(route(&request(method, path, body), Some(&primary()), live(0))).0
+    };
+    assert_eq!(status("PATCH", "/config", None), 411);
+    for body in ["", "{", "[]", "{}", "5", "\u{0}"] {
+        assert_eq!(status("PATCH", "/config", Some(body)), 400, "{body}");
+        assert_eq!(status("POST", "/switchover", Some(body)), 400, "{body}");
+    }
+}
+
+#[test]
+fn what_is_not_supported_says_so_in_patronis_words() {
+    for (method, path) in [
+        ("POST", "/nonsense"),
+        ("POST", "/config"),
+        ("DELETE", "/config"),
+        ("POST", "/restart"),
+        ("POST", "/reload"),
+        ("POST", "/reinitialize"),
+        ("POST", "/failsafe"),
+        ("DELETE", "/restart"),
+        ("PUT", "/x"),
+        ("TRACE", "/"),
+    ] {
+        let reply = at_once(&primary(), live(0), method, path);
+        assert_eq!(reply.status, 501, "{method} {path}");
+        assert!(reply.body.contains("Server does not support this operation"));
+    }
+}
+
+#[test]
+fn whoever_changes_something_must_be_known() {
+    let mut snapshot = primary();
+    snapshot.config = Arc::new(config(&json!({"authentication": {"username": "u", "password": "p"}})));
+    let status = |method, path, authorization| {
+        let request = Request { authorization, ..request(method, path, Some("{\"ttl\":20}")) };
+        match route(&request, Some(&snapshot), live(5000)) {
+            Answer::Now(reply) => reply.status,
+            _ => 0,
+        }
+    };
+    for (method, path) in [
+        ("PATCH", "/config"),
+        ("PUT", "/config"),
+        ("POST", "/switchover"),
+        ("POST", "/failover"),
+        ("DELETE", "/switchover"),
+    ] {
+        assert_eq!(status(method, path, None), 401, "{method} {path}");
+        assert_eq!(status(method, path, Some("Basic eDp5")), 401, "{method} {path}");
+        assert_eq!(status(method, path, Some("Basic dTpw")), 0, "{method} {path}");
+    }
+    assert_eq!(status("GET", "/primary", None), 200);
+    assert_eq!(status("GET", "/config", None), 200);
+}
+
+#[test]
+fn before_the_first_tick_there_is_no_answer() {
+    assert_eq!(refused(route(&request("GET", "/health", None), None, live(0))).0, 503);
+}

@@ -1,0 +1,122 @@
+use super::*;
+
+#[test]
+fn a_server_that_may_not_acknowledge_shows_no_location() {
+    let body = |snapshot: &Snapshot, live| {
+        serde_json::from_str::<Value>(&at_once(snapshot, live, "GET", "/patroni").body).expect("JSON")
+    };
+    for value in [body(&primary(), live(0)), body(&primary(), LiveNow { lease_deadline: Tick(0), ..live(0) })] {
+        assert_eq!((&value["role"], &value["state"]), (&json!("demoted"), &json!("running")));
+        assert_eq!((value.get("xlog"), value.get("timeline")), (None, None));
+    }
+    let mut starting = snapshot(Server::Starting { since: Tick(0) });
+    starting.memory.lease = Some(lease());
+    assert_eq!(body(&starting, live(0))["role"], "primary");
+    starting.memory.lease = Some(Lease::confirmed(LeaseId(7), Revision(5), Tick(0), Millis(30_000)));
+    assert_eq!(body(&starting, live(0))["role"], "demoted");
+    let down = snapshot(Server::Down);
+    let value = body(&down, live(0));
+    assert_eq!((&value["state"], value.get("xlog")), (&json!("stopped"), None));
+}
+
+#[test]
+fn the_body_of_a_leader() {
+    let reply = at_once(&primary(), live(5000), "GET", "/patroni");
+    assert_eq!((reply.status, reply.content_type.as_deref()), (200, Some("application/json")));
+    let expected = concat!(
+        r#"{"state": "running", "postmaster_start_time": "2024-08-28 19:39:26.352526+00:00", "role": "primary", "#,
+        r#""server_version": 150020, "xlog": {"location": 67395656}, "timeline": 2, "#,
+        r#""replication": [{"usename": "repl", "application_name": "pg2", "client_addr": null, "state": "streaming", "#,
+        r#""sync_state": "async", "sync_priority": 0}], "dcs_last_seen": 1799999999, "#,
+        r#""tags": {"clonefrom": true, "zone": "A"}, "database_system_identifier": "7400000000000000001", "#,
+        r#""patroni": {"version": "4.1.4", "scope": "demo", "name": "pg1"}, "#,
+        r#""ha_ext": {"version": "0.1.0", "rule": "leader.leading", "#,
+        r#""reason": "This node holds the lease and leads.", "lease_remaining_ms": 5000}}"#
+    );
+    assert_eq!(reply.body, expected);
+    assert_eq!(at_once(&primary(), live(5000), "GET", "/replica").body, expected);
+}
+
+#[test]
+fn the_body_of_a_standby() {
+    let mut snapshot = standby();
+    snapshot.settings.pause = true;
+    let body = at_once(&snapshot, live(0), "GET", "/patroni").body;
+    let expected = concat!(
+        r#"{"state": "running", "postmaster_start_time": "2024-08-28 19:39:26.352526+00:00", "role": "replica", "#,
+        r#""server_version": 150020, "xlog": {"received_location": 67395656, "replayed_location": 67394632, "#,
+        r#""replayed_timestamp": "2026-01-01 00:00:00.5+00:00", "paused": false}, "timeline": 2, "#,
+        r#""replication_state": "streaming", "pause": true, "dcs_last_seen": 1799999999, "#,
+    );
+    assert!(body.starts_with(expected), "{body}");
+}
+
+#[test]
+fn the_cluster() {
+    let mut cluster = cluster();
+    cluster.failover = Some(Versioned {
+        value: FailoverRequest {
+            leader: Some(NodeName::new("pg1")),
+            member: Some(NodeName::new("pg3")),
+            scheduled_at: Some("2027-01-01T00:00:00+00:00".to_owned()),
+        },
+        revision: Revision(1),
+    });
+    if let Some(config) = &mut cluster.config {
+        config.value["pause"] = json!("on");
+    }
+    let answer = fresh(&primary(), &cluster, "GET", "/cluster", "");
+    let expected = concat!(
+        r#"{"members": [{"name": "pg1", "role": "leader", "state": "running", "api_url": "http://10.0.0.1:8008/patroni", "host": "10.0.0.1", "port": 5432, "timeline": 2}, "#,
+        r#"{"name": "pg2", "role": "replica", "state": "streaming", "api_url": "http://10.0.0.2:8008/patroni", "host": "10.0.0.2", "port": 5433, "timeline": 2, "tags": {"nofailover": true}, "#,
+        r#""receive_lsn": "0/4046048", "receive_lag": 0, "replay_lsn": "0/4046010", "replay_lag": 56, "lsn": "0/4046010", "lag": 56}, "#,
+        r#"{"name": "pg3", "role": "replica", "state": "stopped", "api_url": "http://[fd00::3]:8008/patroni", "host": "fd00::3", "port": 5432, "#,
+        r#""receive_lsn": "unknown", "receive_lag": "unknown", "replay_lsn": "unknown", "replay_lag": "unknown", "lsn": "unknown", "lag": "unknown"}], "#,
+        r#""pause": true, "scheduled_switchover": {"at": "2027-01-01T00:00:00+00:00", "from": "pg1", "to": "pg3"}, "scope": "demo"}"#
+    );
+    assert_eq!(refused(answer), (200, expected.to_owned()));
+    let answer = after_fresh(&Question::Cluster, Err("timeout"), &primary());
+    assert_eq!(refused(answer), (503, "the store cannot be read: timeout".to_owned()));
+}
+
+#[test]
+fn history_and_configuration() {
+    let history = at_once(&primary(), live(0), "GET", "/history").body;
+    assert_eq!(history, r#"[[1, 25165984, "no recovery target specified", "2026-01-01T00:00:00+00:00", "pg1"]]"#);
+    let config = at_once(&primary(), live(0), "GET", "/config").body;
+    assert_eq!(config, r#"{"postgresql": {"use_pg_rewind": true}, "ttl": 30}"#);
+    let mut snapshot = primary();
+    snapshot.cluster = Some(Arc::new(Cluster::default()));
+    assert_eq!(at_once(&snapshot, live(0), "GET", "/history").body, "[]");
+    assert_eq!(at_once(&snapshot, live(0), "GET", "/config").status, 502);
+    assert_eq!(at_once(&snapshot, live(0), "GET", "/failsafe").status, 502);
+    snapshot.cluster = None;
+    let answer = route(&request("GET", "/config", None), Some(&snapshot), live(0));
+    assert_eq!(answer, Answer::Fresh(Question::Config));
+}
+
+#[test]
+fn metrics_of_a_leader() {
+    let reply = at_once(&primary(), live(5000), "GET", "/metrics");
+    assert_eq!((reply.status, reply.content_type.as_deref()), (200, Some("text/plain")));
+    assert_eq!(reply.body, include_str!("metrics_of_a_leader.txt"));
+}
+
+#[test]
+fn metrics_of_a_standby() {
+    let body = at_once(&standby(), live(0), "GET", "/metrics").body;
+    for line in [
+        "patroni_primary{scope=\"demo\",name=\"pg1\"} 0",
+        "patroni_replica{scope=\"demo\",name=\"pg1\"} 1",
+        "patroni_xlog_location{scope=\"demo\",name=\"pg1\"} 0",
+        "patroni_xlog_received_location{scope=\"demo\",name=\"pg1\"} 67395656",
+        "patroni_xlog_replayed_location{scope=\"demo\",name=\"pg1\"} 67394632",
+        "patroni_xlog_replayed_timestamp{scope=\"demo\",name=\"pg1\"} 1767225600.5",
+        "patroni_postgres_streaming{scope=\"demo\",name=\"pg1\"} 1",
+        "ha_ext_lease_remaining_seconds{scope=\"demo\",name=\"pg1\"} 0.000",
+    ] {
+        assert!(body.lines().any(|found| found == line), "{line} is not in\n{body}");
+    }
+    let down = at_once(&snapshot(Server::Down), live(0), "GET", "/metrics").body;
+    assert!(down.contains("patroni_postgres_state{scope=\"demo\",name=\"pg1\"} 12\n"), "{down}");
+}
