@@ -9,6 +9,7 @@ mod news;
 mod patience;
 mod port;
 mod report;
+mod rest;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ use ha_core::rule::Rule;
 use ha_core::settings::Settings;
 use ha_core::view::{DcsView, Seat, View};
 use patience::Patience;
+use rest::StoppedRest;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -52,6 +54,7 @@ pub struct Driver {
     peers: BTreeMap<NodeName, PeerView>,
     outcomes: Vec<Outcome>,
     written: Vec<(u64, DcsReply)>,
+    rest: StoppedRest,
     dcs_busy: bool,
     patience: Patience,
     seated: bool,
@@ -94,6 +97,7 @@ impl Driver {
             peers: BTreeMap::new(),
             outcomes: Vec::new(),
             written: Vec::new(),
+            rest: StoppedRest::default(),
             dcs_busy: false,
             patience: Patience::default(),
             died,
@@ -181,10 +185,13 @@ impl Driver {
         self.leaving = true;
     }
 
-    /// No request to the store is under way, and the end of the last one is in the memory.
+    /// No request to the store is under way, the end of the last one is in the memory, and REST has stopped if it was
+    /// told to.
     #[must_use]
     pub fn quiet(&self) -> bool {
-        !self.dcs_busy && !self.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Dcs { .. }))
+        !self.dcs_busy
+            && !self.rest.awaited
+            && !self.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Dcs { .. }))
     }
 
     /// The configuration in force.
@@ -246,27 +253,6 @@ impl Driver {
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
-    }
-
-    /// Serves REST on this socket. The caller keeps a duplicate for the other side.
-    pub fn serve_rest(&self, listener: TcpListener) {
-        self.net.send(Command::Serve(listener));
-    }
-
-    /// Accepts no more REST connections; requests under way are answered.
-    pub fn stop_rest(&self) {
-        self.net.send(Command::StopServing);
-    }
-
-    /// A conditional write that is no decision's: a command given in SQL. Its end is in
-    /// [`Driver::take_written`] under the same number.
-    pub fn write(&self, ticket: u64, edit: KeyEdit) {
-        self.net.send(Command::Write { ticket, edit });
-    }
-
-    /// Ends of [`Driver::write`] since the last call.
-    pub fn take_written(&mut self) -> Vec<(u64, DcsReply)> {
-        std::mem::take(&mut self.written)
     }
 
     /// Calls `use_it` with a snapshot as the next decision would get it, for

@@ -6,12 +6,17 @@ use ha_core::config::Config;
 
 impl Driver {
     pub(super) fn take_news(&mut self, port: &mut impl Port) {
-        let News { cluster, health, outcomes, peers, written, store_answered_unix_s } = self.net.take_news();
+        let News { cluster, health, outcomes, peers, written, rest_stopped, store_answered_unix_s } =
+            self.net.take_news();
         if !outcomes.is_empty() {
             self.dcs_busy = false;
             self.outcomes.extend(outcomes);
         }
         self.written.extend(written);
+        if let Some(waits) = rest_stopped {
+            self.rest.awaited = false;
+            self.rest.waits.extend(waits);
+        }
         self.store_answered_unix_s = store_answered_unix_s.unwrap_or(self.store_answered_unix_s);
         for view in peers {
             // An answer to an earlier question must not hide that a later one is still open.

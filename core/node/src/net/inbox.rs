@@ -2,11 +2,13 @@
 
 use super::Wake;
 use crate::clock;
+use ha_core::api::SwitchoverWait;
 use ha_core::clock::Tick;
 use ha_core::cluster::Cluster;
 use ha_core::dcs::DcsReply;
 use ha_core::outcome::Outcome;
 use ha_core::peer::PeerView;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whether the store can be followed.
@@ -23,6 +25,9 @@ pub enum StoreHealth {
     },
 }
 
+/// A client that waits for a switchover: its connection, and what it waits for. It can move with the seat.
+pub type RestWait = (OwnedFd, SwitchoverWait);
+
 /// Everything since the last call of [`Inbox::take`].
 #[derive(Debug, Default)]
 pub struct News {
@@ -36,6 +41,8 @@ pub struct News {
     pub peers: Vec<PeerView>,
     /// Ends of [`super::Command::Write`], by ticket.
     pub written: Vec<(u64, DcsReply)>,
+    /// REST is no longer served; these clients wait for a switchover.
+    pub rest_stopped: Option<Vec<RestWait>>,
     /// When the store last answered anything, seconds since 1970.
     pub store_answered_unix_s: Option<u64>,
 }
@@ -86,6 +93,10 @@ impl Inbox {
 
     pub(super) fn written(&self, ticket: u64, reply: DcsReply) {
         self.add(|news| news.written.push((ticket, reply)));
+    }
+
+    pub(super) fn rest_stopped(&self, waits: Vec<RestWait>) {
+        self.add(|news| news.rest_stopped.get_or_insert_default().extend(waits));
     }
 
     fn add(&self, change: impl FnOnce(&mut News)) {

@@ -12,10 +12,10 @@ mod store;
 mod tests;
 
 pub use guard::Acting;
-pub use inbox::{Inbox, News, StoreHealth};
+pub use inbox::{Inbox, News, RestWait, StoreHealth};
 pub(crate) use store::request_limit;
 
-use crate::http;
+use crate::http::{self, MovedWait};
 use crate::peers::Asker;
 use crate::runtime::{self, Died};
 use ha_core::api::Snapshot;
@@ -81,8 +81,10 @@ pub(crate) enum Command {
     Reconfigure { store: Box<ha_dcs::etcd3::Options>, peer_authorization: Option<String> },
     /// Accept REST connections on this socket (instead of on the one before).
     Serve(TcpListener),
-    /// Accept no more REST connections.
+    /// Accept no more REST connections; clients that wait for a switchover come back in the news.
     StopServing,
+    /// Go on waiting for these clients of the other seat.
+    AdoptWaits(Vec<RestWait>),
     /// A write that is no decision's: a command given in SQL. The reply comes back under this number.
     Write { ticket: u64, edit: KeyEdit },
     /// End the thread.
@@ -194,7 +196,18 @@ async fn serve(
                     Err(error) => tracing::warn!("the REST API cannot be served: {error}"),
                 }
             }
-            Command::StopServing => drop(server.take()),
+            Command::StopServing => {
+                let stopped = server.take().and_then(|server| server.stop().ok());
+                let waits = stopped.map(|stopped| stopped.waits).unwrap_or_default();
+                inbox.rest_stopped(waits.into_iter().map(MovedWait::into_parts).collect());
+            }
+            Command::AdoptWaits(waits) => {
+                for (stream, wait) in waits {
+                    if let Some(server) = &server {
+                        server.adopt(MovedWait::new(stream, wait));
+                    }
+                }
+            }
             Command::Write { ticket, edit } => {
                 let (backend, inbox) = (backend.clone(), inbox.clone());
                 tokio::task::spawn_local(async move {

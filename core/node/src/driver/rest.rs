@@ -1,0 +1,49 @@
+//! REST and commands: what reaches the store beside the decisions.
+
+use super::Driver;
+use crate::net::{Command, RestWait};
+use ha_core::dcs::{DcsReply, KeyEdit};
+use std::net::TcpListener;
+
+/// REST on its way to the other side of the seat.
+#[derive(Default)]
+pub(super) struct StoppedRest {
+    /// It was told to stop and has not said yet that it has.
+    pub awaited: bool,
+    pub waits: Vec<RestWait>,
+}
+
+impl Driver {
+    /// Serves REST on this socket. The caller keeps a duplicate for the other side.
+    pub fn serve_rest(&self, listener: TcpListener) {
+        self.net.send(Command::Serve(listener));
+    }
+
+    /// Accepts no more REST connections; requests under way are answered, but clients that wait for a switchover are
+    /// kept for [`Driver::take_rest_waits`], which has them as soon as [`Driver::quiet`] says so.
+    pub fn stop_rest(&mut self) {
+        self.rest.awaited = true;
+        self.net.send(Command::StopServing);
+    }
+
+    /// Clients that wait for a switchover, to go with the seat.
+    pub fn take_rest_waits(&mut self) -> Vec<RestWait> {
+        std::mem::take(&mut self.rest.waits)
+    }
+
+    /// Goes on waiting for clients of the other side; after [`Driver::serve_rest`].
+    pub fn adopt_rest_waits(&self, waits: Vec<RestWait>) {
+        self.net.send(Command::AdoptWaits(waits));
+    }
+
+    /// A conditional write that is no decision's: a command given in SQL. Its end is in
+    /// [`Driver::take_written`] under the same number.
+    pub fn write(&self, ticket: u64, edit: KeyEdit) {
+        self.net.send(Command::Write { ticket, edit });
+    }
+
+    /// Ends of [`Driver::write`] since the last call.
+    pub fn take_written(&mut self) -> Vec<(u64, DcsReply)> {
+        std::mem::take(&mut self.written)
+    }
+}
