@@ -31,8 +31,8 @@ pub struct Cluster {
     pub scratch: Scratch,
 }
 
-/// Writers that go to any primary; their numbers are below this.
-const ROAMING: u32 = 2;
+/// Writers that go to any primary.
+const ROAMING: usize = 2;
 
 impl Cluster {
     /// Starts etcd and prepares the nodes; starts none of them.
@@ -187,7 +187,7 @@ impl Cluster {
     pub fn observe(&self) -> Observation {
         let roaming = (0..ROAMING).map(|_| Target::AnyPrimary(self.servers_from(0)));
         let pinned = self.nodes.iter().map(|node| Target::Pinned(node.server.clone()));
-        let writers = Writers::start(0, roaming.chain(pinned).collect(), &Style::default());
+        let writers = Writers::start(roaming.chain(pinned).collect(), &Style::default());
         let servers: Vec<Server> = self.nodes.iter().map(|node| node.server.clone()).collect();
         let observation = Observation { writers, watch: FlushWatch::start(&servers) };
         self.wait("the writers to be under way", secs(20), || (observation.writers.acked() > 50).then_some(()));
@@ -215,7 +215,7 @@ impl Cluster {
         let flushed = observation.watch.stop();
         let leader = self.wait_healthy(secs(60));
         self.wait_equal(leader);
-        let verdict = judge(&acks, &flushed, &self.nodes[leader].server, ROAMING);
+        let verdict = judge(&acks, &flushed, &self.nodes[leader].server);
         Conclusion { verdict, acks, refusals, flushed }
     }
 

@@ -1,7 +1,7 @@
 //! What must hold for everything the writers saw.
 
 use crate::sql::Server;
-use crate::writer::{Ack, Writers};
+use crate::writer::Ack;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -158,18 +158,18 @@ impl Verdict {
 
 /// Judges a history of acknowledgements against the rows of the final leader.
 #[must_use]
-pub fn judge(acks: &[Ack], flushed: &Flushed, leader: &Server, roaming: u32) -> Verdict {
+pub fn judge(acks: &[Ack], flushed: &Flushed, leader: &Server) -> Verdict {
     let rows = crate::sql::query(leader, "SELECT writer, seq FROM ha_log").expect("the final leader can be read");
     let present: BTreeSet<(u32, u64)> = rows
         .iter()
         .filter_map(|row| Some((row.first()?.as_ref()?.parse().ok()?, row.get(1)?.as_ref()?.parse().ok()?)))
         .collect();
-    compare(acks, flushed, &present, roaming)
+    compare(acks, flushed, &present)
 }
 
-/// The pure half of [`judge`]. Writers numbered below `roaming` go to any primary.
+/// The pure half of [`judge`].
 #[must_use]
-pub fn compare(acks: &[Ack], flushed: &Flushed, present: &BTreeSet<(u32, u64)>, roaming: u32) -> Verdict {
+pub fn compare(acks: &[Ack], flushed: &Flushed, present: &BTreeSet<(u32, u64)>) -> Verdict {
     let lost: Vec<Ack> = acks.iter().filter(|ack| !present.contains(&(ack.writer, ack.seq))).cloned().collect();
     // The position of a row's end is only known from the next row of any writer on that timeline.
     let lost_though_flushed = lost
@@ -181,7 +181,7 @@ pub fn compare(acks: &[Ack], flushed: &Flushed, present: &BTreeSet<(u32, u64)>, 
         })
         .cloned()
         .collect();
-    Verdict { acked: acks.len(), lost, lost_though_flushed, overlaps: overlaps(acks), gap: gap(acks, roaming) }
+    Verdict { acked: acks.len(), lost, lost_though_flushed, overlaps: overlaps(acks), gap: gap(acks) }
 }
 
 fn overlaps(acks: &[Ack]) -> Vec<String> {
@@ -214,9 +214,9 @@ fn overlaps(acks: &[Ack]) -> Vec<String> {
     found
 }
 
-fn gap(acks: &[Ack], roaming: u32) -> Duration {
+fn gap(acks: &[Ack]) -> Duration {
     let mut per_writer: BTreeMap<u32, Vec<Instant>> = BTreeMap::new();
-    for ack in acks.iter().filter(|ack| ack.writer < roaming) {
+    for ack in acks.iter().filter(|ack| ack.roaming) {
         per_writer.entry(ack.writer).or_default().push(ack.acked_at);
     }
     per_writer
@@ -229,12 +229,6 @@ fn gap(acks: &[Ack], roaming: u32) -> Duration {
         .unwrap_or_default()
 }
 
-/// The longest gap a running set of writers has seen so far is measured at the end; this is a convenience for that.
-#[must_use]
-pub fn gap_of(writers: Writers) -> Duration {
-    gap(&writers.stop().0, u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,6 +238,7 @@ mod tests {
         let sent_at = origin + Duration::from_millis(at_ms.saturating_sub(2));
         Ack {
             writer: 1,
+            roaming: true,
             seq,
             connected_at: origin,
             sent_at,
@@ -260,7 +255,7 @@ mod tests {
         let acks = [ack(1, 10, "a", 1, 100, origin), ack(2, 20, "a", 1, 200, origin), ack(3, 30, "a", 1, 300, origin)];
         let mut flushed = Flushed::default();
         flushed.note(1, 250);
-        let verdict = compare(&acks, &flushed, &BTreeSet::new(), 9);
+        let verdict = compare(&acks, &flushed, &BTreeSet::new());
         assert_eq!(verdict.lost.len(), 3);
         // Row 1 ended before 200, and 250 was flushed; of row 2 that is not known.
         assert_eq!(verdict.lost_though_flushed.iter().map(|ack| ack.seq).collect::<Vec<_>>(), [1]);
@@ -285,6 +280,6 @@ mod tests {
     fn the_gap_is_the_longest_silence_of_one_writer() {
         let origin = Instant::now();
         let acks = [ack(1, 10, "a", 1, 1, origin), ack(2, 15, "a", 1, 2, origin), ack(3, 115, "b", 2, 3, origin)];
-        assert_eq!(gap(&acks, 9), Duration::from_millis(100));
+        assert_eq!(gap(&acks), Duration::from_millis(100));
     }
 }

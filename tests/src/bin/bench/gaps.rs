@@ -29,7 +29,7 @@ fn set_timing(subjects: &[Subject], ttl: u32, loop_wait: u32, retry_timeout: u32
 /// One client.
 fn client(cluster: &Cluster) -> Writers {
     let target = Target::AnyPrimary(cluster.servers_from(0));
-    let writers = Writers::start(0, vec![target], &Style { interval: millis(5), patience: secs(1) });
+    let writers = Writers::start(vec![target], &Style { interval: millis(5), patience: secs(1) });
     cluster.wait("the client to be under way", secs(30), || (writers.acked() > 100).then_some(()));
     writers
 }
@@ -48,7 +48,7 @@ fn assess(cluster: &Cluster, writers: Writers, fault: Instant) -> Damage {
     let (acks, _) = writers.stop();
     // A client may still write to the old server after the fault: the gap is the longest silence, wherever it lies.
     let leader = cluster.wait_healthy(secs(180));
-    let verdict = judge(&acks, &Flushed::default(), &cluster.nodes[leader].server, 1);
+    let verdict = judge(&acks, &Flushed::default(), &cluster.nodes[leader].server);
     let rows = cluster.nodes[leader].sql("TRUNCATE ha_log");
     assert!(rows.is_ok(), "the leader takes no write: {rows:?}");
     Damage { gap: verdict.gap, lost: verdict.lost.len(), acks }

@@ -26,7 +26,7 @@ fn main() {
     screen.say(&format!("One leader, two standbys: {} ms after the start.", begun.elapsed().as_millis()));
 
     let target = Target::AnyPrimary(cluster.servers_from(0));
-    let writers = Writers::start(0, vec![target], &Style { interval: millis(2), patience: secs(1) });
+    let writers = Writers::start(vec![target], &Style { interval: millis(2), patience: secs(1) });
     screen.watch(&writers);
     screen.say("A client writes as fast as it can and remembers every acknowledgement.");
     std::thread::sleep(secs(3));
@@ -60,7 +60,7 @@ fn main() {
     let (acks, _) = writers.stop();
     let leader = cluster.wait_healthy(secs(30));
     screen.stop();
-    let verdict = judge(&acks, &Flushed::default(), &cluster.nodes[leader].server, 1);
+    let verdict = judge(&acks, &Flushed::default(), &cluster.nodes[leader].server);
     summary(&acks, &verdict, (switched, killed), lease_end.map(|end| first.acked_at.saturating_duration_since(end)));
     println!("Cleaning up ...");
     drop(cluster);
@@ -75,7 +75,7 @@ fn summary(acks: &[Ack], verdict: &Verdict, (switched, killed): (Instant, Instan
             .filter(|ack| ack.acked_at + millis(500) > from && to.is_none_or(|to| ack.acked_at < to))
             .cloned()
             .collect();
-        compare(&part, &Flushed::default(), &BTreeSet::new(), 1).gap.as_millis()
+        compare(&part, &Flushed::default(), &BTreeSet::new()).gap.as_millis()
     };
     println!("\n  rows acknowledged             {:>8}", verdict.acked);
     println!("  rows lost                     {:>8}", verdict.lost.len());
