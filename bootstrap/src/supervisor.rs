@@ -29,8 +29,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How long the worker of a server that ran before us may take to say hello. It looks for us once a second.
-const HELLO_MAX: Millis = Millis(5000);
+/// The worker of a server that ran before us looks for us in each of its loops; it may take this much longer to say
+/// hello.
+const HELLO_GRACE: Millis = Millis(3000);
 /// How long a worker may take to leave after it was asked to; then the server is told to stop all the same.
 const LEAVE_MAX: Millis = Millis(10_000);
 /// Between two searches for orphans to reap, and two attempts to open the REST socket.
@@ -128,7 +129,8 @@ impl Supervisor {
         let mut outside = Outside::new(site, Arc::clone(&wake));
         outside.find_server();
         let runs = outside.postmaster().is_some();
-        let seat = Seat::open(&outside.site.paths.control_socket(), runs.then(|| clock::now() + HELLO_MAX))?;
+        let undecided_until = clock::now() + loaded.config.settings().loop_wait_ms + HELLO_GRACE;
+        let seat = Seat::open(&outside.site.paths.control_socket(), runs.then_some(undecided_until))?;
         let thread_died = Arc::new(AtomicBool::new(false));
         let hooks = hooks(&wake, &thread_died);
         let driver = Driver::new(Options { layers: loaded.layers, hooks }).map_err(|error| match error {
@@ -170,9 +172,12 @@ impl Supervisor {
             self.take_signals();
             self.take_seat_events();
             self.advance_namesake();
+            if let Some(code) = self.exit_code() {
+                return Ok(code);
+            }
             let ticked = self.driver.tick(&mut self.hands);
-            if let Some(code) = self.hands.outside.exit_code() {
-                return Ok(if self.failed { 1 } else { u8::try_from(code).unwrap_or(1) });
+            if let Some(code) = self.exit_code() {
+                return Ok(code);
             }
             if self.thread_died.load(Ordering::Acquire) {
                 return Err(Error::Refused("a thread died: see the log".to_owned()));
@@ -187,6 +192,11 @@ impl Supervisor {
             let acts_now = !self.hands.acting && !granted && self.advance_namesake();
             self.wait_until(if acts_now { clock::now() } else { next });
         }
+    }
+
+    fn exit_code(&self) -> Option<u8> {
+        let code = self.hands.outside.exit_code()?;
+        Some(if self.failed { 1 } else { u8::try_from(code).unwrap_or(1) })
     }
 
     fn clear_wake(&self) {
