@@ -13,6 +13,8 @@ pub struct Cluster {
     pub initialize: Initialize,
     /// The revision that last changed it.
     pub initialize_changed: Option<Revision>,
+    /// The lease it hangs on while a bootstrap runs.
+    pub initialize_lease: Option<LeaseId>,
     /// The `leader` key.
     pub leader: Option<LeaderKey>,
     /// `members/*`, by name.

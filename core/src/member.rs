@@ -35,6 +35,8 @@ pub fn state(local: &LocalView, memory: &Memory) -> &'static str {
         };
     }
     match &local.server {
+        // Ahead of what it has replayed consistently, it could win no election and must block none.
+        Server::Standby(standby) if !standby.consistent => "starting",
         Server::Primary(_) | Server::Standby(_) => "running",
         Server::Starting { .. } => "starting",
         Server::Stopping { .. } => "stopping",
@@ -80,7 +82,10 @@ pub fn record(identity: &Identity, settings: &Settings, local: &LocalView, memor
     match &local.server {
         Server::Primary(primary) => {
             out.insert("xlog_location".into(), json!(primary.flushed.0));
-            out.insert("timeline".into(), json!(primary.timeline.0));
+            // Readers take the published history for complete once they see this timeline (`decide::rejoin`).
+            if primary.timeline == Timeline(1) || !local.history.is_empty() {
+                out.insert("timeline".into(), json!(primary.timeline.0));
+            }
             if !primary.checkpointed {
                 out.insert("checkpoint_after_promote".into(), json!(false));
             }

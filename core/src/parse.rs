@@ -20,6 +20,7 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
             "initialize" => {
                 out.initialize = initialize(&key.value);
                 out.initialize_changed = Some(key.modified);
+                out.initialize_lease = key.lease;
             }
             "config" => out.config = object(key),
             "failover" => {

@@ -80,6 +80,7 @@ rules! {
     PromotionClaiming = "promotion.claiming", "This member holds the lease and claims the next timeline.";
     PromotionStarting = "promotion.starting", "The timeline is claimed; the server is promoted.";
     PromotionRunning = "promotion.running", "The promotion is under way and cannot be cancelled.";
+    PromotionGivenUp = "promotion.given_up", "This member holds the lease, but may no longer lead; it gives the key back.";
     PromotionRenewing = "promotion.renewing", "Too little of the lease is left to begin a promotion; renew it first.";
     PromotionNotReady = "promotion.not_ready", "This member holds the lease, but its server is not consistent yet.";
     PromotionLeaseLost = "promotion.lease_lost", "The lease was lost before the promotion began; go back to following.";

@@ -41,8 +41,10 @@ pub enum Branch {
 ///
 /// A switch point is always a record boundary of the WAL both share, so a record that starts before it ends
 /// at or before it too: comparing the START of the last record needs no record sizes (lesson 40).
+///
+/// `complete`: the rows are known to be those of the leader's timeline, so an ancestor cannot be missing.
 #[must_use]
-pub fn branch(local: Timeline, end: WalEnd, leader: Timeline, history: &[HistoryRow]) -> Branch {
+pub fn branch(local: Timeline, end: WalEnd, leader: Timeline, history: &[HistoryRow], complete: bool) -> Branch {
     if local == leader {
         return Branch::Ancestor;
     }
@@ -52,7 +54,8 @@ pub fn branch(local: Timeline, end: WalEnd, leader: Timeline, history: &[History
     // Rows hold every ancestor of the leader's timeline: one that is missing below the newest row is none.
     let Some(row) = history.iter().find(|row| row.timeline == local) else {
         let newest = history.iter().map(|row| row.timeline).max();
-        return if newest.is_some_and(|newest| newest > local) { Branch::Diverged } else { Branch::Unknown };
+        let passed = complete || newest.is_some_and(|newest| newest > local);
+        return if passed { Branch::Diverged } else { Branch::Unknown };
     };
     let beyond = match end {
         WalEnd::LastRecord(start) => start >= row.switch_lsn,
@@ -79,15 +82,15 @@ mod tests {
     fn a_shutdown_checkpoint_that_ends_at_the_switch_point_needs_no_rewind() {
         let history = [row(1, 1000)];
         let ends_there = WalEnd::LastRecord(Lsn(880));
-        assert_eq!(branch(Timeline(1), ends_there, Timeline(2), &history), Branch::Ancestor);
+        assert_eq!(branch(Timeline(1), ends_there, Timeline(2), &history, false), Branch::Ancestor);
         let starts_there = WalEnd::LastRecord(Lsn(1000));
-        assert_eq!(branch(Timeline(1), starts_there, Timeline(2), &history), Branch::Diverged);
+        assert_eq!(branch(Timeline(1), starts_there, Timeline(2), &history, false), Branch::Diverged);
     }
 
     #[test]
     fn a_standby_may_have_received_up_to_the_switch_point() {
         let history = [row(1, 1000)];
-        let at = |lsn| branch(Timeline(1), WalEnd::Received(Lsn(lsn)), Timeline(2), &history);
+        let at = |lsn| branch(Timeline(1), WalEnd::Received(Lsn(lsn)), Timeline(2), &history, false);
         assert_eq!(at(1000), Branch::Ancestor);
         assert_eq!(at(1001), Branch::Diverged);
     }
@@ -95,10 +98,12 @@ mod tests {
     #[test]
     fn timelines_outside_the_history_are_diverged_or_unknown() {
         let end = WalEnd::Received(Lsn(1));
-        assert_eq!(branch(Timeline(3), end, Timeline(2), &[row(1, 5)]), Branch::Diverged);
-        assert_eq!(branch(Timeline(2), end, Timeline(4), &[row(1, 5), row(3, 9)]), Branch::Diverged);
-        assert_eq!(branch(Timeline(2), end, Timeline(3), &[row(1, 5)]), Branch::Unknown);
-        assert_eq!(branch(Timeline(1), end, Timeline(2), &[]), Branch::Unknown);
+        assert_eq!(branch(Timeline(3), end, Timeline(2), &[row(1, 5)], false), Branch::Diverged);
+        assert_eq!(branch(Timeline(2), end, Timeline(4), &[row(1, 5), row(3, 9)], false), Branch::Diverged);
+        assert_eq!(branch(Timeline(2), end, Timeline(3), &[row(1, 5)], false), Branch::Unknown);
+        assert_eq!(branch(Timeline(1), end, Timeline(2), &[], false), Branch::Unknown);
+        let skipped = branch(Timeline(2), end, Timeline(3), &[row(1, 5)], true);
+        assert_eq!(skipped, Branch::Diverged, "timeline 2 was claimed and never became the leader's");
     }
 
     #[test]

@@ -40,6 +40,15 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
+/// Whether the server is, or may become without us, one that acknowledges commits.
+fn may_acknowledge(server: &Server) -> bool {
+    match server {
+        Server::Down => false,
+        Server::Standby(standby) => standby.promoting,
+        Server::Primary(_) | Server::Starting { .. } | Server::Stopping { .. } | Server::Leftover => true,
+    }
+}
+
 impl Decision {
     /// Checks the order contract of effects against the snapshot the decision was made from.
     pub fn check(&self, view: &View<'_>) -> Result<(), Violation> {
@@ -60,7 +69,7 @@ impl Decision {
                         return Err(Violation::WithoutLease);
                     }
                 }
-                Effect::Dcs(DcsCall::ReleaseLeader { .. }) if view.local.server != Server::Down => {
+                Effect::Dcs(DcsCall::ReleaseLeader { .. }) if may_acknowledge(&view.local.server) => {
                     return Err(Violation::ReleaseBeforeDemotion);
                 }
                 Effect::CloseFence => sealed = true,

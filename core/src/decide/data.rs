@@ -37,6 +37,12 @@ fn empty(turn: &mut Turn<'_>) -> Verdict {
             let race = turn.store(DcsCall::Write(edit));
             Verdict::of(Rule::BootstrapRacing).and(race).soon(100)
         }
+        Initialize::Running if cluster.initialize_lease.is_some_and(|lease| Some(lease) == turn.memory.session) => {
+            // Our own race, won by a request whose answer was lost.
+            turn.memory.bootstrapping = true;
+            turn.memory.bootstrap_failed = false;
+            initdb(turn)
+        }
         Initialize::Running => Verdict::of(Rule::BootstrapByAnother).soon(1000),
         Initialize::Done(_) => copy(turn, cluster),
     }
@@ -111,7 +117,7 @@ fn present(turn: &mut Turn<'_>, control: &Control) -> Verdict {
         Standing::Leads(lease) => {
             let role =
                 if was_standby(control) { StartRole::Standby { upstream: None } } else { StartRole::Primary { lease } };
-            Verdict::of(Rule::StartLeader).and(turn.run(Step::Start { role })).soon(500)
+            start(turn, Rule::StartLeader, role)
         }
         Standing::Overdue(_) => {
             let renewal = super::lease::renewal(turn);
@@ -163,8 +169,17 @@ fn behind(turn: &mut Turn<'_>, cluster: &Cluster, leader: &LeaderKey, control: &
     crash_recover(turn)
 }
 
-fn start_standby(turn: &Turn<'_>, upstream: Option<Upstream>) -> Verdict {
-    Verdict::of(Rule::StartStandby).and(turn.run(Step::Start { role: StartRole::Standby { upstream } })).soon(500)
+fn start_standby(turn: &mut Turn<'_>, upstream: Option<Upstream>) -> Verdict {
+    start(turn, Rule::StartStandby, StartRole::Standby { upstream })
+}
+
+/// A start ends whatever the stop before it was for.
+fn start(turn: &mut Turn<'_>, why: Rule, role: StartRole) -> Verdict {
+    let step = turn.run(Step::Start { role });
+    if step.is_some() {
+        turn.memory.stage = Stage::Steady;
+    }
+    Verdict::of(why).and(step).soon(500)
 }
 
 fn crash_recover(turn: &Turn<'_>) -> Verdict {
@@ -208,16 +223,14 @@ fn without_store(turn: &mut Turn<'_>, control: &Control) -> Verdict {
     if let Standing::Leads(lease) = turn.standing()
         && !was_standby(control)
     {
-        let start = turn.run(Step::Start { role: StartRole::Primary { lease } });
-        return Verdict::of(Rule::StartLeader).and(start).soon(500);
+        return start(turn, Rule::StartLeader, StartRole::Primary { lease });
     }
     recover_and_park(turn, control)
 }
 
-fn recover_and_park(turn: &Turn<'_>, control: &Control) -> Verdict {
+fn recover_and_park(turn: &mut Turn<'_>, control: &Control) -> Verdict {
     if was_standby(control) || control.state == ControlState::ShutDown {
-        let start = turn.run(Step::Start { role: StartRole::Standby { upstream: None } });
-        return Verdict::of(Rule::StartParked).and(start).soon(500);
+        return start(turn, Rule::StartParked, StartRole::Standby { upstream: None });
     }
     crash_recover(turn)
 }

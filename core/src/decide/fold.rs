@@ -105,7 +105,7 @@ fn step_ended(turn: &mut Turn<'_>, step: &Step, result: &Result<(), String>, at:
             turn.memory.step_error = None;
             match step {
                 Step::Rewind { .. } | Step::BaseBackup { .. } => turn.memory.rewind_failed = false,
-                Step::Start { .. } => turn.memory.stage = Stage::Steady,
+                Step::Start { .. } => turn.memory.not_running_since = Some(at),
                 Step::SetAside | Step::Initdb | Step::CrashRecover | Step::Stop { .. } | Step::ClearLeftover => {}
             }
         }

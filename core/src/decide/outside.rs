@@ -10,6 +10,8 @@ use crate::rule::Rule;
 
 /// A fast stop that takes longer is cut short: a demotion must end.
 const FAST_STOP_MAX: Millis = Millis(30_000);
+/// What a start may take at least, whatever `primary_start_timeout` says.
+const START_MIN: Millis = Millis(1000);
 /// After the lease was lost nothing is gained by a drained shutdown.
 const FAST_STOP_MAX_LEASE_LOST: Millis = Millis(5000);
 
@@ -28,7 +30,8 @@ pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
     }
     let now = turn.now();
     let since = *turn.memory.not_running_since.get_or_insert(now);
-    if now.since(since) >= turn.view.settings.primary_start_timeout_ms.max(Millis(1000)) {
+    let patience = turn.view.settings.primary_start_timeout_ms.max(START_MIN);
+    if now.since(since) >= patience && release::others_could_lead(turn) {
         turn.memory.stage = Stage::Demoting { candidate: None, release: true, since: now, down_since: None };
         let stop = turn.run(Step::Stop { mode: StopMode::Immediate });
         return Verdict::of(Rule::StartTimedOut).and(stop).soon(100);

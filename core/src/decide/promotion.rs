@@ -1,7 +1,7 @@
 //! A standby that holds the lease: claim a timeline, then promote.
 
 use super::turn::{Turn, Verdict};
-use super::{duties, lease, primary};
+use super::{duties, lease, primary, release};
 use crate::clock::Millis;
 use crate::cluster::Cluster;
 use crate::effect::Effect;
@@ -28,7 +28,11 @@ pub(super) fn running(turn: &mut Turn<'_>) -> Verdict {
 
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -> Verdict {
     turn.memory.not_running_since = None;
-    if !lease::enough_left(turn, &lease) {
+    let barred = turn.view.settings.tags.nofailover() || turn.view.local.cannot_write.is_some();
+    if barred && !turn.view.dcs_busy {
+        return release::give_up(turn, lease, None, Rule::PromotionGivenUp);
+    }
+    if barred || !lease::enough_left(turn, &lease) {
         // A promotion cannot be cancelled: begin it only with time in hand.
         let renewal = lease::renewal(turn);
         return Verdict::of(Rule::PromotionRenewing).and(renewal).soon(50);

@@ -9,7 +9,11 @@ use crate::timeline::{Branch, WalEnd, branch};
 pub(super) fn compare(cluster: &Cluster, local: Timeline, end: WalEnd) -> Branch {
     let Some((_, member)) = cluster.leader_member() else { return Branch::Unknown };
     match member.timeline {
-        Some(timeline) if member.role == "primary" => branch(local, end, timeline, &cluster.history),
+        Some(timeline) if member.role == "primary" => {
+            // Our kind publishes its history before its member key says that it is primary.
+            let complete = member.ha_ext_version.is_some();
+            branch(local, end, timeline, &cluster.history, complete)
+        }
         // Not promoted yet: where it will branch off nobody knows.
         Some(_) | None => Branch::Unknown,
     }

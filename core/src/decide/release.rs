@@ -76,14 +76,17 @@ fn after_crash(turn: &mut Turn<'_>, lease: Lease, control: &Control) -> Option<V
     let patience = turn.view.settings.primary_start_timeout_ms;
     let crashed = !super::data::was_standby(control) && control.state != ControlState::ShutDown;
     let over = crashed && now.since(since) >= patience;
-    // Without anybody to take over, restarting is all that helps.
-    let others = turn.fresh().is_some_and(|cluster| {
-        cluster.members.iter().any(|(name, m)| name != turn.me() && !m.tags.nofailover() && m.state == "running")
-    });
-    (over && others).then(|| give_up(turn, lease, None, Rule::ReleaseAfterCrash))
+    (over && others_could_lead(turn)).then(|| give_up(turn, lease, None, Rule::ReleaseAfterCrash))
 }
 
-fn give_up(turn: &Turn<'_>, lease: Lease, lsn: Option<Lsn>, rule: Rule) -> Verdict {
+/// Whether a member could take over. Without one, restarting this server is all that helps.
+pub(super) fn others_could_lead(turn: &Turn<'_>) -> bool {
+    turn.fresh().is_some_and(|cluster| {
+        cluster.members.iter().any(|(name, m)| name != turn.me() && !m.tags.nofailover() && m.state == "running")
+    })
+}
+
+pub(super) fn give_up(turn: &Turn<'_>, lease: Lease, lsn: Option<Lsn>, rule: Rule) -> Verdict {
     let announce = Released { leader: turn.me().clone(), lease: lease.id, created: lease.leader_created, lsn };
     let release = turn.store(DcsCall::ReleaseLeader { lease, announce });
     Verdict::of(rule).with(Effect::CloseFence).and(release).soon(20)

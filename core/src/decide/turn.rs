@@ -104,6 +104,11 @@ impl<'a> Turn<'a> {
         self.store(DcsCall::Write(KeyEdit { key, value, expect, leased: false }))
     }
 
+    /// From when on a request may follow the last one that failed.
+    pub fn store_ready_at(&self) -> Tick {
+        self.memory.store_failed_at.map_or(self.now(), |failed| failed + self.retry_pause())
+    }
+
     fn retry_pause(&self) -> Millis {
         Millis((self.view.settings.ttl_ms.0 / 20).clamp(100, 1000))
     }

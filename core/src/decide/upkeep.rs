@@ -63,7 +63,10 @@ pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
         next = next.min(now + soon);
     }
     if let Some(held) = turn.memory.lease {
-        next = next.min(held.sent_at + lease::renew_every(turn));
+        // With a request under way its end is the event to wait for.
+        if !turn.view.dcs_busy {
+            next = next.min(turn.store_ready_at().max(held.sent_at + lease::renew_every(turn)));
+        }
         if held.valid_at(now) {
             next = next.min(held.deadline());
         }
