@@ -24,7 +24,7 @@ use ha_core::api::{ServerFacts, Snapshot};
 use ha_core::clock::{Millis, Tick};
 use ha_core::cluster::Cluster;
 use ha_core::config::{Config, ConfigError, Warning};
-use ha_core::dcs::{DcsCall, DcsReply, KeyEdit};
+use ha_core::dcs::{DcsCall, DcsReply};
 use ha_core::decide::{Decision, decide};
 use ha_core::effect::Effect;
 use ha_core::ids::NodeName;
@@ -39,7 +39,6 @@ use patience::Patience;
 use rest::StoppedRest;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -8,6 +8,7 @@ use ha_core::ids::{LeaseId, Revision};
 use ha_core::lease::Lease;
 use ha_core::local::{DataDir, Server};
 use serde_json::json;
+use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 

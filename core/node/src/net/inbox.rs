@@ -39,7 +39,7 @@ pub struct News {
     pub outcomes: Vec<Outcome>,
     /// Answers of peers, in the order of arrival.
     pub peers: Vec<PeerView>,
-    /// Ends of [`super::Command::Write`], by ticket.
+    /// Ends of writes that were no decision's, by ticket.
     pub written: Vec<(u64, DcsReply)>,
     /// REST is no longer served; these clients wait for a switchover.
     pub rest_stopped: Option<Vec<RestWait>>,
