@@ -22,7 +22,6 @@ pub struct Commands {
 
 struct Open {
     ticket: Ticket,
-    no_wait: bool,
     since: Tick,
     stage: Stage,
 }
@@ -61,7 +60,7 @@ impl Commands {
                 Some(snapshot) => self.route(&command, snapshot),
                 None => Answer::Now(reply(503, "this node does not act at the moment")),
             };
-            self.go_on(driver, ticket, command.no_wait, now, answer);
+            self.go_on(driver, ticket, now, answer);
         }
         for (number, reply) in driver.take_written() {
             let Some(position) = self.open.iter().position(|open| open.ticket.number() == number) else { continue };
@@ -71,10 +70,21 @@ impl Commands {
                 (Answer::Now(answer), DcsReply::Written(revision)) => {
                     self.open.push(Open { stage: Stage::Settling(revision, answer), since: now, ..open });
                 }
-                (answer, _) => self.go_on(driver, open.ticket, open.no_wait, open.since, answer),
+                (answer, _) => self.go_on(driver, open.ticket, open.since, answer),
             }
         }
         self.check_waits(driver, now);
+    }
+
+    /// The server of those who wait is about to be stopped: they get an answer while there is time.
+    pub fn leave(&mut self) {
+        for open in std::mem::take(&mut self.open) {
+            match &open.stage {
+                Stage::Waiting(wait) => self.answer(open.ticket, &wait.left()),
+                Stage::Settling(_, reply) => self.answer(open.ticket, reply),
+                Stage::Writing(_) => self.open.push(open),
+            }
+        }
     }
 
     fn route(&self, command: &Command, snapshot: &Snapshot) -> Answer {
@@ -97,23 +107,20 @@ impl Commands {
         api::route(&request, Some(&snapshot), live)
     }
 
-    fn go_on(&mut self, driver: &Driver, ticket: Ticket, no_wait: bool, since: Tick, answer: Answer) {
+    fn go_on(&mut self, driver: &Driver, ticket: Ticket, since: Tick, answer: Answer) {
         let stage = match answer {
             Answer::Now(reply) => return self.answer(ticket, &reply),
             Answer::Fresh(question) => {
                 let answer = from_view(&question, driver);
-                return self.go_on(driver, ticket, no_wait, since, answer);
+                return self.go_on(driver, ticket, since, answer);
             }
             Answer::Write { edit, then } => {
                 driver.write(ticket.number(), edit);
                 Stage::Writing(then)
             }
-            Answer::AwaitSwitchover(_) if no_wait => {
-                return self.answer(ticket, &reply(202, "The request is accepted."));
-            }
             Answer::AwaitSwitchover(wait) => Stage::Waiting(wait),
         };
-        self.open.push(Open { ticket, no_wait, since, stage });
+        self.open.push(Open { ticket, since, stage });
     }
 
     fn check_waits(&mut self, driver: &Driver, now: Tick) {

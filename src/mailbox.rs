@@ -27,8 +27,6 @@ pub struct Command {
     pub path: String,
     /// JSON.
     pub body: String,
-    /// Answer as soon as the request is in the store.
-    pub no_wait: bool,
 }
 
 /// Its answer.

@@ -7,7 +7,7 @@ use crate::pg::wal::Phase;
 use crate::pg::{process, recovery, senders, wal};
 use crate::shmem::Shared;
 use ha_core::api::ServerFacts;
-use ha_core::clock::Tick;
+use ha_core::clock::{Millis, Tick};
 use ha_core::cluster::Address;
 use ha_core::config::Config;
 use ha_core::effect::{DemoteMethod, Effect};
@@ -27,6 +27,9 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// How long the server may take to notice that it shall promote.
+const PROMOTION_MAX: Millis = Millis(10_000);
+
 /// See the module.
 pub struct Inside {
     /// Where we act; kept up to date by the main loop.
@@ -42,7 +45,8 @@ pub struct Inside {
     /// History was asked for.
     history_of: Timeline,
     marker_asked: Option<Marker>,
-    promoting: bool,
+    /// Since when a promotion has been under way.
+    promoting: Option<Tick>,
     /// The seat is being left.
     sealed: bool,
     /// The configuration has changed.
@@ -91,7 +95,7 @@ impl Inside {
             following: Following::default(),
             history_of: Timeline(0),
             marker_asked: None,
-            promoting: false,
+            promoting: None,
             sealed: false,
             reconfigured: false,
         }
@@ -136,7 +140,7 @@ impl Inside {
     /// From now on only what closes the fence is done.
     pub fn begin_leaving(&mut self) {
         self.sealed = true;
-        self.files.send(Job::CancelPromote);
+        self.forget_promotion();
     }
 
     /// The seat was left.
@@ -147,15 +151,30 @@ impl Inside {
 
     /// The last step of a promotion: it happens at the next SIGUSR1 to the postmaster, whoever sends it.
     fn promote(&mut self, lease: &Lease, result: std::io::Result<()>) {
-        self.promoting = false;
         match result {
-            Ok(()) if lease.valid_at(clock::now()) && self.seat.is_some() => signal(Signal::USR1),
-            Ok(()) => {
-                tracing::warn!("the promotion is called off: the lease is over");
-                self.files.send(Job::CancelPromote);
-            }
+            Ok(()) if lease.valid_at(clock::now()) && self.seat.is_some() => return signal(Signal::USR1),
+            Ok(()) => tracing::warn!("the promotion is called off: the lease is over"),
             Err(error) => tracing::warn!("the promotion cannot begin: {error}"),
         }
+        self.forget_promotion();
+    }
+
+    /// Whether a promotion was asked for that the server has not followed yet. The file must not outlive it: the next
+    /// standby in this data directory would be promoted by it.
+    fn promotion_asked(&mut self) -> bool {
+        let Some(since) = self.promoting else { return false };
+        if wal::phase() == Phase::Primary {
+            self.forget_promotion();
+        } else if clock::now().since(since) >= PROMOTION_MAX && !wal::promote_is_triggered() {
+            tracing::warn!("the server did not follow the signal to promote");
+            self.forget_promotion();
+        }
+        self.promoting.is_some()
+    }
+
+    fn forget_promotion(&mut self) {
+        self.promoting = None;
+        self.files.send(Job::CancelPromote);
     }
 
     /// Writes the marker when this node's lease is another, once it is certain that this is the cluster's data.
@@ -193,6 +212,7 @@ impl Inside {
     }
 
     fn server(&mut self, facts: &Facts) -> Server {
+        let promotion_asked = self.promotion_asked();
         match wal::phase() {
             Phase::Starting => Server::Starting { since: self.started_at },
             Phase::Primary => {
@@ -221,7 +241,7 @@ impl Inside {
                     upstream: self.upstream(),
                     replayed_at: wal::replayed_at_unix_us().map(iso_time),
                     replay_paused: wal::replay_paused(),
-                    promoting: self.promoting || wal::promote_is_triggered(),
+                    promoting: promotion_asked || wal::promote_is_triggered(),
                     consistent: wal::hot_standby_active(),
                 })
             }
@@ -296,8 +316,8 @@ impl Port for Inside {
                 Ok(())
             }
             Effect::Promote { lease, timeline: _, skip } => {
-                if !self.promoting {
-                    self.promoting = true;
+                if self.promoting.is_none() {
+                    self.promoting = Some(clock::now());
                     self.files.send(Job::Promote { skip: skip.clone(), lease: *lease });
                 }
                 Ok(())

@@ -209,6 +209,7 @@ impl Worker {
         if self.supervisor.seat().is_none() {
             return;
         }
+        self.commands.leave();
         self.inside.begin_leaving();
         self.driver.begin_leaving();
         self.driver.stop_rest();
@@ -316,9 +317,10 @@ fn cached_dynamic(paths: &Paths) -> Option<serde_json::Value> {
     serde_json::from_str(&text).ok()
 }
 
+/// `PATRONI_*` variables: a supervisor keeps them out of this server's own environment, and in a file for us.
 fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with("PATRONI_"))
-        .collect()
+    ha_node::environment::effective(&Paths::new(&process::data_dir())).unwrap_or_else(|error| {
+        tracing::warn!("the supervisor's environment cannot be read: {error}");
+        ha_node::environment::own()
+    })
 }

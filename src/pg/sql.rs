@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use pgrx::bgworkers::BackgroundWorker;
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use std::panic::AssertUnwindSafe;
@@ -43,24 +44,22 @@ pub fn physical_slots() -> Result<Vec<Slot>, String> {
 
 /// Makes a physical slot that holds WAL from now on.
 pub fn create_slot(name: &str) -> Result<(), String> {
-    run("SELECT pg_catalog.pg_create_physical_replication_slot($1, true)", name)
+    run("SELECT pg_catalog.pg_create_physical_replication_slot($1, true)", &[name.into()])
 }
 
 /// Drops a slot.
 pub fn drop_slot(name: &str) -> Result<(), String> {
-    run("SELECT pg_catalog.pg_drop_replication_slot($1)", name)
+    run("SELECT pg_catalog.pg_drop_replication_slot($1)", &[name.into()])
 }
 
 /// Moves a slot forward, as far as this server has WAL.
 pub fn advance_slot(name: &str, lsn: &str) -> Result<(), String> {
-    transaction(|| {
-        let arguments = [name.into(), lsn.into()];
-        Spi::run_with_args("SELECT pg_catalog.pg_replication_slot_advance($1, $2::pg_lsn)", &arguments)
-    })
+    run("SELECT pg_catalog.pg_replication_slot_advance($1, $2::pg_lsn)", &[name.into(), lsn.into()])
 }
 
-fn run(statement: &str, name: &str) -> Result<(), String> {
-    transaction(|| Spi::run_with_args(statement, &[name.into()]))
+/// As a query: anything else would take a transaction id first, which a standby does not have to give.
+fn run(query: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), String> {
+    transaction(|| Spi::connect(|client| client.select(query, None, arguments).map(drop)))
 }
 
 /// Runs `body` in a transaction of its own; an error of the server rolls it back and comes back as text.

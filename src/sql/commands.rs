@@ -1,7 +1,7 @@
 //! Commands: posted to the loop worker, which treats them as it treats requests of the REST API.
 
 use crate::mailbox::{self, Answer, Command, Failed};
-use crate::pg::{latch, report, wal};
+use crate::pg::{latch, report};
 use crate::shmem::{Shared, shared};
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -66,8 +66,7 @@ fn ha_patch_config(patch: Option<JsonB>) -> Option<JsonB> {
             "For example: {\"loop_wait\": 5}. A null removes the key.",
         );
     }
-    let command =
-        Command { method: "PATCH".to_owned(), path: "/config".to_owned(), body: patch.to_string(), no_wait: false };
+    let command = Command { method: "PATCH".to_owned(), path: "/config".to_owned(), body: patch.to_string() };
     let reply = ask(shared, &command, WAIT_FOR_ANSWER, &CHANGE_CONFIG);
     serde_json::from_str(&reply.body).ok().map(JsonB)
 }
@@ -85,14 +84,8 @@ fn known_leader(shared: &Shared) -> Option<String> {
 }
 
 fn change_leader(shared: &Shared, path: &str, body: Map<String, Value>) -> String {
-    // On the leader this session is about to end with its server: it gets its answer while there is time.
-    let no_wait = wal::phase() == wal::Phase::Primary;
-    let command = Command {
-        method: "POST".to_owned(),
-        path: path.to_owned(),
-        body: Value::Object(body).to_string(),
-        no_wait,
-    };
+    let body = Value::Object(body).to_string();
+    let command = Command { method: "POST".to_owned(), path: path.to_owned(), body };
     ask(shared, &command, WAIT_FOR_LEADER, &CHANGE_LEADER).body
 }
 
