@@ -100,7 +100,7 @@ rules! {
     RejoinImpossible = "rejoin.impossible", "This node has WAL that the leader does not have, and neither rewind nor replacement is possible or allowed.";
     CopyWaitingForLeader = "copy.waiting_for_leader", "The data directory is empty; a running leader is awaited to copy from.";
     CopyRunning = "copy.running", "The data directory is copied from a member.";
-    DataWaitingForStore = "data.waiting_for_store", "The data directory is empty and the store cannot be reached.";
+    DataWaitingForStore = "data.waiting_for_store", "The store has not answered yet, and what to do with the data directory depends on it.";
     DataDamaged = "data.damaged", "The data directory is damaged; an operator must repair or remove it.";
     BootstrapRacing = "bootstrap.racing", "The cluster does not exist yet; this member tries to found it.";
     BootstrapByAnother = "bootstrap.by_another", "Another member is founding the cluster.";

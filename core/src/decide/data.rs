@@ -101,6 +101,10 @@ fn present(turn: &mut Turn<'_>, control: &Control) -> Verdict {
     }
     let cluster = match turn.view.dcs {
         DcsView::Fresh(cluster) => cluster,
+        DcsView::Unreachable { since, last: None } if turn.now().since(since) < turn.view.settings.retry_timeout_ms => {
+            // This supervisor has only just started: what the store says about our own key comes first.
+            return Verdict::of(Rule::DataWaitingForStore).soon(100);
+        }
         DcsView::Unreachable { .. } => return without_store(turn, control),
     };
     if let Initialize::Done(id) = cluster.initialize
