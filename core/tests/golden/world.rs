@@ -1,0 +1,429 @@
+//! From input lines to a view, and from a decision to text.
+
+use ha_core::clock::Tick;
+use ha_core::dcs::{DcsCall, DcsReply, Key, RawCluster, RawKey};
+use ha_core::decide;
+use ha_core::effect::{Effect, Step};
+use ha_core::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
+use ha_core::local::{
+    Control, ControlState, DataDir, LocalView, Marker, PrimaryView, Receiver, Server, StandbyConnection, StandbyView,
+    Upstream,
+};
+use ha_core::member::Identity;
+use ha_core::memory::Memory;
+use ha_core::outcome::Outcome;
+use ha_core::peer::{PeerAnswer, PeerStatus, PeerView};
+use ha_core::seat::LeaveReason;
+use ha_core::settings::Settings;
+use ha_core::tags::Tags;
+use ha_core::view::{DcsView, Seat, View};
+use serde_json::{Map, Value, json};
+use std::fmt::Write;
+
+const SYSTEM: u64 = 7_300_000_000_000_000_001;
+
+/// A decision as text.
+pub struct Decided {
+    pub rule: String,
+    pub text: String,
+}
+
+/// Everything a case can set.
+struct Scene {
+    now: Tick,
+    seat: Seat,
+    raw: RawCluster,
+    lost: Option<Tick>,
+    blank: bool,
+    control: Value,
+    data: Option<DataDir>,
+    local: LocalView,
+    peers: Vec<PeerView>,
+    outcomes: Vec<Outcome>,
+    busy: bool,
+    stop_requested: bool,
+    settings: Value,
+    memory: Value,
+}
+
+pub fn decide(input: &[String]) -> Result<Decided, String> {
+    let mut scene = Scene::new()?;
+    for line in input {
+        scene.take(line).map_err(|error| format!("`{line}`: {error}"))?;
+    }
+    scene.decide()
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn json_of(value: &str) -> Result<Value, String> {
+    serde_json::from_str(value).map_err(text)
+}
+
+fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("`{value}` is not a number"))
+}
+
+/// Changes fields that are there.
+fn patch(base: &mut Value, changes: &Value) -> Result<(), String> {
+    let (Some(base), Some(changes)) = (base.as_object_mut(), changes.as_object()) else {
+        return Err("an object is needed".to_owned());
+    };
+    for (field, value) in changes {
+        *base.get_mut(field).ok_or_else(|| format!("there is no field {field}"))? = value.clone();
+    }
+    Ok(())
+}
+
+fn upstream(name: &str) -> Upstream {
+    let port = name.trim_start_matches('n').parse().unwrap_or(0);
+    let address = ha_core::cluster::Address { host: "10.0.0.1".to_owned(), port };
+    Upstream { name: NodeName::new(name), address, slot: Some("n1".to_owned()) }
+}
+
+impl Scene {
+    fn new() -> Result<Self, String> {
+        let mut scene = Self {
+            now: Tick(100_000),
+            seat: Seat::Inside { supervised: true },
+            raw: RawCluster { revision: Revision(100), ..RawCluster::default() },
+            lost: None,
+            blank: false,
+            control: serde_json::to_value(control()).map_err(text)?,
+            data: None,
+            local: LocalView {
+                data: DataDir::Empty,
+                server: Server::Down,
+                marker: None,
+                history: Vec::new(),
+                step_running: None,
+                cannot_write: None,
+            },
+            peers: Vec::new(),
+            outcomes: Vec::new(),
+            busy: false,
+            stop_requested: false,
+            settings: serde_json::to_value(Settings::default()).map_err(text)?,
+            memory: serde_json::to_value(Memory::default()).map_err(text)?,
+        };
+        scene.key("initialize", &SYSTEM.to_string());
+        scene.key("config", "{}");
+        for name in ["n1", "n2", "n3"] {
+            let port = name.trim_start_matches('n');
+            let member = json!({
+                "conn_url": format!("postgres://10.0.0.1:{port}/postgres"),
+                "api_url": format!("http://10.0.0.1:800{port}/patroni"),
+                "state": "running", "role": "replica", "timeline": 1, "xlog_location": 1000,
+            });
+            scene.key(&format!("members/{name}"), &member.to_string());
+        }
+        Ok(scene)
+    }
+
+    fn key(&mut self, path: &str, value: &str) {
+        let revision = Revision(60);
+        let key = RawKey { value: value.to_owned(), created: revision, modified: revision, lease: None };
+        self.raw.keys.insert(path.to_owned(), key);
+    }
+
+    fn take(&mut self, line: &str) -> Result<(), String> {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match word {
+            "seat" => self.seat = if rest == "outside" { Seat::Outside } else { Seat::Inside { supervised: false } },
+            "now" => self.now = Tick(number(rest)?),
+            "store" => self.store(rest)?,
+            "key" => self.take_key(rest)?,
+            "nokey" => {
+                self.raw.keys.remove(rest).ok_or("there is no such key")?;
+            }
+            "member" => {
+                let (name, changes) = rest.split_once(' ').ok_or("name and JSON")?;
+                let key = self.raw.keys.get_mut(&format!("members/{name}")).ok_or("no such member")?;
+                let mut member = json_of(&key.value)?;
+                for (field, value) in json_of(changes)?.as_object().ok_or("an object is needed")? {
+                    member[field] = value.clone();
+                }
+                key.value = member.to_string();
+            }
+            "data" => self.take_data(rest)?,
+            "server" => self.local.server = server(rest)?,
+            "history" => self.local.history = history(rest)?,
+            "marker" => self.local.marker = Some(marker(number(rest)?)),
+            "running" => self.local.step_running = Some(serde_json::from_str(rest).map_err(text)?),
+            "cannot_write" => self.local.cannot_write = Some("No space left on device".to_owned()),
+            "peer" => self.peers.push(peer(rest)?),
+            "call" => self.take_call(rest)?,
+            "step" => self.take_step(rest)?,
+            "taken" => {
+                let reason: LeaveReason = serde_json::from_value(json!(rest)).map_err(text)?;
+                self.outcomes.push(Outcome::SeatTaken(reason));
+            }
+            "busy" => self.busy = true,
+            "stop_requested" => self.stop_requested = true,
+            "settings" => patch(&mut self.settings, &json_of(rest)?)?,
+            "memory" => patch(&mut self.memory, &json_of(rest)?)?,
+            "gone" => {
+                let peers = json!({"n2": "http://10.0.0.1:8002/patroni", "n3": "http://10.0.0.1:8003/patroni"});
+                let last = json!({"name": "n2", "lease": 9, "created": 70});
+                let gone =
+                    json!({"last_leader": last, "dead_lease": 9, "leader_gone_at": 99_000, "known_peers": peers});
+                patch(&mut self.memory, &gone)?;
+                patch(&mut self.memory, &json!({"session": 6, "kept_at": 99_000}))?;
+            }
+            "lease" => {
+                let sent_at: u64 = if rest.is_empty() { 95_000 } else { number(rest)? };
+                let lease = json!({"id": 5, "leader_created": 50, "sent_at": sent_at, "ttl": 30_000});
+                patch(&mut self.memory, &json!({"lease": lease, "session": 5, "kept_at": sent_at}))?;
+            }
+            _ => return Err("unknown word".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, rest: &str) -> Result<(), String> {
+        let mut words = rest.split(' ');
+        if words.next() != Some("lost") {
+            return Err("`store lost SINCE [blank]`".to_owned());
+        }
+        self.lost = Some(Tick(number(words.next().unwrap_or(""))?));
+        self.blank = words.next() == Some("blank");
+        Ok(())
+    }
+
+    fn take_key(&mut self, rest: &str) -> Result<(), String> {
+        let (path, mut rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        let mut key = RawKey { value: String::new(), created: Revision(50), modified: Revision(60), lease: None };
+        loop {
+            let (word, tail) = rest.split_once(' ').unwrap_or((rest, ""));
+            match word.split_once('=') {
+                Some(("lease", value)) => key.lease = Some(LeaseId(number(value)?)),
+                Some(("created", value)) => key.created = Revision(number(value)?),
+                Some(("modified", value)) => key.modified = Revision(number(value)?),
+                _ => break,
+            }
+            rest = tail;
+        }
+        rest.clone_into(&mut key.value);
+        self.raw.keys.insert(path.to_owned(), key);
+        Ok(())
+    }
+
+    fn take_data(&mut self, rest: &str) -> Result<(), String> {
+        let damaged = |half_copied| DataDir::Damaged { reason: "a rewind was interrupted".to_owned(), half_copied };
+        match rest {
+            "empty" => self.data = Some(DataDir::Empty),
+            "damaged" => self.data = Some(damaged(false)),
+            "half_copied" => self.data = Some(damaged(true)),
+            changes => patch(&mut self.control, &json_of(changes)?)?,
+        }
+        Ok(())
+    }
+
+    fn take_call(&mut self, rest: &str) -> Result<(), String> {
+        let (call, reply) = rest.split_once(" -> ").ok_or("`CALL -> REPLY`")?;
+        let call: DcsCall = serde_json::from_str(call).map_err(text)?;
+        let reply: DcsReply = serde_json::from_str(reply).map_err(text)?;
+        self.outcomes.push(Outcome::Dcs { call, reply, at: self.now });
+        Ok(())
+    }
+
+    fn take_step(&mut self, rest: &str) -> Result<(), String> {
+        let (step, result) = match rest.split_once(" failed ") {
+            Some((step, why)) => (step, Err(why.to_owned())),
+            None => (rest.strip_suffix(" ok").ok_or("`ok` or `failed TEXT`")?, Ok(())),
+        };
+        let step: Step = serde_json::from_str(step).map_err(text)?;
+        self.outcomes.push(Outcome::Step { step, result, at: self.now });
+        Ok(())
+    }
+
+    fn decide(mut self) -> Result<Decided, String> {
+        self.local.data = match self.data {
+            Some(data) => data,
+            None => DataDir::Present(serde_json::from_value(self.control).map_err(text)?),
+        };
+        let memory: Memory = serde_json::from_value(self.memory).map_err(text)?;
+        let settings: Settings = serde_json::from_value(self.settings).map_err(text)?;
+        let cluster = ha_core::parse::cluster(&self.raw);
+        let me = NodeName::new("n1");
+        let identity = Identity {
+            conn_url: "postgres://10.0.0.1:1/postgres".to_owned(),
+            api_url: "http://10.0.0.1:8001/patroni".to_owned(),
+        };
+        let view = View {
+            now: self.now,
+            seat: self.seat,
+            me: &me,
+            scope: "demo",
+            identity: &identity,
+            settings: &settings,
+            dcs: match self.lost {
+                None => DcsView::Fresh(&cluster),
+                Some(since) => DcsView::Unreachable { since, last: (!self.blank).then_some(&cluster) },
+            },
+            local: &self.local,
+            peers: &self.peers,
+            outcomes: &self.outcomes,
+            dcs_busy: self.busy,
+            stop_requested: self.stop_requested,
+            jitter: 0,
+        };
+        let decision = decide::decide(&memory, &view);
+        decision.check(&view).map_err(text)?;
+        let rule = decision.rule.code().to_owned();
+        let mut out = format!("{rule}\n");
+        for effect in &decision.effects {
+            let _ = writeln!(out, "-> {}", telling(effect));
+        }
+        let _ = writeln!(out, "again in {}", decision.wake_at.since(self.now));
+        changes(&mut out, &memory, &decision.memory)?;
+        Ok(Decided { rule, text: out })
+    }
+}
+
+/// The fields of the memory that are different now.
+fn changes(out: &mut String, before: &Memory, after: &Memory) -> Result<(), String> {
+    let empty = Map::new();
+    let (before, after) = (serde_json::to_value(before).map_err(text)?, serde_json::to_value(after).map_err(text)?);
+    for (field, value) in after.as_object().unwrap_or(&empty) {
+        if before.get(field) != Some(value) {
+            let _ = writeln!(out, "   {field}: {value}");
+        }
+    }
+    Ok(())
+}
+
+fn telling(effect: &Effect) -> String {
+    match effect {
+        Effect::Dcs(DcsCall::Write(edit)) => {
+            let value = match (&edit.key, &edit.value) {
+                // What stands in it is the business of member.rs.
+                (Key::Member(_), Some(_)) => "…",
+                (_, Some(value)) => value,
+                (_, None) => "(delete)",
+            };
+            let leased = if edit.leased { " on the node lease" } else { "" };
+            format!("store: {} := {value} if {:?}{leased}", edit.key.path(), edit.expect)
+        }
+        Effect::Promote { skip, .. } if !skip.is_empty() => format!("{effect}, skipping {skip:?}"),
+        other => other.to_string(),
+    }
+}
+
+fn control() -> Control {
+    Control {
+        system_id: SystemId(SYSTEM),
+        state: ControlState::InProduction,
+        timeline: Timeline(1),
+        checkpoint: Lsn(900),
+        min_recovery_point: Lsn(0),
+        min_recovery_timeline: Timeline(0),
+        can_be_rewound: true,
+        backup_label: false,
+    }
+}
+
+fn marker(lease: i64) -> Marker {
+    Marker {
+        scope: "demo".to_owned(),
+        system_id: SystemId(SYSTEM),
+        member: NodeName::new("n1"),
+        lease: Some(LeaseId(lease)),
+    }
+}
+
+fn history(rest: &str) -> Result<Vec<(Timeline, Lsn)>, String> {
+    rest.split_whitespace()
+        .map(|row| {
+            let (timeline, lsn) = row.split_once('@').ok_or("`timeline@lsn`")?;
+            Ok((Timeline(number(timeline)?), Lsn(number(lsn)?)))
+        })
+        .collect()
+}
+
+fn server(rest: &str) -> Result<Server, String> {
+    let (what, tail) = rest.split_once(' ').unwrap_or((rest, ""));
+    let fields = if tail.starts_with('{') { json_of(tail)? } else { json!({}) };
+    Ok(match what {
+        "down" => Server::Down,
+        "leftover" => Server::Leftover,
+        "starting" => Server::Starting { since: Tick(number(tail)?) },
+        "stopping" => Server::Stopping { since: Tick(number(tail)?) },
+        "primary" => Server::Primary(primary(&fields)),
+        "standby" => Server::Standby(standby(&fields)),
+        _ => return Err("unknown state".to_owned()),
+    })
+}
+
+fn unsigned(fields: &Value, name: &str, default: u64) -> u64 {
+    fields.get(name).and_then(Value::as_u64).unwrap_or(default)
+}
+
+fn timeline(fields: &Value) -> Timeline {
+    Timeline(u32::try_from(unsigned(fields, "timeline", 1)).unwrap_or(1))
+}
+
+fn flag(fields: &Value, name: &str, default: bool) -> bool {
+    fields.get(name).and_then(Value::as_bool).unwrap_or(default)
+}
+
+fn primary(fields: &Value) -> PrimaryView {
+    let standbys = fields.get("standbys").and_then(Value::as_array).cloned().unwrap_or_default();
+    let standby = |row: &Value| {
+        let lsn = Lsn(row.get(1)?.as_u64()?);
+        Some(StandbyConnection { slot: row.get(0)?.as_str()?.to_owned(), streaming: true, flushed: lsn, replayed: lsn })
+    };
+    PrimaryView {
+        timeline: timeline(fields),
+        flushed: Lsn(unsigned(fields, "flushed", 1000)),
+        checkpointed: flag(fields, "checkpointed", true),
+        checkpoint_redo: Lsn(unsigned(fields, "redo", 900)),
+        standbys: standbys.iter().filter_map(standby).collect(),
+        fence_open: flag(fields, "fence", true),
+        sealed: false,
+    }
+}
+
+fn standby(fields: &Value) -> StandbyView {
+    let word = |name: &str| fields.get(name).and_then(Value::as_str);
+    let lsn = Lsn(unsigned(fields, "received", 1000));
+    StandbyView {
+        timeline: timeline(fields),
+        received: lsn,
+        replayed: lsn,
+        receiver: match word("receiver") {
+            Some("streaming") => Receiver::Streaming,
+            Some("connecting") => Receiver::Connecting,
+            _ => Receiver::Stopped,
+        },
+        upstream: word("upstream").map(upstream),
+        promoting: flag(fields, "promoting", false),
+        consistent: flag(fields, "consistent", true),
+        ..StandbyView::default()
+    }
+}
+
+fn peer(rest: &str) -> Result<PeerView, String> {
+    let mut words = rest.splitn(3, ' ');
+    let name = NodeName::new(words.next().unwrap_or_default());
+    let asked_at = Tick(number(words.next().unwrap_or_default())?);
+    let answer = match words.next().unwrap_or_default() {
+        "pending" => PeerAnswer::Pending,
+        "unreachable" => PeerAnswer::Unreachable("timed out".to_owned()),
+        fields => {
+            let fields = json_of(fields)?;
+            PeerAnswer::Status(PeerStatus {
+                is_primary: flag(&fields, "is_primary", false),
+                state: fields.get("state").and_then(Value::as_str).unwrap_or("running").to_owned(),
+                lsn: Lsn(unsigned(&fields, "lsn", 1000)),
+                timeline: Some(timeline(&fields)),
+                receiving: flag(&fields, "receiving", false),
+                tags: Tags::from_json(fields.get("tags")),
+                watchdog_failed: false,
+            })
+        }
+    };
+    Ok(PeerView { name, asked_at, answer })
+}
