@@ -4,7 +4,8 @@ use ha_core::clock::{Millis, Tick};
 use ha_core::memory::Memory;
 use ha_core::seat::{LeaveReason, ToSupervisor, ToWorker};
 use ha_core::view::Seat;
-use ha_node::seat_socket::{Connection, RecvError, SendError};
+use ha_node::net::RestWait;
+use ha_node::seat_socket::{Connection, FDS_MAX, RecvError, SendError};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -139,7 +140,7 @@ impl Supervisor {
     }
 
     /// We act no more. `false` without a supervisor to take over.
-    pub fn leave(&mut self, reason: &LeaveReason, memory: &Memory) -> bool {
+    pub fn leave(&mut self, reason: &LeaveReason, memory: &Memory, waits: Vec<RestWait>) -> bool {
         if !self.acting {
             return self.link.is_some();
         }
@@ -147,8 +148,22 @@ impl Supervisor {
         if self.link.is_none() {
             return false;
         }
+        self.hand_on(waits);
         self.send(&ToSupervisor::Leaving { reason: reason.clone(), memory: Box::new(memory.clone()) }, false);
         self.link.is_some()
+    }
+
+    /// Clients that wait for a switchover are answered by the supervisor; those it cannot be given are told here that
+    /// the switchover has begun, when they are dropped.
+    fn hand_on(&mut self, mut waits: Vec<RestWait>) {
+        waits.truncate(FDS_MAX);
+        let (fds, given): (Vec<_>, Vec<_>) = waits.iter().filter_map(RestWait::parts).unzip();
+        let message = ToSupervisor::Waits(given.into_iter().cloned().collect());
+        let Some(link) = self.link.as_mut().filter(|_| !fds.is_empty()) else { return };
+        match link.send(&message, &fds) {
+            Ok(()) => waits.into_iter().for_each(RestWait::handed_on),
+            Err(error) => tracing::warn!("clients that wait for the switchover stay behind: {error}"),
+        }
     }
 
     fn send(&mut self, message: &ToSupervisor, with_rest: bool) {

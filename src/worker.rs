@@ -219,7 +219,8 @@ impl Worker {
             latch::reset();
             self.driver.tick(&mut self.inside);
         }
-        let supervised = self.supervisor.leave(reason, self.driver.memory());
+        let waits = self.driver.take_rest_waits();
+        let supervised = self.supervisor.leave(reason, self.driver.memory(), waits);
         self.inside.end_leaving();
         self.inside.seat = None;
         self.page_due = true;

@@ -7,6 +7,7 @@ use ha_core::clock::Tick;
 use ha_core::memory::Memory;
 use ha_core::seat::{LeaveReason, ToSupervisor, ToWorker};
 use ha_node::clock;
+use ha_node::net::RestWait;
 use ha_node::seat_socket::{Connection, Listener, RecvError};
 use rustix::fd::{AsFd, BorrowedFd};
 use std::net::TcpListener;
@@ -51,6 +52,8 @@ pub struct Returned {
     pub reason: LeaveReason,
     /// What is to be remembered.
     pub memory: Memory,
+    /// Clients of its REST that wait for a switchover.
+    pub waits: Vec<RestWait>,
 }
 
 /// The seat.
@@ -60,6 +63,7 @@ pub struct Seat {
     holder: Holder,
     epoch: u64,
     rest: Option<TcpListener>,
+    waits: Vec<RestWait>,
 }
 
 impl Seat {
@@ -70,7 +74,7 @@ impl Seat {
             Some(until) => Holder::Undecided { until },
             None => Holder::Us { waiting: None },
         };
-        Ok(Self { listener, strangers: Vec::new(), holder, epoch: 0, rest: None })
+        Ok(Self { listener, strangers: Vec::new(), holder, epoch: 0, rest: None, waits: Vec::new() })
     }
 
     /// We act.
@@ -220,13 +224,17 @@ impl Seat {
             };
             match worker.link.try_recv() {
                 Ok(None) => return None,
-                Ok(Some((message, _))) => {
+                Ok(Some((message, fds))) => {
                     worker.heard_at = clock::now();
                     match message {
                         ToSupervisor::Beat { memory } => worker.memory = *memory,
+                        ToSupervisor::Waits(waits) => {
+                            self.waits.extend(fds.into_iter().zip(waits).map(|(fd, wait)| RestWait::new(fd, wait)));
+                        }
                         ToSupervisor::Leaving { reason, memory } => {
                             self.holder = Holder::Us { waiting: None };
-                            return holds.then_some(Returned { reason, memory: *memory });
+                            let waits = std::mem::take(&mut self.waits);
+                            return holds.then_some(Returned { reason, memory: *memory, waits });
                         }
                         ToSupervisor::Hello { .. } => tracing::warn!("the worker says hello twice"),
                     }
@@ -237,7 +245,8 @@ impl Seat {
                     }
                     let memory = worker.memory.clone();
                     self.holder = Holder::Us { waiting: None };
-                    return holds.then_some(Returned { reason: LeaveReason::WorkerLost, memory });
+                    let waits = std::mem::take(&mut self.waits);
+                    return holds.then_some(Returned { reason: LeaveReason::WorkerLost, memory, waits });
                 }
             }
         }

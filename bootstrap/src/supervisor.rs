@@ -253,6 +253,7 @@ impl Supervisor {
             self.driver.take_seat(returned.memory);
             self.hands.outside.seat_taken(returned.reason);
             self.serve_rest();
+            self.driver.adopt_rest_waits(returned.waits);
         }
         let server_gone = self.hands.outside.postmaster().is_none_or(|postmaster| postmaster.ended());
         if self.seat.undecided_until().is_some_and(|until| server_gone || clock::now() >= until) {

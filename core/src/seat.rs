@@ -52,6 +52,9 @@ pub enum ToSupervisor {
         /// The inside memory.
         memory: Box<Memory>,
     },
+    /// Just before [`ToSupervisor::Leaving`]: clients of REST that wait for a switchover, to be answered by the
+    /// supervisor. Their connections travel along, in this order.
+    Waits(Vec<crate::api::SwitchoverWait>),
     /// The worker acts no more. No request to the store is under way.
     Leaving {
         /// Why.

@@ -6,7 +6,7 @@ use ha_core::api::{Reply, SwitchoverWait, reason};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -60,9 +60,11 @@ pub(super) async fn either<A: Future, B: Future>(mut first: Pin<&mut A>, mut sec
     .await
 }
 
-/// A client that waits for a switchover, with its connection.
+/// A client that waits for a switchover, with its connection. Dropped before it was handed on, it tells the client
+/// that the switchover has begun.
+#[derive(Debug)]
 pub struct MovedWait {
-    stream: OwnedFd,
+    stream: Option<OwnedFd>,
     wait: SwitchoverWait,
 }
 
@@ -70,24 +72,41 @@ impl MovedWait {
     /// From what was received from the process that served before.
     #[must_use]
     pub fn new(stream: OwnedFd, wait: SwitchoverWait) -> Self {
-        Self { stream, wait }
+        Self { stream: Some(stream), wait }
     }
 
-    /// To be sent to the process that goes on.
+    /// What to send to the process that goes on.
     #[must_use]
-    pub fn into_parts(self) -> (OwnedFd, SwitchoverWait) {
-        (self.stream, self.wait)
+    pub fn parts(&self) -> Option<(BorrowedFd<'_>, &SwitchoverWait)> {
+        Some((self.stream.as_ref()?.as_fd(), &self.wait))
+    }
+
+    /// It was sent: the other process answers.
+    pub fn handed_on(mut self) {
+        self.stream = None;
     }
 
     pub(super) fn take(stream: &tokio::net::TcpStream, wait: SwitchoverWait) -> io::Result<Self> {
-        Ok(Self { stream: stream.as_fd().try_clone_to_owned()?, wait })
+        Ok(Self { stream: Some(stream.as_fd().try_clone_to_owned()?), wait })
     }
 
-    pub(super) async fn finish(self, backend: Rc<dyn Backend>, leaving: watch::Receiver<bool>) {
+    pub(super) async fn finish(mut self, backend: Rc<dyn Backend>, leaving: watch::Receiver<bool>) {
         let reply = result(&*backend, &self.wait, leaving).await;
-        if let Err(error) = send(self.stream, &reply) {
+        self.answer(&reply);
+    }
+
+    fn answer(&mut self, reply: &Reply) {
+        let Some(stream) = self.stream.take() else { return };
+        if let Err(error) = send(stream, reply) {
             tracing::debug!("REST: a client did not wait for its switchover: {error}");
         }
+    }
+}
+
+impl Drop for MovedWait {
+    fn drop(&mut self) {
+        let reply = self.wait.left();
+        self.answer(&reply);
     }
 }
 

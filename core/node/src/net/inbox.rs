@@ -2,13 +2,11 @@
 
 use super::Wake;
 use crate::clock;
-use ha_core::api::SwitchoverWait;
 use ha_core::clock::Tick;
 use ha_core::cluster::Cluster;
 use ha_core::dcs::DcsReply;
 use ha_core::outcome::Outcome;
 use ha_core::peer::PeerView;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whether the store can be followed.
@@ -26,7 +24,7 @@ pub enum StoreHealth {
 }
 
 /// A client that waits for a switchover: its connection, and what it waits for. It can move with the seat.
-pub type RestWait = (OwnedFd, SwitchoverWait);
+pub type RestWait = crate::http::MovedWait;
 
 /// Everything since the last call of [`Inbox::take`].
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ pub use guard::Acting;
 pub use inbox::{Inbox, News, RestWait, StoreHealth};
 pub(crate) use store::request_limit;
 
-use crate::http::{self, MovedWait};
+use crate::http;
 use crate::peers::Asker;
 use crate::runtime::{self, Died};
 use ha_core::api::Snapshot;
@@ -199,12 +199,12 @@ async fn serve(
             Command::StopServing => {
                 let stopped = server.take().and_then(|server| server.stop().ok());
                 let waits = stopped.map(|stopped| stopped.waits).unwrap_or_default();
-                inbox.rest_stopped(waits.into_iter().map(MovedWait::into_parts).collect());
+                inbox.rest_stopped(waits);
             }
             Command::AdoptWaits(waits) => {
-                for (stream, wait) in waits {
+                for wait in waits {
                     if let Some(server) = &server {
-                        server.adopt(MovedWait::new(stream, wait));
+                        server.adopt(wait);
                     }
                 }
             }

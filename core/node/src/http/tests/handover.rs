@@ -44,9 +44,12 @@ fn a_client_that_waits_for_a_switchover_moves_along() {
     assert_eq!(stopped.waits.len(), 1);
     drop(first);
     let second = Running::on(stopped.listener, &node);
-    let (stream, wait) = stopped.waits.remove(0).into_parts();
-    let text = serde_json::to_string(&wait).expect("plain data");
+    let moved = stopped.waits.remove(0);
+    let (stream, wait) = moved.parts().expect("not handed on yet");
+    let stream = stream.try_clone_to_owned().expect("a descriptor");
+    let text = serde_json::to_string(wait).expect("plain data");
     let wait = serde_json::from_str(&text).expect("plain data");
+    moved.handed_on();
     second.tell(Tell::Adopt(super::MovedWait::new(stream, wait)));
     std::thread::sleep(Duration::from_millis(100));
     node.lead("pg2");
@@ -63,6 +66,15 @@ fn a_client_that_waits_is_told_when_nobody_goes_on() {
     drop(server);
     let got = client.receive();
     assert_eq!(got.status, 202, "{got:?}");
+}
+
+#[test]
+fn a_client_whose_wait_is_lost_on_the_way_is_told() {
+    let node = Node::new();
+    let server = Running::start(&node);
+    let mut client = ask_for_a_switchover(&node, &server);
+    drop(server.stop().waits);
+    assert_eq!(client.receive().status, 202);
 }
 
 #[test]
