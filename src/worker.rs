@@ -42,6 +42,7 @@ struct Worker {
     inside: Inside,
     supervisor: Supervisor,
     commands: Commands,
+    paths: Paths,
     log: log::Bridge,
     died: Arc<AtomicBool>,
     next_wake: Tick,
@@ -59,7 +60,6 @@ pub fn run() -> ! {
     match Worker::start() {
         Ok(mut worker) => {
             worker.run();
-            fence::close(worker.shared);
             worker.log.flush();
             // Its threads would be waited for: the end of the process ends them too.
             std::mem::forget(worker);
@@ -76,7 +76,6 @@ pub fn run() -> ! {
 impl Worker {
     fn start() -> Result<Self, String> {
         let shared = shared().ok_or("there is no shared memory")?;
-        fence::close(shared);
         let paths = Paths::new(&process::data_dir());
         // A promotion that an earlier life of this worker asked for must not happen at some later signal.
         if let Err(error) = std::fs::remove_file(paths.promote())
@@ -105,6 +104,7 @@ impl Worker {
             inside,
             supervisor: Supervisor::new(paths.control_socket()),
             commands,
+            paths,
             log,
             died,
             next_wake: now,
@@ -122,10 +122,12 @@ impl Worker {
             latch::reset();
             self.beat();
             if process::told_to_stop() {
-                return self.leave(&LeaveReason::Shutdown);
+                // Somebody may have ended this worker alone: then the server goes on, and so will the next worker.
+                let reason = if self.server_stops() { LeaveReason::Shutdown } else { LeaveReason::WorkerLost };
+                return self.leave(&reason);
             }
             if self.died.load(Ordering::Acquire) {
-                return;
+                return self.leave(&LeaveReason::WorkerLost);
             }
             if process::told_to_reload() {
                 self.inside.read_configuration(PathBuf::from(guc::config_file()));
@@ -133,6 +135,12 @@ impl Worker {
             self.turn();
             pulse = self.sleep(pulse);
         }
+    }
+
+    /// The postmaster says so in its lock file before it tells its children.
+    fn server_stops(&self) -> bool {
+        let lock_file = std::fs::read_to_string(self.paths.postmaster_pid());
+        lock_file.is_ok_and(|text| text.lines().nth(7).is_none_or(|status| status.trim() == "stopping"))
     }
 
     fn beat(&self) {
@@ -205,7 +213,10 @@ impl Worker {
 
     /// Gives the seat up: nothing more is acknowledged, no request is under way, and the supervisor knows all we know.
     fn leave(&mut self, reason: &LeaveReason) {
-        fence::close(self.shared);
+        // A worker that is only replaced leaves the fence to its deadline, which the lease covers.
+        if *reason != LeaveReason::WorkerLost {
+            fence::close(self.shared);
+        }
         if self.supervisor.seat().is_none() {
             return;
         }
@@ -224,7 +235,7 @@ impl Worker {
         self.inside.end_leaving();
         self.inside.seat = None;
         self.page_due = true;
-        if !supervised && *reason != LeaveReason::Shutdown {
+        if !supervised && !matches!(reason, LeaveReason::Shutdown | LeaveReason::WorkerLost) {
             tracing::warn!("no supervisor can turn this server into a standby: it is shut down ({reason})");
             port::signal(Signal::INT);
         }
