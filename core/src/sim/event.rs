@@ -43,6 +43,7 @@ pub(super) enum Event {
     LeaveMissed { node: usize, supervisor: u64 },
     Silence { node: usize, supervisor: u64 },
     ServerReady { node: usize, server: u64, attempt: u64 },
+    Replayed { node: usize, server: u64 },
     FollowApplied { node: usize, server: u64, upstream: Option<Upstream> },
     PromotionDone { node: usize, server: u64, attempt: u64 },
     CheckpointDone { node: usize, server: u64, attempt: u64, redo: Lsn },
@@ -123,6 +124,7 @@ impl Event {
             | Event::UnitStart { node, .. }
             | Event::WorkerStart { node, .. }
             | Event::ServerReady { node, .. }
+            | Event::Replayed { node, .. }
             | Event::FollowApplied { node, .. }
             | Event::PromotionDone { node, .. }
             | Event::CheckpointDone { node, .. }

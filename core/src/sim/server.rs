@@ -55,6 +55,7 @@ impl World {
     }
 
     pub(super) fn server_ready(&mut self, node: usize, life: u64, attempt: u64) {
+        let replaying = self.rng.chance(150);
         let Some(server) = self.nodes[node].server_of(life) else { return };
         if server.phase != Phase::Starting || server.attempt != attempt {
             return;
@@ -63,14 +64,15 @@ impl World {
         if data.standby_signal {
             data.state = ControlState::InArchiveRecovery;
             data.backup_label = false;
-            let consistent = data.at.lsn >= data.consistent_at;
+            let consistent = data.at.lsn >= data.consistent_at && !replaying;
             data.min_recovery = data.min_recovery.max(data.consistent_at);
             if let Some(server) = self.nodes[node].server_of(life) {
                 server.phase = Phase::Standby;
                 server.consistent = consistent;
             }
             self.say(node, "postgres is a standby");
-            self.soon(0, 50, Event::Connect { node, server: life });
+            let takes = if replaying { self.rng.skewed(10, 3000) } else { self.rng.below(50) };
+            self.later(takes, Event::Replayed { node, server: life });
         } else {
             let crashed = data.state != ControlState::ShutDown;
             data.state = ControlState::InProduction;
@@ -92,6 +94,17 @@ impl World {
             self.soon(5, 150, Event::WorkerStart { node, server: life });
         }
         self.wake_seat(node);
+    }
+
+    /// A standby has replayed what it has, and asks for more.
+    pub(super) fn replayed(&mut self, node: usize, life: u64) {
+        let consistent = self.nodes[node].disk.data().is_some_and(|data| data.at.lsn >= data.consistent_at);
+        let Some(server) = self.nodes[node].server_of(life) else { return };
+        if server.phase == Phase::Standby && !server.promoting {
+            server.consistent |= consistent;
+            self.wake_seat(node);
+            self.receiver_connect(node, life);
+        }
     }
 
     /// A checkpoint record at the end of WAL; its start is what the control file shows.

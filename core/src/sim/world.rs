@@ -192,6 +192,7 @@ impl World {
             Event::LeaveMissed { node, supervisor } => self.leave_missed(node, supervisor),
             Event::Silence { node, supervisor } => self.silence(node, supervisor),
             Event::ServerReady { node, server, attempt } => self.server_ready(node, server, attempt),
+            Event::Replayed { node, server } => self.replayed(node, server),
             Event::FollowApplied { node, server, upstream } => self.follow_applied(node, server, upstream),
             Event::PromotionDone { node, server, attempt } => self.promotion_done(node, server, attempt),
             Event::CheckpointDone { node, server, attempt, redo } => self.checkpoint_done(node, server, attempt, redo),
