@@ -56,6 +56,8 @@ pub struct Outside {
     outcomes: Vec<Outcome>,
     exit: Option<i32>,
     prepare_only: bool,
+    /// What was last said about a damaged data directory.
+    damage: Option<String>,
     events: (Sender<Event>, Receiver<Event>),
     wake: Arc<dyn Fn() + Send + Sync>,
 }
@@ -75,6 +77,7 @@ impl Outside {
             outcomes: Vec::new(),
             exit: None,
             prepare_only: false,
+            damage: None,
             events: channel(),
             wake,
         }
@@ -198,6 +201,7 @@ impl Outside {
         self.pump();
         let server = self.server();
         let data = pgdata::observe(&self.site);
+        self.report_damage(&data);
         let history = match &data {
             DataDir::Present(control) => {
                 pgdata::history(&self.site, control.timeline.max(control.min_recovery_timeline))
@@ -212,6 +216,21 @@ impl Outside {
             step_running: self.step().cloned(),
             cannot_write: None,
         }
+    }
+
+    /// Says why a data directory is of no use, once: the rule that follows from it cannot.
+    fn report_damage(&mut self, data: &DataDir) {
+        let damage = match data {
+            DataDir::Damaged { reason, .. } if self.running.is_none() => Some(reason.clone()),
+            DataDir::Damaged { .. } => return,
+            DataDir::Empty | DataDir::Present(_) => None,
+        };
+        if let Some(reason) = &damage
+            && damage != self.damage
+        {
+            tracing::warn!("{} is damaged: {reason}", self.site.data_dir().display());
+        }
+        self.damage = damage;
     }
 
     /// The marker. One that cannot be read proves nothing: a leader key is then adopted only after a full TTL.

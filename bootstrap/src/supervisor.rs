@@ -1,6 +1,7 @@
 //! The main loop: events in, one turn of the driver, the seat passed on or taken back.
 
 use crate::error::{Error, Result};
+use crate::hands::Hands;
 use crate::load::{self, Loaded};
 use crate::namesake::Namesake;
 use crate::outside::Outside;
@@ -11,16 +12,11 @@ use crate::signals::Signals;
 use crate::silence::Silence;
 use crate::site::Site;
 use crate::steps;
-use ha_core::api::ServerFacts;
 use ha_core::clock::{Millis, Tick};
-use ha_core::config::Config;
-use ha_core::effect::{Effect, Step};
-use ha_core::local::LocalView;
-use ha_core::memory::{Memory, Stage};
-use ha_core::outcome::Outcome;
-use ha_core::view;
+use ha_core::effect::Step;
+use ha_core::memory::Stage;
 use ha_node::clock;
-use ha_node::driver::{Driver, Options, Port, StartError};
+use ha_node::driver::{Driver, Options, StartError};
 use ha_node::net::Hooks;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -49,50 +45,6 @@ pub enum Purpose {
     },
 }
 
-/// What the driver acts through.
-pub struct Hands {
-    /// This node.
-    pub outside: Outside,
-    /// The seat is ours and nothing stands against acting.
-    pub acting: bool,
-    /// The node is to be stopped.
-    pub stop_requested: bool,
-    version_num: u32,
-}
-
-impl Port for Hands {
-    fn seat(&self) -> Option<view::Seat> {
-        self.acting.then_some(view::Seat::Outside)
-    }
-
-    fn observe(&mut self) -> LocalView {
-        self.outside.look()
-    }
-
-    fn execute(&mut self, effect: &Effect, memory: &Memory) -> std::result::Result<(), String> {
-        self.outside.carry_out(effect, memory)
-    }
-
-    fn take_outcomes(&mut self) -> Vec<Outcome> {
-        self.outside.outcomes()
-    }
-
-    fn stop_requested(&self) -> bool {
-        self.stop_requested
-    }
-
-    fn server_facts(&self) -> ServerFacts {
-        ServerFacts { version_num: self.version_num, started_at_unix_us: self.outside.started_at_unix_us() }
-    }
-
-    fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&serde_json::Value>) {
-        self.outside.site.config = Arc::clone(config);
-        if self.acting {
-            self.outside.keep_dynamic(dynamic);
-        }
-    }
-}
-
 /// The supervisor of one node.
 pub struct Supervisor {
     hands: Hands,
@@ -105,6 +57,8 @@ pub struct Supervisor {
     event: Arc<OwnedFd>,
     thread_died: Arc<AtomicBool>,
     leave_asked_at: Option<Tick>,
+    /// The seat is being passed on: no request to the store is begun, REST is closed.
+    leaving: bool,
     orphans: bool,
     chores_at: Tick,
     failed: bool,
@@ -158,6 +112,7 @@ impl Supervisor {
             event,
             thread_died,
             leave_asked_at: None,
+            leaving: false,
             orphans: false,
             chores_at: now,
             failed: false,
@@ -247,11 +202,17 @@ impl Supervisor {
 
     fn take_seat_events(&mut self) {
         self.hands.outside.pump();
+        // Where the seat goes to the worker, clients that wait for a switchover stay with us.
+        let waits = self.driver.take_rest_waits();
+        if !waits.is_empty() {
+            self.driver.adopt_rest_waits(waits);
+        }
         if let Some(returned) = self.seat.receive(&mut self.hands.outside) {
             tracing::info!("the seat is ours: {}", returned.reason);
             self.leave_asked_at = None;
             self.driver.take_seat(returned.memory);
             self.hands.outside.seat_taken(returned.reason);
+            self.leaving = false;
             self.serve_rest();
             self.driver.adopt_rest_waits(returned.waits);
         }
@@ -311,24 +272,37 @@ impl Supervisor {
             || self.hands.outside.busy()
             || matches!(self.driver.memory().stage, Stage::Demoting { .. });
         if !self.seat.wanted() || busy || !self.hands.acting {
+            if std::mem::take(&mut self.leaving) {
+                // The worker is gone, or something came up: go on as if it had never come.
+                self.stay();
+            }
             return false;
         }
-        self.driver.begin_leaving();
+        if !std::mem::replace(&mut self.leaving, true) {
+            self.driver.begin_leaving();
+            self.driver.stop_rest();
+        }
         if !self.driver.quiet() {
             return false;
         }
-        self.driver.stop_rest();
+        self.leaving = false;
+        // Whoever still waits for a switchover here is told that it has begun.
+        drop(self.driver.take_rest_waits());
         let memory = self.driver.memory().clone();
         let granted = self.seat.grant(&memory);
         self.hands.acting = !granted;
         if granted {
             self.silence = Silence::new(clock::now());
         } else {
-            // The worker is gone again: go on as if it had never come.
-            self.driver.take_seat(memory);
-            self.serve_rest();
+            self.stay();
         }
         granted
+    }
+
+    fn stay(&mut self) {
+        let memory = self.driver.memory().clone();
+        self.driver.take_seat(memory);
+        self.serve_rest();
     }
 
     /// What has to be done beside the decisions; when to come again.

@@ -25,23 +25,25 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
     context.clear_signals()?;
     let source = pgconf::rewind_conninfo(&site.config, from);
     check_source(context, &source)?;
+    let from_archive = archive::setting(context, "restore_command").is_some_and(|set| !set.is_empty());
+    let rewind = || pg_rewind(context, &source, from_archive);
     // Everything that can be wrong before files are replaced is found out without replacing any.
-    context.run(pg_rewind(context, &source).arg("--dry-run"), "")?;
+    context.run(rewind().arg("--dry-run"), "")?;
     // From here on files are replaced: a crash or an error in between leaves a directory that must never be started.
     pgdata::begin_unfinished(site, &format!("rewinding onto {}", from.name))?;
-    let ran = context.run(&mut pg_rewind(context, &source), "")?;
+    let ran = context.run(&mut rewind(), "")?;
     tracing::info!(output = ran.tail, "rewound");
     basebackup::take_possession(context, from)?;
     pgdata::end_unfinished(site)
 }
 
-fn pg_rewind(context: &Context, source: &str) -> std::process::Command {
+fn pg_rewind(context: &Context, source: &str, from_archive: bool) -> std::process::Command {
     let site = &context.site;
     let mut command = site.client("pg_rewind");
     command.arg("--target-pgdata").arg(site.data_dir()).arg("--source-server").arg(source);
     // The server was shut down above, by rules of our own.
     command.arg("--no-ensure-shutdown");
-    if archive::setting(context, "restore_command").is_some_and(|set| !set.is_empty()) {
+    if from_archive {
         command.arg("--restore-target-wal");
     }
     command

@@ -82,11 +82,11 @@ pub struct Node {
 impl Node {
     /// A node that does not exist yet.
     pub fn new(dir: &Path, name: &str) -> Self {
-        Self::with(dir, name, json!({}))
+        Self::with(dir, name, &json!({}))
     }
 
     /// The same with more server parameters.
-    pub fn with(dir: &Path, name: &str, parameters: Value) -> Self {
+    pub fn with(dir: &Path, name: &str, parameters: &Value) -> Self {
         let port = free_port();
         let mut all = json!({
             "unix_socket_directories": dir, "dynamic_library_path": format!("{}:$libdir", dir.join("lib").display()), "fsync": "off",
@@ -201,7 +201,7 @@ impl Node {
     }
 
     pub fn wait(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_mins(1);
         while !holds() {
             let log = || std::fs::read_to_string(self.site.server_log()).unwrap_or_default();
             assert!(Instant::now() < end, "{}: never: {what}\n{}", self.name, log());
