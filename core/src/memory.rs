@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What a node remembers. Everything else is observed anew each tick.
+// Independent facts, not a state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// The lease we lead by, as last confirmed. Kept past its deadline until the loss is dealt with.
@@ -24,6 +26,8 @@ pub struct Memory {
     pub store_failed_at: Option<Tick>,
     /// The last leader that was seen, for as long as the key is gone.
     pub last_leader: Option<LeaderKey>,
+    /// That leader is of our kind: once its lease is over it acknowledges nothing, whether it answers or not.
+    pub last_leader_fenced: bool,
     /// When the leader key was first seen to be gone.
     pub leader_gone_at: Option<Tick>,
     /// A lease of a predecessor that was proven dead.

@@ -134,9 +134,11 @@ fn count(
     tally
 }
 
-/// A peer that was unreachable before the vote began is not waited for long.
+/// A peer that was unreachable before the vote began is not waited for long, nor is a leader of our kind whose lease is over.
 fn given_up(turn: &Turn<'_>, peer: &PeerView) -> bool {
-    turn.memory.unreachable.contains_key(&peer.name) && turn.now().since(peer.asked_at) >= UNREACHABLE_WAIT
+    let former = turn.memory.last_leader.as_ref().is_some_and(|leader| leader.name == peer.name);
+    let fenced = former && turn.memory.last_leader_fenced;
+    (fenced || turn.memory.unreachable.contains_key(&peer.name)) && turn.now().since(peer.asked_at) >= UNREACHABLE_WAIT
 }
 
 /// Whether a peer can win this race at all: it is a member now, or was one until just now (lesson 1: the store may

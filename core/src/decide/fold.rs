@@ -168,6 +168,9 @@ pub(super) fn cluster(turn: &mut Turn<'_>) {
     }
     if let Some(leader) = &cluster.leader {
         turn.memory.last_leader = Some(leader.clone());
+        if let Some(member) = cluster.members.get(&leader.name) {
+            turn.memory.last_leader_fenced = member.ha_ext_version.is_some();
+        }
         turn.memory.leader_gone_at = None;
         turn.memory.known_peers =
             cluster.members.iter().filter_map(|(name, m)| Some((name.clone(), m.api_url.clone()?))).collect();

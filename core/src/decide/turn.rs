@@ -8,8 +8,12 @@ use crate::ids::NodeName;
 use crate::lease::Lease;
 use crate::local::{Control, DataDir, Upstream};
 use crate::memory::Memory;
+use crate::peer::PeerAnswer;
 use crate::rule::Rule;
 use crate::view::View;
+
+/// After this long a question has its answer or will never have one: drivers give up after two seconds.
+const QUESTION_MAX: Millis = Millis(2500);
 
 /// The working state of one decision.
 pub(super) struct Turn<'a> {
@@ -120,8 +124,15 @@ impl<'a> Turn<'a> {
         (self.view.local.step_running.is_none() && cooled).then_some(Effect::Run(step))
     }
 
-    /// Asks `targets`, unless they were asked within `pause`.
-    pub fn poll(&mut self, targets: Vec<(NodeName, String)>, pause: Millis) -> Option<Effect> {
+    /// Asks `targets`, unless they were asked within `pause`. One that still owes an answer is not asked again: a
+    /// frozen peer accepts every question, and only the age of the first shows that it will not answer.
+    pub fn poll(&mut self, mut targets: Vec<(NodeName, String)>, pause: Millis) -> Option<Effect> {
+        targets.retain(|(name, _)| {
+            !self.view.peers.iter().any(|peer| {
+                let open = peer.answer == PeerAnswer::Pending && !self.passed(Some(peer.asked_at), QUESTION_MAX);
+                peer.name == *name && open
+            })
+        });
         if targets.is_empty() || !self.passed(self.memory.polled_at, pause) {
             return None;
         }
