@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 /// What a node remembers. Everything else is observed anew each tick.
 // Independent facts, not a state.
 #[allow(clippy::struct_excessive_bools)]
+// It passes between a supervisor and a worker that may be of different releases while the node is upgraded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Memory {
     /// The lease we lead by, as last confirmed. Kept past its deadline until the loss is dealt with.
     pub lease: Option<Lease>,
