@@ -64,7 +64,7 @@ pub struct Server {
 pub struct Stopped {
     /// The listening socket; connections that wait in its queue stay there for whoever accepts next.
     pub listener: TcpListener,
-    /// Clients that wait for a switchover: hand them to [`Server::adopt`] of the process that goes on.
+    /// Clients that wait for a switchover: hand them to [`adopt`] in the process that goes on.
     pub waits: Vec<MovedWait>,
 }
 
@@ -112,11 +112,13 @@ impl Server {
         }
         Ok(Stopped { listener: self.listener.try_clone()?, waits })
     }
+}
 
-    /// Goes on waiting for a client of the process that served before.
-    pub fn adopt(&self, moved: MovedWait) {
-        tokio::task::spawn_local(moved.finish(self.shared.backend.clone(), self.shared.leaving.subscribe()));
-    }
+/// Goes on waiting for a client of the server that served before, here or in another process. No server is needed
+/// for that, only the `LocalSet` of the net thread; when that ends first, the client is told that the switchover has
+/// begun.
+pub fn adopt(moved: MovedWait, backend: Rc<dyn Backend>) {
+    tokio::task::spawn_local(moved.finish(backend));
 }
 
 impl Drop for Server {

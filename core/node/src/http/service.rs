@@ -97,7 +97,7 @@ impl Service {
                 Answer::AwaitSwitchover(wait) => {
                     self.wait.replace(Some(wait.clone()));
                     let leaving = self.shared.leaving.subscribe();
-                    let reply = waiting::result(&**backend, &wait, leaving).await;
+                    let reply = waiting::result_or_left(&**backend, &wait, leaving).await;
                     self.wait.replace(None);
                     return reply;
                 }

@@ -16,13 +16,25 @@ use tokio::time::Instant;
 
 /// The view of the cluster is looked at this often, even if nobody says that it changed.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// And the store itself is read this often: where the seat has been passed on, the view stands still.
+const READ_EVERY: Duration = Duration::from_secs(1);
+
+/// The answer to a client of a server that may stop first.
+pub(super) async fn result_or_left(
+    backend: &dyn Backend,
+    wait: &SwitchoverWait,
+    mut leaving: watch::Receiver<bool>,
+) -> Reply {
+    let result = pin!(result(backend, wait));
+    let left = pin!(async { leaving.wait_for(|left| *left).await.is_ok() });
+    either(result, left).await.unwrap_or_else(|| wait.left())
+}
 
 /// The answer to a client that waits for a switchover.
-pub(super) async fn result(backend: &dyn Backend, wait: &SwitchoverWait, mut leaving: watch::Receiver<bool>) -> Reply {
-    let left = pin!(async { leaving.wait_for(|left| *left).await.is_ok() });
-    let mut left = left;
+async fn result(backend: &dyn Backend, wait: &SwitchoverWait) -> Reply {
     let until = Instant::now() + Duration::from_millis(wait.limit_ms);
     let mut changes = backend.changes();
+    let mut read_at = Instant::now() + READ_EVERY;
     loop {
         if let Some(snapshot) = backend.snapshot()
             && let Some(cluster) = &snapshot.cluster
@@ -34,10 +46,15 @@ pub(super) async fn result(backend: &dyn Backend, wait: &SwitchoverWait, mut lea
         if now >= until {
             return wait.timed_out();
         }
-        let look = pin!(look_again(&mut changes, LOOK_EVERY.min(until - now)));
-        if either(look, left.as_mut()).await.is_none() {
-            return wait.left();
+        if now >= read_at {
+            read_at = now + READ_EVERY;
+            if let Ok(cluster) = backend.fresh().await
+                && let Some(reply) = wait.result(&cluster, None)
+            {
+                return reply;
+            }
         }
+        look_again(&mut changes, LOOK_EVERY.min(until - now)).await;
     }
 }
 
@@ -90,8 +107,8 @@ impl MovedWait {
         Ok(Self { stream: Some(stream.as_fd().try_clone_to_owned()?), wait })
     }
 
-    pub(super) async fn finish(mut self, backend: Rc<dyn Backend>, leaving: watch::Receiver<bool>) {
-        let reply = result(&*backend, &self.wait, leaving).await;
+    pub(super) async fn finish(mut self, backend: Rc<dyn Backend>) {
+        let reply = result(&*backend, &self.wait).await;
         self.answer(&reply);
     }
 

@@ -190,10 +190,14 @@ async fn serve(
                 store.reconfigure(*options);
             }
             Command::Serve(listener) => {
-                drop(server.take());
+                // Clients that wait for a switchover do not notice that the server is replaced.
+                let stopped = server.take().and_then(|server| server.stop().ok());
                 match http::Server::start(listener, backend.clone()) {
                     Ok(started) => server = Some(started),
                     Err(error) => tracing::warn!("the REST API cannot be served: {error}"),
+                }
+                for wait in stopped.into_iter().flat_map(|stopped| stopped.waits) {
+                    http::adopt(wait, backend.clone());
                 }
             }
             Command::StopServing => {
@@ -203,9 +207,7 @@ async fn serve(
             }
             Command::AdoptWaits(waits) => {
                 for wait in waits {
-                    if let Some(server) = &server {
-                        server.adopt(wait);
-                    }
+                    http::adopt(wait, backend.clone());
                 }
             }
             Command::Write { ticket, edit } => {

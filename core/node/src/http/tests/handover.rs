@@ -69,6 +69,20 @@ fn a_client_that_waits_is_told_when_nobody_goes_on() {
 }
 
 #[test]
+fn a_client_that_waits_outlives_the_server_it_was_handed_to() {
+    let node = Node::new();
+    let first = Running::start(&node);
+    let mut client = ask_for_a_switchover(&node, &first);
+    let mut stopped = first.stop();
+    // The seat came and goes again at once.
+    let second = Running::on(stopped.listener, &node);
+    second.tell(Tell::Adopt(stopped.waits.remove(0)));
+    drop(second.stop());
+    node.lead("pg2");
+    assert_eq!(client.receive().status, 200);
+}
+
+#[test]
 fn a_client_whose_wait_is_lost_on_the_way_is_told() {
     let node = Node::new();
     let server = Running::start(&node);

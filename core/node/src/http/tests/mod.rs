@@ -152,10 +152,11 @@ impl Running {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async move {
-                let mut server = Some(Server::start(listener, Rc::new(backend(node))).expect("it starts"));
+                let backend: Rc<dyn Backend> = Rc::new(backend(node));
+                let mut server = Some(Server::start(listener, backend.clone()).expect("it starts"));
                 while let Some(tell) = told.recv().await {
                     match tell {
-                        Tell::Adopt(moved) => server.as_ref().expect("it runs").adopt(moved),
+                        Tell::Adopt(moved) => super::adopt(moved, backend.clone()),
                         Tell::Stop(stopped) => {
                             let server = server.take().expect("it runs");
                             let _ = stopped.send(server.stop().expect("it stops"));
