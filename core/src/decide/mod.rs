@@ -65,7 +65,8 @@ fn route(turn: &mut Turn<'_>) -> Verdict {
         (Side::Inside, Server::Standby(standby)) => standby::decide(turn, standby),
         // The worker runs only while its postmaster does: whatever it sees besides, it is about to end.
         (Side::Inside, Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover) => {
-            Verdict::of(Rule::InsideNotReady)
+            // From here on REST says that this is no primary, and others act on it.
+            Verdict::of(Rule::InsideNotReady).with(Effect::CloseFence)
         }
         (
             Side::Outside,

@@ -54,7 +54,9 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         let claim = duties::claim(turn, primary.timeline, primary.flushed);
         return verdict.and(claim).soon(20);
     }
-    if !primary.fence_open {
+    // A cluster without its identifier can be founded a second time: nothing may be acknowledged before it stands there.
+    let founded = turn.fresh().is_none_or(|cluster| matches!(cluster.initialize, Initialize::Done(_)));
+    if !primary.fence_open && founded {
         verdict = verdict.with(Effect::OpenFence { lease });
     }
     let duty = lease::renewal(turn).or_else(|| duties::next(turn, primary, lease));

@@ -137,6 +137,12 @@ pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, afte
     }
 }
 
+/// The initialize key was written.
+pub(super) fn initialised(world: &mut World) {
+    let result = i05::founded_once(world);
+    world.judge.verdict("I5", result);
+}
+
 /// The history key was written.
 pub(super) fn history_written(world: &mut World) {
     let result = i06::never_back(world);

@@ -4,6 +4,7 @@ use super::event::Event;
 use super::judge;
 use super::store::{Answer, Request};
 use super::world::World;
+use crate::dcs::Key;
 use crate::ids::LeaseId;
 
 impl World {
@@ -30,8 +31,10 @@ impl World {
                 self.say(node, &text);
             }
             self.store_changed(leader.as_ref());
-            if matches!(request, Request::Write { edit, .. } if edit.key == crate::dcs::Key::History) {
-                judge::history_written(self);
+            match request {
+                Request::Write { edit, .. } if edit.key == Key::History => judge::history_written(self),
+                Request::Write { edit, .. } if edit.key == Key::Initialize => judge::initialised(self),
+                _ => {}
             }
         }
         if let (Request::Release { lease, .. }, Answer::Done(_)) = (request, answer) {

@@ -56,6 +56,17 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
     Ok(())
 }
 
+/// A cluster is founded: nothing may have been acknowledged in another one under the same name.
+pub(in crate::sim) fn founded_once(world: &World) -> Result<(), String> {
+    let Some(Ok(system)) = world.store.key("initialize").map(|key| key.value.parse::<u64>()) else { return Ok(()) };
+    let elsewhere =
+        |(branch, acks): (&usize, &Vec<Ack>)| !acks.is_empty() && world.wal.branch(*branch).system != system;
+    if !world.judge.initialize_wiped && world.judge.acks.iter().any(elsewhere) {
+        return Err(format!("cluster {system} was founded while commits were acknowledged in another"));
+    }
+    Ok(())
+}
+
 /// Takes what is not part of the new leader's WAL off the books: it is judged once, when it is lost.
 fn write_off(world: &mut World, from: Position) -> Vec<Position> {
     let mut lost = Vec::new();

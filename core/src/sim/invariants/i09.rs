@@ -58,18 +58,11 @@ fn state_of_all(world: &mut World) {
 /// What is still missing.
 fn unsettled(world: &World) -> Option<String> {
     let Some(key) = world.store.leader() else {
-        // An operator deleted `initialize` while nobody led: a replica never founds a cluster, he has to (lesson 124).
-        let waits = |node: &Node| rule(node) == Some(Rule::ElectionNotInitialised);
-        if world.judge.initialize_wiped && world.nodes.iter().any(waits) {
-            return None;
-        }
-        // All that is left of the data is on nodes that may not lead.
-        let may_lead = |node: &Node| node.disk.data().is_some() && !node.settings.tags.nofailover();
-        if !world.nodes.iter().any(may_lead) {
-            return None;
-        }
-        return Some("there is no leader".to_owned());
+        return (!excuse_for_nobody(world)).then(|| "there is no leader".to_owned());
     };
+    if mixed_up(world) {
+        return None;
+    }
     let Some(leader) = world.nodes.iter().position(|node| node.name == key.name) else {
         return Some(format!("{} leads, which is no node", key.name));
     };
@@ -118,6 +111,29 @@ fn excused(world: &World, node: usize, leader: usize) -> bool {
         rule,
         Some(Rule::RejoinImpossible | Rule::DataDamaged | Rule::StandbyDivergedWaiting | Rule::ForeignSystemId)
     )
+}
+
+/// Reasons why nobody can lead that only an operator can remove.
+fn excuse_for_nobody(world: &World) -> bool {
+    // He deleted `initialize` while nobody led, or its founder died before anything was acknowledged: a replica never
+    // founds a cluster (lesson 124).
+    let waits = world.nodes.iter().any(|node| rule(node) == Some(Rule::ElectionNotInitialised));
+    if waits && (world.judge.initialize_wiped || world.judge.acks_total == 0) {
+        return true;
+    }
+    // All that is left of the data is half a copy, or on nodes that may not lead.
+    let may_lead = |node: &Node| {
+        let whole = node.disk.data().is_some_and(|data| data.at.lsn >= data.consistent_at);
+        whole && !node.settings.tags.nofailover()
+    };
+    !world.nodes.iter().any(may_lead) || mixed_up(world)
+}
+
+/// An operator deleted `initialize`, and there are two clusters under one name now.
+fn mixed_up(world: &World) -> bool {
+    let mut systems = world.nodes.iter().filter_map(|node| node.disk.data().map(|data| data.system));
+    let first = systems.next();
+    world.judge.initialize_wiped && systems.any(|system| Some(system) != first)
 }
 
 /// Whether any client was ever told that something is safe in this node's system.
