@@ -35,16 +35,18 @@ CREATE FUNCTION ha_patch_config(patch jsonb) RETURNS jsonb
     AS 'MODULE_PATHNAME', 'ha_patch_config_wrapper';
 COMMENT ON FUNCTION ha_patch_config(jsonb) IS 'change the dynamic configuration (merge patch) and return the new one';
 
-CREATE FUNCTION ha_who_would_win(
-    OUT member text,
-    OUT may_lead boolean,
-    OUT reason text,
-    OUT lsn pg_lsn,
-    OUT timeline integer,
-    OUT priority integer
-) RETURNS SETOF record
-    LANGUAGE c VOLATILE PARALLEL SAFE
-    AS 'MODULE_PATHNAME', 'ha_who_would_win_wrapper';
+CREATE FUNCTION ha_who_would_win()
+    RETURNS TABLE (member text, may_lead boolean, reason text, lsn pg_lsn, timeline integer, priority integer)
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT m.member,
+           m.obstacle IS NULL,
+           CASE WHEN m.leads THEN 'It leads.' ELSE m.obstacle END,
+           m.lsn, m.timeline, m.priority
+    FROM jsonb_to_recordset(ha_status() -> 'members') AS m (
+        member text, leads boolean, obstacle text, lsn pg_lsn, timeline integer, priority integer)
+    ORDER BY m.obstacle IS NULL DESC, m.lsn DESC NULLS LAST, m.priority DESC, m.member;
+END;
 COMMENT ON FUNCTION ha_who_would_win() IS 'why each member could or could not lead now, the likeliest first';
 
 -- Views ----------------------------------------------------------------------------------------------------------------

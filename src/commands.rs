@@ -92,11 +92,8 @@ impl Commands {
         let mut config = Config::clone(&snapshot.config);
         config.restapi.authentication = None;
         let snapshot = Snapshot { config: Arc::new(config), ..snapshot.clone() };
-        let live = LiveNow {
-            now: clock::now(),
-            lease_deadline: fence::deadline(self.shared),
-            unix_ms: clock::wall_ms(),
-        };
+        let live =
+            LiveNow { now: clock::now(), lease_deadline: fence::deadline(self.shared), unix_ms: clock::wall_ms() };
         let request = Request {
             method: &command.method,
             path: &command.path,
@@ -154,7 +151,9 @@ impl Commands {
 
 /// Goes on with the view that the watch keeps as new as the store: what is written is compared there again.
 fn from_view(question: &Question, driver: &Driver) -> Answer {
-    let Some(snapshot) = driver.snapshot() else { return Answer::Now(reply(503, "this node does not act at the moment")) };
+    let Some(snapshot) = driver.snapshot() else {
+        return Answer::Now(reply(503, "this node does not act at the moment"));
+    };
     let cluster = match (driver.store(), driver.cluster()) {
         (StoreHealth::Fresh, Some(cluster)) => Ok(cluster.as_ref()),
         (StoreHealth::Fresh, None) => Err("it was not read yet"),

@@ -4,10 +4,10 @@
 //! way alone: the loop worker's main thread opens it ([`open`]). The network thread may extend it and close it.
 
 use crate::shmem::{Shared, shared};
-use ha_core::lease::Lease;
-use pgrx::prelude::PgSqlErrorCode;
 use ha_core::clock::Tick;
+use ha_core::lease::Lease;
 use ha_node::clock::now_ns;
+use pgrx::prelude::PgSqlErrorCode;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -78,9 +78,9 @@ pub fn confirmed(shared: &Shared, lease: &Lease) {
     }
     let new = deadline_ns(lease);
     // Only extends: a fence that is closed stays closed, whatever order the two threads come in.
-    let _ = shared.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
-        (old != 0 && new > old).then_some(new)
-    });
+    let _ = shared
+        .deadline_ns
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| (old != 0 && new > old).then_some(new));
 }
 
 /// The leader key is gone or not ours (network thread).

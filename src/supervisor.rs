@@ -168,8 +168,7 @@ impl Supervisor {
 
     fn send(&mut self, message: &ToSupervisor, with_rest: bool) {
         let Some(link) = self.link.as_mut() else { return };
-        let fds: Vec<BorrowedFd<'_>> =
-            if with_rest { self.rest.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
+        let fds: Vec<BorrowedFd<'_>> = if with_rest { self.rest.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
         match link.send(message, &fds) {
             Ok(()) => {}
             // A supervisor that is stopped or slow misses a beat; it knows that.

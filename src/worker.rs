@@ -5,8 +5,7 @@ use crate::files::Files;
 use crate::pg::control::ControlFile;
 use crate::pg::latch::{self, LatchAddress};
 use crate::pg::{process, report};
-use crate::observe::Pulse;
-use crate::port::{self, Inside};
+use crate::port::{self, Inside, Pulse};
 use crate::shmem::{PAGE_BYTES, Shared, shared};
 use crate::supervisor::{Supervisor, Turn};
 use crate::{fence, guc, log, status};
@@ -262,7 +261,8 @@ impl Worker {
             self.hint = hint;
             self.page_due = true;
         }
-        let members: Vec<NodeName> = cluster.map(|cluster| cluster.members.keys().cloned().collect()).unwrap_or_default();
+        let members: Vec<NodeName> =
+            cluster.map(|cluster| cluster.members.keys().cloned().collect()).unwrap_or_default();
         let members_changed = members != self.members;
         if members_changed {
             self.members = members;
@@ -279,7 +279,9 @@ impl Worker {
         let local = snapshot.map_or_else(|| self.inside.observe(), |snapshot| snapshot.local.clone());
         self.shared.page.publish(&status::page(&self.driver, &local, seat, PAGE_BYTES));
         // The sql worker reads the members from the page.
-        if members_changed && let Some(latch) = LatchAddress::from_pointer(self.shared.sql_latch.load(Ordering::Acquire)) {
+        if members_changed
+            && let Some(latch) = LatchAddress::from_pointer(self.shared.sql_latch.load(Ordering::Acquire))
+        {
             latch.set();
         }
     }

@@ -22,7 +22,8 @@ pub fn fatal(code: PgSqlErrorCode, message: &str, hint: &str) {
 
 /// One line for the server's log.
 pub fn log(message: &str) {
-    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message.to_owned(), "ha_ext").report(PgLogLevel::LOG);
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message.to_owned(), "ha_ext")
+        .report(PgLogLevel::LOG);
 }
 
 /// One warning for the server's log.

@@ -116,7 +116,9 @@ fn ask(shared: &Shared, command: &Command, limit: Duration, purpose: &Purpose) -
 fn refused(reply: &Answer, purpose: &Purpose) -> ! {
     let (code, hint) = match reply.status {
         400 => (PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, purpose.hint),
-        409 => (PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "Somebody else changed it at the same time. Try again."),
+        409 => {
+            (PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "Somebody else changed it at the same time. Try again.")
+        }
         503 => (PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE, "The view ha_lease shows whether the store is reachable."),
         504 => (
             PgSqlErrorCode::ERRCODE_QUERY_CANCELED,

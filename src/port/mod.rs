@@ -1,19 +1,22 @@
 //! The inside seat's eyes and hands: what this server looks like, and what it is told to do. No policy.
 
+mod observe;
+
+pub use observe::Pulse;
+
 use crate::fence;
-use crate::files::{Done, Facts, Files, Job};
+use crate::files::{Done, Files, Job};
 use crate::pg::control::ControlFile;
 use crate::pg::wal::Phase;
-use crate::pg::{process, recovery, senders, wal};
+use crate::pg::{process, wal};
 use crate::shmem::Shared;
 use ha_core::api::ServerFacts;
 use ha_core::clock::{Millis, Tick};
-use ha_core::cluster::Address;
 use ha_core::config::Config;
 use ha_core::effect::{DemoteMethod, Effect};
-use ha_core::ids::{Lsn, NodeName, Timeline};
+use ha_core::ids::Timeline;
 use ha_core::lease::Lease;
-use ha_core::local::{ControlState, DataDir, LocalView, Marker, PrimaryView, Receiver, Server, StandbyView, Upstream};
+use ha_core::local::{LocalView, Marker, Upstream};
 use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
 use ha_core::pgconf;
@@ -60,16 +63,6 @@ pub struct FileNews {
     pub configuration: Option<Value>,
     /// The REST port was opened, or not.
     pub rest: Option<std::io::Result<TcpListener>>,
-}
-
-/// What a turn of the loop should follow soon when it changes, though nobody tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pulse {
-    phase: Phase,
-    receiver: Receiver,
-    promoting: bool,
-    consistent: bool,
-    redo: Lsn,
 }
 
 /// Whom we were told to follow.
@@ -200,78 +193,6 @@ impl Inside {
         self.control.read().control.system_id
     }
 
-    /// What may have changed since.
-    pub fn pulse(&mut self) -> Pulse {
-        Pulse {
-            phase: wal::phase(),
-            receiver: recovery::receiver(),
-            promoting: wal::promote_is_triggered(),
-            consistent: wal::hot_standby_active(),
-            redo: self.control.read().redo,
-        }
-    }
-
-    fn server(&mut self, facts: &Facts) -> Server {
-        let promotion_asked = self.promotion_asked();
-        match wal::phase() {
-            Phase::Starting => Server::Starting { since: self.started_at },
-            Phase::Primary => {
-                let (flushed, timeline) = wal::flushed();
-                self.want_history(timeline, facts);
-                let now = self.control.read();
-                let settled = now.control.state == ControlState::InProduction && now.control.timeline == timeline;
-                Server::Primary(PrimaryView {
-                    timeline,
-                    flushed,
-                    checkpointed: settled && now.control.min_recovery_point == Lsn(0),
-                    checkpoint_redo: now.redo,
-                    standbys: senders::standbys(),
-                    fence_open: !fence::closed(),
-                    sealed: false,
-                })
-            }
-            Phase::Standby => {
-                let (replayed, timeline) = wal::replayed();
-                self.want_history(timeline, facts);
-                Server::Standby(StandbyView {
-                    timeline,
-                    received: recovery::received().max(replayed),
-                    replayed,
-                    receiver: recovery::receiver(),
-                    upstream: self.upstream(),
-                    replayed_at: wal::replayed_at_unix_us().map(iso_time),
-                    replay_paused: wal::replay_paused(),
-                    promoting: promotion_asked || wal::promote_is_triggered(),
-                    consistent: wal::hot_standby_active(),
-                })
-            }
-        }
-    }
-
-    fn want_history(&mut self, timeline: Timeline, facts: &Facts) {
-        if facts.history_of != timeline && self.history_of != timeline {
-            self.history_of = timeline;
-            self.files.send(Job::History(timeline));
-        }
-    }
-
-    fn upstream(&self) -> Option<Upstream> {
-        let conninfo = recovery::primary_conninfo();
-        if conninfo.is_empty() {
-            return None;
-        }
-        let slot = Some(recovery::primary_slot_name()).filter(|slot| !slot.is_empty());
-        if let Some((known, Some(upstream))) = &self.following.target
-            && *known == conninfo
-            && upstream.slot == slot
-        {
-            return Some(upstream.clone());
-        }
-        // The name is for people alone; who it is was forgotten with the worker that wrote it.
-        let address = address_of(&conninfo)?;
-        Some(Upstream { name: NodeName::new(address.host.clone()), address, slot })
-    }
-
     fn follow(&mut self, upstream: Option<&Upstream>) {
         let conninfo = upstream.map(|upstream| pgconf::primary_conninfo(&self.config, upstream)).unwrap_or_default();
         let target = (conninfo, upstream.cloned());
@@ -290,16 +211,7 @@ impl Port for Inside {
     }
 
     fn observe(&mut self) -> LocalView {
-        let facts = self.files.facts();
-        let server = self.server(&facts);
-        LocalView {
-            data: DataDir::Present(self.control.read().control),
-            server,
-            marker: facts.marker,
-            history: facts.history,
-            step_running: None,
-            cannot_write: facts.cannot_write,
-        }
+        self.local_view()
     }
 
     fn execute(&mut self, effect: &Effect, _memory: &Memory) -> Result<(), String> {
@@ -346,10 +258,7 @@ impl Port for Inside {
     }
 
     fn server_facts(&self) -> ServerFacts {
-        ServerFacts {
-            version_num: wal::version_num(),
-            started_at_unix_us: Some(wal::postmaster_started_unix_us()),
-        }
+        ServerFacts { version_num: wal::version_num(), started_at_unix_us: Some(wal::postmaster_started_unix_us()) }
     }
 
     fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&Value>) {
@@ -366,35 +275,4 @@ pub fn signal(signal: Signal) {
     if let Err(error) = process::signal_postmaster(signal) {
         tracing::warn!("cannot signal the postmaster: {error}");
     }
-}
-
-/// Host and port of a connection string that we wrote: `host=... port=...`, blanks only between items.
-fn address_of(conninfo: &str) -> Option<Address> {
-    let item = |name: &str| conninfo.split(' ').find_map(|item| item.strip_prefix(name)?.strip_prefix('='));
-    let host = item("host")?.trim_matches('\'');
-    let port = item("port").map_or(Some(5432), |port| port.trim_matches('\'').parse().ok())?;
-    Some(Address { host: host.to_owned(), port })
-}
-
-/// `2026-01-01 12:00:00.123456+00:00`.
-fn iso_time(unix_us: i64) -> String {
-    let seconds = unix_us.div_euclid(1_000_000);
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Civil date from days since 1970, counted in years that begin on 1 March.
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:06}+00:00",
-        second / 3600,
-        second / 60 % 60,
-        second % 60,
-        unix_us.rem_euclid(1_000_000)
-    )
 }

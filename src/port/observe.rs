@@ -1,0 +1,143 @@
+//! What this server looks like, from shared memory and from what the file thread has read.
+
+use super::Inside;
+use crate::fence;
+use crate::files::{Facts, Job};
+use crate::pg::wal::Phase;
+use crate::pg::{recovery, senders, wal};
+use ha_core::cluster::Address;
+use ha_core::ids::{Lsn, NodeName, Timeline};
+use ha_core::local::{ControlState, DataDir, LocalView, PrimaryView, Receiver, Server, StandbyView, Upstream};
+
+/// What a turn of the loop should follow soon when it changes, though nobody tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    phase: Phase,
+    receiver: Receiver,
+    promoting: bool,
+    consistent: bool,
+    redo: Lsn,
+}
+
+impl Inside {
+    /// One snapshot of this node.
+    pub(super) fn local_view(&mut self) -> LocalView {
+        let facts = self.files.facts();
+        let server = self.server(&facts);
+        LocalView {
+            data: DataDir::Present(self.control.read().control),
+            server,
+            marker: facts.marker,
+            history: facts.history,
+            step_running: None,
+            cannot_write: facts.cannot_write,
+        }
+    }
+
+    /// What may have changed since.
+    pub fn pulse(&mut self) -> Pulse {
+        Pulse {
+            phase: wal::phase(),
+            receiver: recovery::receiver(),
+            promoting: wal::promote_is_triggered(),
+            consistent: wal::hot_standby_active(),
+            redo: self.control.read().redo,
+        }
+    }
+
+    fn server(&mut self, facts: &Facts) -> Server {
+        let promotion_asked = self.promotion_asked();
+        match wal::phase() {
+            Phase::Starting => Server::Starting { since: self.started_at },
+            Phase::Primary => {
+                let (flushed, timeline) = wal::flushed();
+                self.want_history(timeline, facts);
+                let now = self.control.read();
+                let settled = now.control.state == ControlState::InProduction && now.control.timeline == timeline;
+                Server::Primary(PrimaryView {
+                    timeline,
+                    flushed,
+                    checkpointed: settled && now.control.min_recovery_point == Lsn(0),
+                    checkpoint_redo: now.redo,
+                    standbys: senders::standbys(),
+                    fence_open: !fence::closed(),
+                    sealed: false,
+                })
+            }
+            Phase::Standby => {
+                let (replayed, timeline) = wal::replayed();
+                if timeline == Timeline(0) {
+                    // Redo has not begun: there is nothing yet that could be compared with anybody.
+                    return Server::Starting { since: self.started_at };
+                }
+                self.want_history(timeline, facts);
+                Server::Standby(StandbyView {
+                    timeline,
+                    received: recovery::received().max(replayed),
+                    replayed,
+                    receiver: recovery::receiver(),
+                    upstream: self.upstream(),
+                    replayed_at: wal::replayed_at_unix_us().map(iso_time),
+                    replay_paused: wal::replay_paused(),
+                    promoting: promotion_asked || wal::promote_is_triggered(),
+                    consistent: wal::hot_standby_active(),
+                })
+            }
+        }
+    }
+
+    fn want_history(&mut self, timeline: Timeline, facts: &Facts) {
+        if facts.history_of != timeline && self.history_of != timeline {
+            self.history_of = timeline;
+            self.files.send(Job::History(timeline));
+        }
+    }
+
+    fn upstream(&self) -> Option<Upstream> {
+        let conninfo = recovery::primary_conninfo();
+        if conninfo.is_empty() {
+            return None;
+        }
+        let slot = Some(recovery::primary_slot_name()).filter(|slot| !slot.is_empty());
+        if let Some((known, Some(upstream))) = &self.following.target
+            && *known == conninfo
+            && upstream.slot == slot
+        {
+            return Some(upstream.clone());
+        }
+        // The name is for people alone; who it is was forgotten with the worker that wrote it.
+        let address = address_of(&conninfo)?;
+        Some(Upstream { name: NodeName::new(address.host.clone()), address, slot })
+    }
+}
+
+/// Host and port of a connection string that we wrote: `host=... port=...`, blanks only between items.
+fn address_of(conninfo: &str) -> Option<Address> {
+    let item = |name: &str| conninfo.split(' ').find_map(|item| item.strip_prefix(name)?.strip_prefix('='));
+    let host = item("host")?.trim_matches('\'');
+    let port = item("port").map_or(Some(5432), |port| port.trim_matches('\'').parse().ok())?;
+    Some(Address { host: host.to_owned(), port })
+}
+
+/// `2026-01-01 12:00:00.123456+00:00`.
+fn iso_time(unix_us: i64) -> String {
+    let seconds = unix_us.div_euclid(1_000_000);
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Civil date from days since 1970, counted in years that begin on 1 March.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:06}+00:00",
+        second / 3600,
+        second / 60 % 60,
+        second % 60,
+        unix_us.rem_euclid(1_000_000)
+    )
+}
