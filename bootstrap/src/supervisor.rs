@@ -207,11 +207,6 @@ impl Supervisor {
         if !waits.is_empty() {
             self.driver.adopt_rest_waits(waits);
         }
-        // Where the seat goes to the worker, clients that wait for a switchover stay with us.
-        let waits = self.driver.take_rest_waits();
-        if !waits.is_empty() {
-            self.driver.adopt_rest_waits(waits);
-        }
         if let Some(returned) = self.seat.receive(&mut self.hands.outside) {
             tracing::info!("the seat is ours: {}", returned.reason);
             self.leave_asked_at = None;
