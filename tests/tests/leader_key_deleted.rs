@@ -9,16 +9,16 @@ use std::time::Instant;
 fn one_leader_emerges_and_nothing_is_lost() {
     let cluster = Cluster::running(Plan::short());
     let observation = cluster.observe();
-    for round in 1..=3 {
+    for _ in 0..3 {
         cluster.wait_healthy(secs(60));
         let fault = Instant::now();
         cluster.etcd.ctl(&["del", &cluster.key("leader")]).expect("etcd deletes keys");
         cluster.wait("a write after the deletion", secs(30), || observation.writers.first_ack_sent_after(fault));
-        println!("leader key deleted, round {round}: written again after {} ms", fault.elapsed().as_millis());
     }
     let conclusion = cluster.conclude(observation);
     // Its owner was alive and its standbys connected: whoever leads now has all that was acknowledged.
     conclusion.verdict.expect_nothing_lost("leader key deleted");
+    println!("leader key deleted: longest write gap {} ms", conclusion.verdict.gap.as_millis());
 }
 
 #[test]

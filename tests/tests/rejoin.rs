@@ -6,6 +6,15 @@ use ha_tests::process::Proc;
 use ha_tests::wait::{millis, secs};
 use std::time::Instant;
 
+fn freeze_senders(cluster: &Cluster, leader: usize) {
+    let children = cluster.nodes[leader].postmaster().expect("a leader has a postmaster").children();
+    let senders: Vec<Proc> = children.into_iter().filter(|child| child.command().contains("walsender")).collect();
+    assert_eq!(senders.len(), 2, "two standbys stream");
+    for sender in senders {
+        sender.freeze();
+    }
+}
+
 #[test]
 fn a_diverged_leader_is_rewound_and_its_extra_rows_vanish() {
     let mut cluster = Cluster::running(Plan::short());
@@ -14,22 +23,12 @@ fn a_diverged_leader_is_rewound_and_its_extra_rows_vanish() {
     cluster.nodes[leader].sql("INSERT INTO ha_log SELECT 50, g FROM generate_series(1, 1000) g").expect("writable");
     cluster.wait_equal(leader);
 
-    // Standbys that receive nothing, and rows that therefore only the leader has.
-    let receivers: Vec<Proc> = (0..cluster.nodes.len())
-        .filter(|node| *node != leader)
-        .filter_map(|node| cluster.nodes[node].child("walreceiver"))
-        .collect();
-    assert_eq!(receivers.len(), 2, "both standbys have a walreceiver");
-    for receiver in &receivers {
-        receiver.freeze();
-    }
+    // Rows that only the leader has. Its senders are frozen, not the receivers: what is once in a socket would arrive.
+    freeze_senders(&cluster, leader);
     std::thread::sleep(millis(100));
     cluster.nodes[leader].sql("INSERT INTO ha_log SELECT 51, g FROM generate_series(1, 1000) g").expect("writable");
     cluster.nodes[leader].sql("UPDATE ha_log SET seq = seq + 100000 WHERE writer = 50").expect("writable");
     cluster.nodes[leader].kill();
-    for receiver in &receivers {
-        receiver.thaw();
-    }
     let new = cluster.wait_other_leader(leader, secs(30));
     cluster.nodes[new].sql("INSERT INTO ha_log SELECT 52, g FROM generate_series(1, 1000) g").expect("writable");
     assert_eq!(cluster.timeline(), Some(timeline + 1));
@@ -52,20 +51,11 @@ fn an_interrupted_rewind_is_never_started() {
     let leader = cluster.leader().expect("a healthy cluster has a leader");
     let standby = cluster.other_than(leader);
     // Enough data for the rewind to take a while, made on the branch that will be thrown away.
-    let receivers: Vec<Proc> = (0..cluster.nodes.len())
-        .filter(|node| *node != leader)
-        .filter_map(|node| cluster.nodes[node].child("walreceiver"))
-        .collect();
-    for receiver in &receivers {
-        receiver.freeze();
-    }
+    freeze_senders(&cluster, leader);
     cluster.nodes[leader]
         .sql("CREATE TABLE big AS SELECT g, repeat('x', 500) FROM generate_series(1, 100000) g")
         .expect("writable");
     cluster.nodes[leader].kill();
-    for receiver in &receivers {
-        receiver.thaw();
-    }
     let _ = cluster.wait_other_leader(leader, secs(30));
     cluster.nodes[leader].start();
     let mark = cluster.nodes[leader].data().join("ha_ext.rewinding");
