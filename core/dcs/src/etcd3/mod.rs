@@ -111,7 +111,8 @@ impl Etcd3 {
 
 impl Store for Etcd3 {
     async fn call(&mut self, call: DcsCall) -> DcsReply {
-        match self.carry_out(call).await {
+        // Boxed: tens of kilobytes of state machine would otherwise lie in every caller's future.
+        match Box::pin(self.carry_out(call)).await {
             Ok(reply) => reply,
             Err(Stopped { failure, doubt }) => match failure {
                 // A refusal that follows an attempt without an answer does not prove that nothing happened.
@@ -129,7 +130,7 @@ impl Store for Etcd3 {
         let shared = &self.shared;
         let read =
             self.members.settle(&self.options, &mut budget, async |link| read::cluster(link, shared, base).await);
-        match read.await {
+        match Box::pin(read).await {
             Ok(settled) => Ok(settled.answer),
             Err(stopped) => Err(read::error(stopped.failure)),
         }
@@ -137,6 +138,7 @@ impl Store for Etcd3 {
 
     fn set_ttl(&mut self, ttl: Millis) {
         self.options.ttl = ttl;
+        self.shared.set_ttl(ttl);
     }
 
     fn set_retry_timeout(&mut self, retry_timeout: Millis) {

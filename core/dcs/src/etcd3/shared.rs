@@ -4,7 +4,9 @@
 use super::failure::Failure;
 use super::options::{Options, Protocol};
 use etcd_client::ResponseHeader;
+use ha_core::clock::Millis;
 use ha_core::ids::LeaseId;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -16,6 +18,7 @@ pub(super) struct Shared {
     configured: Vec<String>,
     discovered: Mutex<Vec<String>>,
     answered: Notify,
+    ttl_ms: AtomicU64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -39,7 +42,17 @@ impl Shared {
             configured,
             discovered: Mutex::default(),
             answered: Notify::new(),
+            ttl_ms: AtomicU64::new(options.ttl.0),
         }
+    }
+
+    /// The `ttl` setting in force.
+    pub(super) fn ttl(&self) -> Millis {
+        Millis(self.ttl_ms.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_ttl(&self, ttl: Millis) {
+        self.ttl_ms.store(ttl.0, Ordering::Relaxed);
     }
 
     /// Lets an answer through unless it comes from another etcd cluster, or from a member that lives in an older

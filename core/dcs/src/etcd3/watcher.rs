@@ -74,14 +74,9 @@ impl Watcher {
         }
     }
 
-    /// A changed `ttl` setting: silence is judged by it.
-    pub fn set_ttl(&mut self, ttl: Millis) {
-        self.options.ttl = ttl;
-    }
-
     /// How long one member may take to be read and to begin a watch.
     fn patience(&self) -> Duration {
-        quiet_time(self.options.ttl).clamp(Duration::from_millis(500), Duration::from_secs(2))
+        quiet_time(self.shared.ttl()).clamp(Duration::from_millis(500), Duration::from_secs(2))
     }
 
     async fn synchronise(&mut self) {
@@ -159,7 +154,7 @@ impl Watcher {
     }
 
     async fn follow(&mut self) {
-        let ttl = self.options.ttl;
+        let ttl = self.shared.ttl();
         let Some(stream) = &mut self.stream else { return };
         match stream.next(&self.shared, &self.base, ttl).await {
             Ok(false) => {}
@@ -187,9 +182,9 @@ impl Watch for Watcher {
                 return event;
             }
             if self.stream.is_some() {
-                self.follow().await;
+                Box::pin(self.follow()).await;
             } else {
-                self.synchronise().await;
+                Box::pin(self.synchronise()).await;
             }
         }
     }

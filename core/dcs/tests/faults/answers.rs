@@ -4,7 +4,7 @@ use crate::conformance::{edit, kept, leader, member, released, snapshot, won, wr
 use crate::support::backend::{only_through, options};
 use crate::support::etcd::Etcd;
 use crate::support::proxy::Proxy;
-use crate::support::{run, sleep_ms, timed};
+use crate::support::{clock, run, sleep_ms, timed};
 use ha_core::clock::Millis;
 use ha_core::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit, LEADER_PATH};
 use ha_core::ids::Timeline;
@@ -55,11 +55,13 @@ fn an_acquisition_whose_answer_is_lost_is_recognised() {
     });
 }
 
+type Expected = fn(&DcsReply) -> bool;
+
 #[test]
 fn a_write_whose_answer_is_lost_is_never_a_proven_failure() {
     run(async {
         let etcd = Etcd::single().await;
-        let expectations: [(DcsCall, fn(&DcsReply) -> bool); 4] = [
+        let expectations: [(DcsCall, Expected); 4] = [
             // Two bootstraps would write the same: nobody knows whose it is.
             (edit(Key::Initialize, "", Expect::Absent), |reply| matches!(reply, DcsReply::Unknown(_))),
             (edit(Key::TimelineClaim(Timeline(2)), "mine", Expect::Absent), |reply| {
@@ -91,18 +93,18 @@ fn a_late_acquisition_does_not_bring_the_key_back() {
         let etcd = Etcd::single().await;
         for delivered_first in [false, true] {
             let (proxy, mut store) = behind_a_proxy(&etcd).await;
-            proxy.hold_requests(true);
+            proxy.hold_then_lose_requests();
             let lease = won(&mut store).await;
             assert_eq!(store.call(released("a", lease)).await, DcsReply::Released);
             if delivered_first {
                 // The request that was given up arrives after all.
                 proxy.hold_requests(false);
-                sleep_ms(300).await;
+                sleep_ms(200).await;
             }
             let reply = store.call(DcsCall::KeepSession).await;
             assert!(matches!(reply, DcsReply::SessionKept { lease: id, .. } if id != lease.id), "{reply:?}");
             proxy.hold_requests(false);
-            sleep_ms(300).await;
+            sleep_ms(200).await;
             assert_eq!(leader(&mut store).await, None, "delivered before the lease was replaced: {delivered_first}");
         }
     });
@@ -114,11 +116,11 @@ fn a_late_member_record_does_not_undo_a_newer_one() {
         let etcd = Etcd::single().await;
         let (proxy, mut store) = behind_a_proxy(&etcd).await;
         written(&mut store, member("a", "1")).await;
-        proxy.hold_requests(true);
+        proxy.hold_then_lose_requests();
         written(&mut store, member("a", "2")).await;
         written(&mut store, member("a", "3")).await;
         proxy.hold_requests(false);
-        sleep_ms(300).await;
+        sleep_ms(200).await;
         assert_eq!(snapshot(&mut store).await.keys["members/a"].value, "3");
     });
 }
@@ -134,14 +136,22 @@ fn every_request_of_a_switchover_is_one_round_trip() {
         proxy.delay(Duration::from_millis(150));
         // Two round trips would take 600 ms.
         let limit = Millis(550);
+        let before = clock();
         let (took, lease) = timed(kept(&mut a, lease)).await;
         assert!(took < limit, "renew: {took}");
+        assert!(lease.sent_at.since(before) < Millis(100), "counted from sending, not from the answer");
         let (took, _) = timed(written(&mut a, edit(Key::Status, "1", Expect::WeLead(lease)))).await;
         assert!(took < limit, "write: {took}");
         let (took, reply) = timed(a.call(released("a", lease))).await;
         assert!(took < limit && reply == DcsReply::Released, "release: {took} {reply:?}");
-        let (took, _) = timed(won(&mut a)).await;
+        let before = clock();
+        let (took, lease) = timed(won(&mut a)).await;
         assert!(took < limit, "acquire: {took}");
+        assert!(lease.sent_at.since(before) < Millis(100), "counted from sending, not from the answer");
+        let before = clock();
+        let reply = a.call(DcsCall::KeepSession).await;
+        let DcsReply::SessionKept { sent_at, .. } = reply else { panic!("{reply:?}") };
+        assert!(sent_at.since(before) < Millis(100), "counted from sending, not from the answer");
     });
 }
 

@@ -60,7 +60,7 @@ fn signed_tokens_end() {
         certs.token_keys();
         let (public, private) = (certs.text("jwt.pub"), certs.text("jwt.key"));
         let token = format!("jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=2s");
-        tokens_end(&["--auth-token", &token], 2_600).await;
+        Box::pin(tokens_end(&["--auth-token", &token], 2_600)).await;
     });
 }
 

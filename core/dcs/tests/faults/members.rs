@@ -75,14 +75,18 @@ fn a_deposed_leader_of_the_store_confirms_nothing() {
         etcd.freeze(old);
         let lease = kept(&mut store, lease).await;
         // It wakes up believing that it still leads, and nobody is there to tell it otherwise.
-        others.iter().for_each(|index| etcd.freeze(*index));
+        for index in &others {
+            etcd.freeze(*index);
+        }
         etcd.thaw(old);
         let mut alone = Etcd3::connect(&options(vec![etcd.host(old)], "a"));
         let reply = alone.call(DcsCall::RenewLeader(lease)).await;
         assert!(matches!(reply, DcsReply::Unknown(_)), "{reply:?}");
         let reply = store.call(DcsCall::RenewLeader(lease)).await;
         assert!(matches!(reply, DcsReply::Unknown(_)), "{reply:?}");
-        others.iter().for_each(|index| etcd.thaw(*index));
+        for index in &others {
+            etcd.thaw(*index);
+        }
         etcd.wait_ready().await;
         kept(&mut store, lease).await;
     });

@@ -27,11 +27,8 @@ pub fn run(test: impl Future<Output = ()>) {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
-    runtime.block_on(
-        local.run_until(async {
-            tokio::time::timeout(Duration::from_secs(50), test).await.expect("the test ends in time")
-        }),
-    )
+    let bounded = async { tokio::time::timeout(Duration::from_secs(50), test).await };
+    runtime.block_on(local.run_until(bounded)).expect("the test ends in time");
 }
 
 pub async fn sleep_ms(ms: u64) {

@@ -8,6 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+// Independent ways to misbehave.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Default)]
 struct Mood {
     target: u16,
@@ -16,6 +18,8 @@ struct Mood {
     hold_requests: bool,
     /// Bytes towards the client are kept back until this is over.
     hold_answers: bool,
+    /// Bytes towards the server that come now are lost, what is held back is not.
+    lose_requests: bool,
     /// New connections are closed at once.
     refuse: bool,
     /// Connections of an earlier generation are cut.
@@ -46,6 +50,17 @@ impl Proxy {
 
     pub fn hold_requests(&self, hold: bool) {
         self.mood.send_modify(|mood| mood.hold_requests = hold);
+    }
+
+    /// Holds back what is sent in the next 300 ms; from then on everything is lost, so that the server never learns
+    /// that a request was given up.
+    pub fn hold_then_lose_requests(&self) {
+        self.hold_requests(true);
+        let mood = self.mood.clone();
+        tokio::spawn(async move {
+            super::sleep_ms(300).await;
+            mood.send_modify(|mood| mood.lose_requests = true);
+        });
     }
 
     pub fn hold_answers(&self, hold: bool) {
@@ -84,9 +99,10 @@ async fn connect(client: TcpStream, now: Mood, mood: watch::Receiver<Mood>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let requests = pump(from_client, to_server, mood.clone(), now.generation, |mood| mood.hold_requests);
+    let requests =
+        pump(from_client, to_server, mood.clone(), now.generation, |mood| (mood.hold_requests, mood.lose_requests));
     tokio::spawn(requests);
-    tokio::spawn(pump(from_server, to_client, mood, now.generation, |mood| mood.hold_answers));
+    tokio::spawn(pump(from_server, to_client, mood, now.generation, |mood| (mood.hold_answers, false)));
 }
 
 /// One direction. What was read is delivered even if the sender is gone by then, as a network may do.
@@ -95,7 +111,7 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut mood: watch::Receiver<Mood>,
     generation: u64,
-    held: fn(&Mood) -> bool,
+    held_and_lost: fn(&Mood) -> (bool, bool),
 ) {
     let (queue, mut waiting) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let delays = mood.clone();
@@ -103,7 +119,11 @@ async fn pump(
         let queue = Arc::new(queue);
         let mut buffer = vec![0; 64 << 10];
         while let Ok(read) = from.read(&mut buffer).await {
-            if read == 0 || queue.send((Instant::now() + delays.borrow().delay, buffer[..read].to_vec())).is_err() {
+            let now = *delays.borrow();
+            if read > 0 && held_and_lost(&now).1 {
+                continue;
+            }
+            if read == 0 || queue.send((Instant::now() + now.delay, buffer[..read].to_vec())).is_err() {
                 break;
             }
         }
@@ -112,10 +132,12 @@ async fn pump(
     let deliver = async {
         while let Some((due, bytes)) = waiting.recv().await {
             tokio::time::sleep_until(due).await;
-            if mood.wait_for(|mood| !held(mood)).await.is_err() || to.write_all(&bytes).await.is_err() {
+            if mood.wait_for(|mood| !held_and_lost(mood).0).await.is_err() || to.write_all(&bytes).await.is_err() {
                 break;
             }
         }
+        // The last bytes are to be acted upon before the end of the connection is seen.
+        super::sleep_ms(300).await;
     };
     let mut deliver = std::pin::pin!(deliver);
     let mut cut = std::pin::pin!(cut.wait_for(|mood| mood.generation != generation));
