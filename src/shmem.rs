@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, fe
 pub const LAYOUT_VERSION: u32 = 1;
 /// Longest status page, bytes.
 pub const PAGE_BYTES: usize = 256 * 1024;
+/// Longest memory of a worker, bytes.
+pub const LEGACY_BYTES: usize = 64 * 1024;
 /// Longest request of a session, bytes.
 pub const REQUEST_BYTES: usize = 32 * 1024;
 /// Longest answer to a session, bytes.
@@ -38,6 +40,8 @@ pub struct Shared {
     pub heartbeat_ns: AtomicU64,
     /// Who leads: `host:port (name)`.
     pub leader_hint: Board<64>,
+    /// What a worker without a supervisor leaves to the next one, JSON; empty once it was taken.
+    pub legacy: Board<{ LEGACY_BYTES / 8 }>,
     /// The status page, JSON.
     pub page: Board<{ PAGE_BYTES / 8 }>,
     /// Commands of sessions to the loop worker.

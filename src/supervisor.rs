@@ -1,5 +1,6 @@
 //! The worker's end of the seat: who acts for this node, and the talk with the supervisor about it.
 
+use crate::shmem::{LEGACY_BYTES, shared};
 use ha_core::clock::{Millis, Tick};
 use ha_core::memory::Memory;
 use ha_core::seat::{LeaveReason, ToSupervisor, ToWorker};
@@ -114,7 +115,7 @@ impl Supervisor {
                 if never || now.since(since) >= WAIT_FOR_RESTART {
                     tracing::info!("no supervisor runs: this worker acts alone");
                     self.acting = true;
-                    turns.push(Turn::Act(Box::default()));
+                    turns.push(Turn::Act(Box::new(inherited())));
                     turns.push(Turn::Alone);
                 }
             }
@@ -166,6 +167,15 @@ impl Supervisor {
         }
     }
 
+    /// Leaves what is remembered to the next worker of this server: there is no supervisor to keep it.
+    pub fn bequeath(memory: &Memory) {
+        if let (Some(shared), Ok(text)) = (shared(), serde_json::to_string(memory))
+            && text.len() <= LEGACY_BYTES
+        {
+            shared.legacy.publish(&text);
+        }
+    }
+
     fn send(&mut self, message: &ToSupervisor, with_rest: bool) {
         let Some(link) = self.link.as_mut() else { return };
         let fds: Vec<BorrowedFd<'_>> = if with_rest { self.rest.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
@@ -179,4 +189,13 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// What the worker before us left, as long as its lease lasts. It can be taken once.
+fn inherited() -> Memory {
+    let Some(shared) = shared() else { return Memory::default() };
+    let memory = shared.legacy.read().and_then(|text| serde_json::from_str::<Memory>(&text).ok());
+    shared.legacy.publish("");
+    let now = ha_node::clock::now();
+    memory.filter(|memory| memory.lease.is_some_and(|lease| lease.valid_at(now))).unwrap_or_default()
 }

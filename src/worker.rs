@@ -232,6 +232,9 @@ impl Worker {
         }
         let waits = self.driver.take_rest_waits();
         let supervised = self.supervisor.leave(reason, self.driver.memory(), waits);
+        if !supervised && *reason == LeaveReason::WorkerLost {
+            Supervisor::bequeath(self.driver.memory());
+        }
         self.inside.end_leaving();
         self.inside.seat = None;
         self.page_due = true;
