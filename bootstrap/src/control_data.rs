@@ -160,4 +160,24 @@ mod tests {
         foreign[8..12].copy_from_slice(&VERSION_15_TO_17.to_ne_bytes());
         assert!(parse(&foreign).is_err_and(|why| why.contains("checksum")));
     }
+
+    /// First 512 bytes of what initdb of 16.14 and 18.4 made, and what their `pg_controldata` says about it.
+    #[test]
+    fn control_files_of_other_majors_are_read() {
+        let made = [
+            (&include_bytes!("../tests/fixtures/pg_control.16")[..], 7_710_550_467_168_978_232, "0/16C2D50"),
+            (&include_bytes!("../tests/fixtures/pg_control.18")[..], 7_710_550_478_943_098_463, "0/16ED3E0"),
+        ];
+        for (bytes, system_id, checkpoint) in made {
+            let file = parse(bytes).expect("a control file");
+            assert_eq!(file.control.system_id, SystemId(system_id));
+            assert_eq!(file.control.checkpoint.to_string(), checkpoint);
+            assert_eq!((file.control.state, file.control.timeline), (ControlState::ShutDown, Timeline(1)));
+            assert_eq!((file.checksums, file.wal_log_hints, file.segment_bytes), (true, false, 16 * 1024 * 1024));
+            assert_eq!(file.floors, [100, 8, 10, 0, 64]);
+            let mut damaged = bytes.to_vec();
+            damaged[40] ^= 1;
+            assert!(parse(&damaged).is_err());
+        }
+    }
 }
