@@ -68,6 +68,10 @@ impl World {
         if !self.has_seat(who) {
             return;
         }
+        if who.side == Side::Inside && self.process(who).leaving.is_some() {
+            // Whoever leaves the seat closes the fence first.
+            self.close_fence(who.node);
+        }
         let local = observe::local(self, who);
         let outcomes = std::mem::take(&mut self.process_mut(who).outcomes);
         let decision = self.decide(who, &local, &outcomes);

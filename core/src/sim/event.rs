@@ -3,6 +3,7 @@
 use super::client::Commit;
 use super::store::{Answer, Request};
 use super::wal::Position;
+use crate::clock::Tick;
 use crate::cluster::Cluster;
 use crate::ids::{LeaseId, Lsn};
 use crate::local::Upstream;
@@ -27,9 +28,9 @@ pub(super) enum Event {
     Watch { who: Who, life: u64, stream: u64, cluster: Rc<Cluster> },
     WatchCheck { who: Who, life: u64, stream: u64 },
     WatchConnect { who: Who, life: u64 },
-    PeerAsk { from: Who, life: u64, poll: u64, to: usize },
-    PeerAnswered { from: Who, life: u64, poll: u64, to: usize, answer: PeerAnswer },
-    PeerTimeout { from: Who, life: u64, poll: u64 },
+    PeerAsk { from: Who, life: u64, asked_at: Tick, to: usize },
+    PeerAnswered { from: Who, life: u64, asked_at: Tick, to: usize, answer: PeerAnswer },
+    PeerTimeout { from: Who, life: u64, asked_at: Tick },
     LeaseDue(LeaseId),
 
     Boot { node: usize, boot: u64 },

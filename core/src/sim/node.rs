@@ -66,7 +66,6 @@ pub(super) struct Process {
     pub(super) memory: Memory,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) peers: Vec<PeerView>,
-    pub(super) poll: u64,
     pub(super) tick_at: Option<u64>,
     pub(super) rule: Option<Rule>,
     pub(super) heartbeat: Tick,

@@ -2,6 +2,7 @@
 
 use super::event::{Event, Frozen, Who};
 use super::world::World;
+use crate::clock::Tick;
 use crate::ids::NodeName;
 use crate::peer::{PeerAnswer, PeerView};
 use crate::view::Side;
@@ -11,10 +12,8 @@ const TIMEOUT_MS: u64 = 2000;
 impl World {
     pub(super) fn poll_peers(&mut self, who: Who, targets: &[(NodeName, String)]) {
         let asked_at = self.local(who.node);
-        let poll = self.number();
         let process = self.process_mut(who);
         let life = process.life;
-        process.poll = poll;
         for (name, _) in targets {
             process.peers.retain(|peer| peer.name != *name);
             process.peers.push(PeerView { name: name.clone(), asked_at, answer: PeerAnswer::Pending });
@@ -24,14 +23,14 @@ impl World {
             let Some(to) = self.nodes.iter().position(|node| node.name == *name) else { continue };
             if !self.net.cut(who.node, to) {
                 let delay_ms = self.net.delay(&mut self.rng, who.node, to);
-                self.later(delay_ms, Event::PeerAsk { from: who, life, poll, to });
+                self.later(delay_ms, Event::PeerAsk { from: who, life, asked_at, to });
             }
         }
-        self.later(TIMEOUT_MS, Event::PeerTimeout { from: who, life, poll });
+        self.later(TIMEOUT_MS, Event::PeerTimeout { from: who, life, asked_at });
     }
 
     /// The question arrives. A frozen peer says nothing; one without a server or supervisor refuses at once.
-    pub(super) fn peer_ask(&mut self, from: Who, life: u64, poll: u64, to: usize) {
+    pub(super) fn peer_ask(&mut self, from: Who, life: u64, asked_at: Tick, to: usize) {
         let node = &self.nodes[to];
         let frozen = node.is_frozen(Frozen::Node)
             || match node.seat() {
@@ -47,29 +46,26 @@ impl World {
             Some(_) => PeerAnswer::Status(node.published.clone()),
         };
         let delay_ms = self.net.delay(&mut self.rng, to, from.node);
-        self.later(delay_ms, Event::PeerAnswered { from, life, poll, to, answer });
+        self.later(delay_ms, Event::PeerAnswered { from, life, asked_at, to, answer });
     }
 
-    pub(super) fn peer_answered(&mut self, from: Who, life: u64, poll: u64, to: usize, answer: PeerAnswer) {
+    pub(super) fn peer_answered(&mut self, from: Who, life: u64, asked_at: Tick, to: usize, answer: PeerAnswer) {
         let name = self.nodes[to].name.clone();
         let Some(process) = self.living(from, life) else { return };
-        if process.poll != poll {
-            return;
-        }
-        let waiting = process.peers.iter_mut().find(|peer| peer.name == name && peer.answer == PeerAnswer::Pending);
+        let waits =
+            |peer: &&mut PeerView| peer.name == name && peer.asked_at == asked_at && peer.answer == PeerAnswer::Pending;
+        let waiting = process.peers.iter_mut().find(waits);
         if let Some(peer) = waiting {
             peer.answer = answer;
             self.wake(from);
         }
     }
 
-    pub(super) fn peer_timeout(&mut self, from: Who, life: u64, poll: u64) {
+    pub(super) fn peer_timeout(&mut self, from: Who, life: u64, asked_at: Tick) {
         let Some(process) = self.living(from, life) else { return };
-        if process.poll != poll {
-            return;
-        }
         let mut late = false;
-        for peer in process.peers.iter_mut().filter(|peer| peer.answer == PeerAnswer::Pending) {
+        let waits = |peer: &&mut PeerView| peer.asked_at == asked_at && peer.answer == PeerAnswer::Pending;
+        for peer in process.peers.iter_mut().filter(waits) {
             peer.answer = PeerAnswer::Unreachable("timed out".to_owned());
             late = true;
         }

@@ -164,9 +164,11 @@ impl World {
             Event::WatchCheck { who, life, stream } => self.watch_check(who, life, stream),
             Event::WatchConnect { who, life } => self.watch_connect(who, life),
             Event::LeaseDue(lease) => self.lease_due(lease),
-            Event::PeerAsk { from, life, poll, to } => self.peer_ask(from, life, poll, to),
-            Event::PeerAnswered { from, life, poll, to, answer } => self.peer_answered(from, life, poll, to, answer),
-            Event::PeerTimeout { from, life, poll } => self.peer_timeout(from, life, poll),
+            Event::PeerAsk { from, life, asked_at, to } => self.peer_ask(from, life, asked_at, to),
+            Event::PeerAnswered { from, life, asked_at, to, answer } => {
+                self.peer_answered(from, life, asked_at, to, answer);
+            }
+            Event::PeerTimeout { from, life, asked_at } => self.peer_timeout(from, life, asked_at),
             Event::ClientTry { client, attempt } => self.client_try(client, attempt),
             Event::CommitFlush(commit) => self.commit_flush(commit),
             Event::CommitAck(commit) => self.commit_ack(&commit),

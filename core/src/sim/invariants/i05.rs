@@ -32,7 +32,8 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
     world.judge.lost_total += lost.len() as u64;
     let Some(vanished) = world.judge.vanished.clone() else { return Ok(()) };
     let named = world.judge.named.is_some_and(|(node, at)| node == winner && at + NAMED_FOR_MS > world.now);
-    if lost.is_empty() || named || troubled(world, winner, vanished.at) {
+    // With history and claims deleted, an old primary cannot know that others went further.
+    if lost.is_empty() || named || world.judge.claims_wiped || troubled(world, winner, vanished.at) {
         return Ok(());
     }
     for (index, position) in vanished.standbys.iter().enumerate() {
