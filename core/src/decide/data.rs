@@ -1,7 +1,7 @@
 //! The server is down and nothing has to be released: what becomes of the data directory?
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{outside, primary, rejoin};
+use super::{election, eligibility, outside, primary, rejoin};
 use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::{StartRole, Step};
@@ -25,6 +25,10 @@ fn empty(turn: &mut Turn<'_>) -> Verdict {
         return if turn.memory.bootstrap_failed { abandon_bootstrap(turn) } else { initdb(turn) };
     }
     match cluster.initialize {
+        // The key was deleted: a cluster that somebody led has data somewhere.
+        Initialize::Absent if turn.memory.last_leader.as_ref().is_some_and(|last| last.name != *turn.me()) => {
+            Verdict::of(Rule::CopyWaitingForLeader).soon(1000)
+        }
         Initialize::Absent
             if turn.memory.bootstrap_failed
                 && !turn.passed(turn.memory.step_failed_at, turn.view.settings.loop_wait_ms) =>
@@ -143,7 +147,7 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
         let adopt = primary::adopt(turn, leader);
         return Verdict::of(Rule::LeaderAdopting).and(adopt).soon(50);
     }
-    let check = primary::check_lease(turn, leader);
+    let check = primary::check_lease(turn, leader.lease);
     Verdict::of(Rule::LeaderKeyOfNamesake).and(check).soon(300)
 }
 
@@ -209,6 +213,9 @@ fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verd
     if turn.memory.bootstrapping {
         // An earlier attempt may have ended in a release; what is won now is kept.
         turn.memory.stage = Stage::Steady;
+        if let Some(lease) = eligibility::predecessor(turn, cluster) {
+            return election::wait_for_predecessor(turn, lease);
+        }
         let acquire = turn.store(DcsCall::AcquireLeader);
         return Verdict::of(Rule::BootstrapTakingKey).and(acquire).soon(50);
     }

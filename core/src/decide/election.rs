@@ -9,7 +9,7 @@ use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, Initialize};
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
-use crate::ids::{Lsn, NodeName, Timeline};
+use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
 use crate::local::{Receiver, StandbyView};
 use crate::peer::{PeerAnswer, PeerStatus, PeerView};
 use crate::rule::Rule;
@@ -22,6 +22,11 @@ const UNREACHABLE_WAIT: Millis = Millis(300);
 const ANSWER_VALID: Millis = Millis(3000);
 /// Time between two rounds of questions while a vote is lost or undecided.
 const ROUND_PAUSE: Millis = Millis(500);
+/// How long a vote waits for a peer that says it still receives WAL: it has not seen yet that the leader is gone, and what
+/// it will have when it stops is not known.
+const RECEIVING_WAIT: Millis = Millis(1000);
+/// Time between two questions to such a peer: it stops within milliseconds.
+const RECEIVING_PAUSE: Millis = Millis(20);
 
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> Verdict {
     if cluster.initialize == Initialize::Absent && turn.memory.known_peers.is_empty() {
@@ -41,8 +46,8 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         let acquire = turn.store(DcsCall::AcquireLeader);
         return Verdict::of(Rule::ElectionNamed).and(acquire).soon(20);
     }
-    if eligibility::predecessor_may_live(turn, cluster) {
-        return wait_for_predecessor(turn);
+    if let Some(lease) = eligibility::predecessor(turn, cluster) {
+        return wait_for_predecessor(turn, lease);
     }
     if standby.upstream.is_some() || standby.receiver == Receiver::Streaming {
         turn.memory.voting_since = None;
@@ -64,8 +69,8 @@ fn handed_over(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> boo
         && released.lsn.is_some_and(|checkpoint| end > checkpoint)
 }
 
-fn wait_for_predecessor(turn: &mut Turn<'_>) -> Verdict {
-    let check = turn.memory.last_leader.clone().and_then(|leader| primary::check_lease(turn, &leader));
+pub(super) fn wait_for_predecessor(turn: &mut Turn<'_>, lease: LeaseId) -> Verdict {
+    let check = primary::check_lease(turn, lease);
     let targets = turn.peer_targets();
     let poll = turn.poll(targets, ROUND_PAUSE);
     Verdict::of(Rule::ElectionPredecessorAlive).and(poll).and(check).soon(100)
@@ -88,6 +93,11 @@ fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: 
     let since = *turn.memory.voting_since.get_or_insert(now);
     let targets = turn.peer_targets();
     let tally = count(turn, standby, cluster, &targets, since, gone_at);
+    let receiving = if now.since(since) < RECEIVING_WAIT { receiving(turn, &targets, since) } else { Vec::new() };
+    if matches!(tally, Tally::Won | Tally::Waiting) && !receiving.is_empty() {
+        let poll = turn.poll(receiving, RECEIVING_PAUSE);
+        return Verdict::of(Rule::ElectionVoting).and(poll).soon(20);
+    }
     let poll = turn.poll(targets, ROUND_PAUSE);
     match tally {
         Tally::Won => {
@@ -132,6 +142,18 @@ fn count(
         }
     }
     tally
+}
+
+/// Those of `targets` that said in this vote that WAL still arrives there.
+fn receiving(turn: &Turn<'_>, targets: &[(NodeName, String)], since: Tick) -> Vec<(NodeName, String)> {
+    let says_so = |name: &NodeName| {
+        turn.view.peers.iter().any(|peer| {
+            peer.name == *name
+                && peer.asked_at >= since
+                && matches!(&peer.answer, PeerAnswer::Status(status) if status.receiving && !status.is_primary)
+        })
+    };
+    targets.iter().filter(|(name, _)| says_so(name)).cloned().collect()
 }
 
 /// A peer that was unreachable before the vote began is not waited for long, nor is a leader of our kind whose lease is over.

@@ -2,7 +2,7 @@
 
 use super::turn::Turn;
 use crate::cluster::{Cluster, Initialize};
-use crate::ids::{Lsn, Timeline};
+use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
 use crate::local::{Server, StandbyView};
 use crate::peer::PeerAnswer;
 use crate::rule::Rule;
@@ -97,22 +97,32 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     None
 }
 
-/// Whether the last leader's lease may still be alive although its key is gone: deleted by a tool or lost in a
-/// restore. A release is announced by the owner, an expiry is proven by the lease; anything else must be waited for.
-pub(super) fn predecessor_may_live(turn: &Turn<'_>, cluster: &Cluster) -> bool {
-    let Some(last) = &turn.memory.last_leader else { return false };
-    if last.name == *turn.me() || turn.memory.dead_lease == Some(last.lease) {
-        return false;
-    }
-    let announced = cluster.released.as_ref();
-    if announced.is_some_and(|r| r.leader == last.name && r.created == last.created) {
-        return false;
-    }
-    // A member key that hangs on the same lease and is gone too proves nothing alone: a tool may have deleted
-    // both. But a peer that says itself that it is no primary has fenced itself before.
-    let resigned = turn.view.peers.iter().any(|peer| {
-        let after = turn.memory.leader_gone_at.is_some_and(|gone| peer.asked_at >= gone);
-        peer.name == last.name && after && matches!(&peer.answer, PeerAnswer::Status(status) if !status.is_primary)
+/// Who may still lead by a lease that is alive although the leader key is gone: deleted by a tool or lost in a restore.
+/// A release is announced by the owner, an expiry is proven by the lease; anything else must be waited for.
+///
+/// Suspected are the last leader that was seen and, since a watch shows only the newest state and a restart forgets, every
+/// member that calls itself primary: its member key hangs on the lease that its leader key hung on.
+pub(super) fn predecessor(turn: &Turn<'_>, cluster: &Cluster) -> Option<LeaseId> {
+    let seen = turn.memory.last_leader.iter().filter(|last| {
+        let released = cluster.released.as_ref();
+        !released.is_some_and(|r| r.leader == last.name && r.created == last.created)
     });
-    !resigned
+    let seen = seen.map(|last| (&last.name, last.lease));
+    let primaries = cluster.members.iter().filter_map(|(name, member)| {
+        let lease = member.lease.filter(|_| member.role == "primary")?;
+        let released = cluster.released.as_ref().is_some_and(|r| r.leader == *name && r.lease == lease);
+        (!released).then_some((name, lease))
+    });
+    let lives = |(name, lease): &(&NodeName, LeaseId)| {
+        *name != turn.me() && turn.memory.dead_lease != Some(*lease) && !resigned(turn, name)
+    };
+    seen.chain(primaries).find(lives).map(|(_, lease)| lease)
+}
+
+/// A peer that says itself that it is no primary has fenced itself before.
+fn resigned(turn: &Turn<'_>, name: &NodeName) -> bool {
+    turn.view.peers.iter().any(|peer| {
+        let after = turn.memory.leader_gone_at.is_some_and(|gone| peer.asked_at >= gone);
+        peer.name == *name && after && matches!(&peer.answer, PeerAnswer::Status(status) if !status.is_primary)
+    })
 }

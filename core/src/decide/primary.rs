@@ -5,7 +5,7 @@ use super::{duties, lease, switchover};
 use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect};
-use crate::ids::Timeline;
+use crate::ids::{LeaseId, Timeline};
 use crate::lease::Lease;
 use crate::local::PrimaryView;
 use crate::memory::Stage;
@@ -107,7 +107,7 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
         }
         return Verdict::of(Rule::PrimaryWaiting).with(Effect::CloseFence).soon(50);
     }
-    let check = check_lease(turn, leader);
+    let check = check_lease(turn, leader.lease);
     Verdict::of(Rule::LeaderKeyOfNamesake).with(Effect::CloseFence).and(check)
 }
 
@@ -125,11 +125,11 @@ pub(super) fn adopt(turn: &Turn<'_>, leader: &LeaderKey) -> Option<Effect> {
 }
 
 /// Asks whether a foreign lease still lives, a few times a second.
-pub(super) fn check_lease(turn: &mut Turn<'_>, leader: &LeaderKey) -> Option<Effect> {
+pub(super) fn check_lease(turn: &mut Turn<'_>, lease: LeaseId) -> Option<Effect> {
     if !turn.passed(turn.memory.lease_checked_at, crate::clock::Millis(300)) {
         return None;
     }
-    let check = turn.store(DcsCall::CheckLease(leader.lease))?;
+    let check = turn.store(DcsCall::CheckLease(lease))?;
     turn.memory.lease_checked_at = Some(turn.now());
     Some(check)
 }
@@ -143,8 +143,8 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
     if newest.into_iter().flatten().any(|newest| newest > primary.timeline) {
         return demote(turn, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }
-    if super::eligibility::predecessor_may_live(turn, cluster) {
-        let check = turn.memory.last_leader.clone().and_then(|leader| check_lease(turn, &leader));
+    if let Some(lease) = super::eligibility::predecessor(turn, cluster) {
+        let check = check_lease(turn, lease);
         return Verdict::of(Rule::ElectionPredecessorAlive).with(Effect::CloseFence).and(check).soon(100);
     }
     let acquire = turn.store(DcsCall::AcquireLeader);

@@ -57,7 +57,7 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
         let adopt = primary::adopt(turn, leader);
         return Verdict::of(Rule::LeaderAdopting).and(adopt).soon(50);
     }
-    let check = primary::check_lease(turn, leader);
+    let check = primary::check_lease(turn, leader.lease);
     Verdict::of(Rule::LeaderKeyOfNamesake).and(check).soon(300)
 }
 
