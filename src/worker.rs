@@ -43,6 +43,8 @@ struct Worker {
     supervisor: Supervisor,
     commands: Commands,
     paths: Paths,
+    /// The configuration file as it was read last.
+    file: serde_json::Value,
     log: log::Bridge,
     died: Arc<AtomicBool>,
     next_wake: Tick,
@@ -86,6 +88,7 @@ impl Worker {
         let address = LatchAddress::mine();
         shared.worker_latch.store(address.as_pointer(), Ordering::Release);
         let layers = layers(&paths)?;
+        let file = layers.local.clone();
         let log = log::Bridge::install(log::level(&layers), move || address.set())?;
         let died = Arc::new(AtomicBool::new(false));
         let on_death = on_death(died.clone(), address);
@@ -105,6 +108,7 @@ impl Worker {
             supervisor: Supervisor::new(paths.control_socket()),
             commands,
             paths,
+            file,
             log,
             died,
             next_wake: now,
@@ -178,7 +182,9 @@ impl Worker {
 
     fn take_files(&mut self) {
         let news = self.inside.take_files();
-        if let Some(local) = news.configuration {
+        // Every reload of the server's settings comes by here, our own for a new leader too: mostly nothing has changed.
+        if let Some(local) = news.configuration.filter(|local| *local != self.file) {
+            self.file.clone_from(&local);
             // What is wrong with it is in the error; the old one stays in force.
             if let Err(error) = self.driver.reload(local, environment(), &mut self.inside) {
                 tracing::warn!("the configuration stays as it was: {error}");
