@@ -219,6 +219,18 @@ impl Cluster {
         Conclusion { verdict, acks, refusals, flushed }
     }
 
+    /// Waits until every standby has replayed what the leader has written by now.
+    pub fn wait_caught_up(&self, leader: usize) {
+        let end =
+            self.nodes[leader].value("SELECT pg_current_wal_lsn()").ok().flatten().expect("the leader has a position");
+        let replayed = format!("SELECT NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() >= '{end}'");
+        for node in &self.nodes {
+            self.wait(&format!("{} to replay {end}", node.name), secs(60), || {
+                (node.value(&replayed).ok()??.as_str() == "t").then_some(())
+            });
+        }
+    }
+
     /// Waits until every standby shows the leader's rows.
     pub fn wait_equal(&self, leader: usize) {
         const DIGEST: &str =

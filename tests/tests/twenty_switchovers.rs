@@ -56,6 +56,7 @@ fn under_pgbench_nothing_is_lost() {
     let status = pgbench(&server.host, &server.port.to_string(), &["-i", "-s", "5", "-q"]).wait();
     assert!(status.is_ok_and(|status| status.success()), "pgbench could not make its tables");
 
+    cluster.wait_caught_up(leader);
     let mut load = Load::start(&cluster);
     let observation = cluster.observe();
     let first = cluster.timeline().expect("a healthy cluster has a timeline");
