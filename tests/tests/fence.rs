@@ -289,6 +289,8 @@ fn worker(bare: &Bare) -> Proc {
 }
 
 /// Runs a statement in a thread that gives its result back.
+// This process is no server: its threads may take signals.
+#[allow(clippy::disallowed_methods)]
 fn in_background(
     session: Session,
     statement: &'static str,
