@@ -5,6 +5,7 @@
 
 mod golden {
     pub mod case;
+    pub mod parts;
     pub mod world;
 }
 

@@ -187,7 +187,7 @@ impl World {
             Effect::Checkpoint => self.checkpoint(who.node),
             Effect::Follow { upstream } => self.follow(who.node, upstream.clone()),
             Effect::Demote { reason, .. } => self.demote(who, reason.clone()),
-            Effect::Run(step) => self.run_step(who.node, step.clone()),
+            Effect::Run(step) => self.run_step(who.node, step),
             Effect::Exit { .. } => {
                 self.kill_supervisor(who.node);
                 return Went::Wrong;

@@ -240,7 +240,7 @@ impl World {
         }
     }
 
-    fn release_parked(&mut self, node: usize) {
+    pub(super) fn release_parked(&mut self, node: usize) {
         for event in std::mem::take(&mut self.nodes[node].parked) {
             self.later(0, event);
         }
@@ -298,7 +298,7 @@ impl World {
         self.check_watches(node);
     }
 
-    fn check_watches(&mut self, node: usize) {
+    pub(super) fn check_watches(&mut self, node: usize) {
         for side in [crate::view::Side::Inside, crate::view::Side::Outside] {
             let who = super::event::Who { node, side };
             let (life, stream) = (self.process(who).life, self.process(who).store.stream);
@@ -356,37 +356,10 @@ impl World {
         }
     }
 
-    fn pump_all(&mut self) {
+    pub(super) fn pump_all(&mut self) {
         for node in 0..self.nodes.len() {
             self.pump(node);
         }
-    }
-
-    // ---- the end of all faults ----
-
-    /// Everything that was broken is mended; from here on the cluster must find itself.
-    pub(super) fn heal(&mut self) {
-        self.healed_at = Some(self.now);
-        self.log.line(self.now, "world", "=== all faults end");
-        self.net.heal();
-        self.outcome_trouble = 1;
-        self.undo(&Undo::StoreDown);
-        for node in 0..self.nodes.len() {
-            self.nodes[node].cannot_write = false;
-            self.nodes[node].frozen.clear();
-            self.release_parked(node);
-            self.nodes[node].supervised = true;
-            let boot = self.nodes[node].boot;
-            self.soon(10, 2000, Event::Boot { node, boot });
-            self.soon(2000, 3000, Event::SupervisorStart { node, boot });
-            if let Some(server) = self.nodes[node].server.as_ref().filter(|server| server.phase == Phase::Starting) {
-                let event = Event::ServerReady { node, server: server.life, attempt: server.attempt };
-                self.soon(10, 3000, event);
-            }
-            self.check_watches(node);
-        }
-        self.pump_all();
-        self.later(1000, Event::Judge);
     }
 }
 

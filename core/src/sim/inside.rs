@@ -57,12 +57,12 @@ impl World {
         }
     }
 
-    pub(super) fn follow_applied(&mut self, node: usize, life: u64, upstream: Option<Upstream>) {
+    pub(super) fn follow_applied(&mut self, node: usize, life: u64, upstream: Option<&Upstream>) {
         let Some(server) = self.nodes[node].server_of(life) else { return };
-        if server.phase != Phase::Standby || server.promoting || server.upstream == upstream {
+        if server.phase != Phase::Standby || server.promoting || server.upstream.as_ref() == upstream {
             return;
         }
-        server.upstream.clone_from(&upstream);
+        server.upstream = upstream.cloned();
         server.receiver = None;
         if upstream.is_some() {
             self.soon(1, 30, Event::Connect { node, server: life });

@@ -20,6 +20,8 @@ use crate::view::Side;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+// Independent facts, not a state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) name: NodeName,
@@ -176,6 +178,8 @@ impl Disk {
 }
 
 /// A postmaster and its children (or what is left of them).
+// Independent facts beside the phase.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) life: u64,

@@ -15,11 +15,11 @@ use std::collections::BTreeSet;
 const FIRST_LSN: u64 = 0x100_0000;
 
 impl World {
-    pub(super) fn run_step(&mut self, node: usize, step: Step) {
+    pub(super) fn run_step(&mut self, node: usize, step: &Step) {
         if let Some(running) = &self.nodes[node].step {
             let overtakes = matches!(running.step, Step::Stop { mode: StopMode::Fast })
-                && step == Step::Stop { mode: StopMode::Immediate };
-            if running.step == step {
+                && *step == Step::Stop { mode: StopMode::Immediate };
+            if running.step == *step {
                 return;
             }
             if !overtakes {
@@ -32,7 +32,7 @@ impl World {
         let fails = self.healed_at.is_none() && self.rng.chance(self.params.failing_step_per_mille);
         let failure = fails.then(|| "the step failed".to_owned());
         self.nodes[node].step = Some(RunningStep { number, step: step.clone(), source: None, result: None, failure });
-        let takes = match &step {
+        let takes = match step {
             Step::Initdb => self.rng.between(300, 3000),
             Step::BaseBackup { .. } => self.rng.skewed(500, 20_000),
             Step::Rewind { .. } => self.rng.skewed(200, 15_000),
@@ -117,10 +117,11 @@ impl World {
         let index = self.nodes.iter().position(|other| other.name == from.name)?;
         let there = &self.nodes[index];
         let server = there.server.as_ref()?;
-        let serves = server.phase == Phase::Primary || (!rewind && server.phase == Phase::Standby && server.consistent);
+        let can_serve =
+            server.phase == Phase::Primary || (!rewind && server.phase == Phase::Standby && server.consistent);
         let reachable = index != node && there.up && !there.is_frozen(Frozen::Node) && self.net.reachable(node, index);
         let data = there.disk.data()?;
-        (serves && reachable).then(|| {
+        (can_serve && reachable).then(|| {
             let mut copy = data.clone();
             copy.standby_signal = false;
             copy.backup_label = true;

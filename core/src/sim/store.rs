@@ -176,13 +176,11 @@ impl Store {
         if edit.leased && !lease.is_some_and(|lease| self.leases.contains_key(&lease)) {
             return Answer::Gone;
         }
-        match &edit.value {
-            Some(value) => Answer::Done(self.put(&path, value, lease)),
-            None => {
-                self.delete(&path);
-                Answer::Done(self.raw.revision)
-            }
+        if let Some(value) = &edit.value {
+            return Answer::Done(self.put(&path, value, lease));
         }
+        self.delete(&path);
+        Answer::Done(self.raw.revision)
     }
 
     /// Writes without any condition, as the operations above and an operator with `etcdctl` do.

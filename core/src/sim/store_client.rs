@@ -271,7 +271,7 @@ impl World {
         if self.healed_at.is_some() { 0 } else { self.params.lost_reply_per_mille }
     }
 
-    pub(super) fn watch_event(&mut self, who: Who, life: u64, stream: u64, cluster: Rc<Cluster>) {
+    pub(super) fn watch_event(&mut self, who: Who, life: u64, stream: u64, cluster: &Rc<Cluster>) {
         let Some(process) = self.living(who, life) else { return };
         if process.store.stream != stream {
             return;
@@ -281,7 +281,7 @@ impl World {
         if who.side == Side::Inside {
             let node = &self.nodes[who.node];
             let held = node.worker.memory.lease;
-            if held.is_some_and(|lease| is_lost(&cluster, &node.name, &lease)) {
+            if held.is_some_and(|lease| is_lost(cluster, &node.name, &lease)) {
                 self.leader_lost(who);
             }
         }
@@ -301,7 +301,7 @@ impl World {
             // TCP has sent again what was lost.
             if process.store.stalled {
                 process.store.stalled = false;
-                self.watch_event(who, life, stream, cluster);
+                self.watch_event(who, life, stream, &cluster);
             }
             return;
         }

@@ -160,7 +160,7 @@ impl World {
             }
             Event::StoreAnswer { who, life, flight, answer } => self.store_answer(who, life, flight, answer),
             Event::CallTimeout { who, life, flight, reason } => self.call_timeout(who, life, flight, reason),
-            Event::Watch { who, life, stream, cluster } => self.watch_event(who, life, stream, cluster),
+            Event::Watch { who, life, stream, cluster } => self.watch_event(who, life, stream, &cluster),
             Event::WatchCheck { who, life, stream } => self.watch_check(who, life, stream),
             Event::WatchConnect { who, life } => self.watch_connect(who, life),
             Event::LeaseDue(lease) => self.lease_due(lease),
@@ -195,7 +195,7 @@ impl World {
             Event::Silence { node, supervisor } => self.silence(node, supervisor),
             Event::ServerReady { node, server, attempt } => self.server_ready(node, server, attempt),
             Event::Replayed { node, server } => self.replayed(node, server),
-            Event::FollowApplied { node, server, upstream } => self.follow_applied(node, server, upstream),
+            Event::FollowApplied { node, server, upstream } => self.follow_applied(node, server, upstream.as_ref()),
             Event::PromotionDone { node, server, attempt } => self.promotion_done(node, server, attempt),
             Event::CheckpointDone { node, server, attempt, redo } => self.checkpoint_done(node, server, attempt, redo),
             Event::StopCheckpoint { node, server } => self.stop_checkpoint(node, server),

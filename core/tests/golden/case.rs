@@ -24,7 +24,8 @@ impl Case {
 
     /// The case as it stands in the file, with this outcome.
     pub fn written(&self, outcome: &str) -> String {
-        let input: String = self.input.iter().map(|line| format!("{line}\n")).collect();
+        let input = self.input.join("\n");
+        let input = if input.is_empty() { input } else { format!("{input}\n") };
         format!("{}== {}: {}\n{input}----\n{outcome}\n", self.before, self.rule, self.title)
     }
 }

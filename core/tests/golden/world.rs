@@ -1,26 +1,21 @@
 //! From input lines to a view, and from a decision to text.
 
+use super::parts::{SYSTEM, control, history, marker, peer, server};
 use ha_core::clock::Tick;
 use ha_core::dcs::{DcsCall, DcsReply, Key, RawCluster, RawKey};
 use ha_core::decide;
 use ha_core::effect::{Effect, Step};
-use ha_core::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
-use ha_core::local::{
-    Control, ControlState, DataDir, LocalView, Marker, PrimaryView, Receiver, Server, StandbyConnection, StandbyView,
-    Upstream,
-};
+use ha_core::ids::{LeaseId, NodeName, Revision};
+use ha_core::local::{DataDir, LocalView, Server};
 use ha_core::member::Identity;
 use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
-use ha_core::peer::{PeerAnswer, PeerStatus, PeerView};
+use ha_core::peer::PeerView;
 use ha_core::seat::LeaveReason;
 use ha_core::settings::Settings;
-use ha_core::tags::Tags;
 use ha_core::view::{DcsView, Seat, View};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
-
-const SYSTEM: u64 = 7_300_000_000_000_000_001;
 
 /// A decision as text.
 pub struct Decided {
@@ -58,11 +53,11 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-fn json_of(value: &str) -> Result<Value, String> {
+pub fn json_of(value: &str) -> Result<Value, String> {
     serde_json::from_str(value).map_err(text)
 }
 
-fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
+pub fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("`{value}` is not a number"))
 }
 
@@ -75,12 +70,6 @@ fn patch(base: &mut Value, changes: &Value) -> Result<(), String> {
         *base.get_mut(field).ok_or_else(|| format!("there is no field {field}"))? = value.clone();
     }
     Ok(())
-}
-
-fn upstream(name: &str) -> Upstream {
-    let port = name.trim_start_matches('n').parse().unwrap_or(0);
-    let address = ha_core::cluster::Address { host: "10.0.0.1".to_owned(), port };
-    Upstream { name: NodeName::new(name), address, slot: Some("n1".to_owned()) }
 }
 
 impl Scene {
@@ -310,120 +299,4 @@ fn telling(effect: &Effect) -> String {
         Effect::Promote { skip, .. } if !skip.is_empty() => format!("{effect}, skipping {skip:?}"),
         other => other.to_string(),
     }
-}
-
-fn control() -> Control {
-    Control {
-        system_id: SystemId(SYSTEM),
-        state: ControlState::InProduction,
-        timeline: Timeline(1),
-        checkpoint: Lsn(900),
-        min_recovery_point: Lsn(0),
-        min_recovery_timeline: Timeline(0),
-        can_be_rewound: true,
-        backup_label: false,
-    }
-}
-
-fn marker(lease: i64) -> Marker {
-    Marker {
-        scope: "demo".to_owned(),
-        system_id: SystemId(SYSTEM),
-        member: NodeName::new("n1"),
-        lease: Some(LeaseId(lease)),
-    }
-}
-
-fn history(rest: &str) -> Result<Vec<(Timeline, Lsn)>, String> {
-    rest.split_whitespace()
-        .map(|row| {
-            let (timeline, lsn) = row.split_once('@').ok_or("`timeline@lsn`")?;
-            Ok((Timeline(number(timeline)?), Lsn(number(lsn)?)))
-        })
-        .collect()
-}
-
-fn server(rest: &str) -> Result<Server, String> {
-    let (what, tail) = rest.split_once(' ').unwrap_or((rest, ""));
-    let fields = if tail.starts_with('{') { json_of(tail)? } else { json!({}) };
-    Ok(match what {
-        "down" => Server::Down,
-        "leftover" => Server::Leftover,
-        "starting" => Server::Starting { since: Tick(number(tail)?) },
-        "stopping" => Server::Stopping { since: Tick(number(tail)?) },
-        "primary" => Server::Primary(primary(&fields)),
-        "standby" => Server::Standby(standby(&fields)),
-        _ => return Err("unknown state".to_owned()),
-    })
-}
-
-fn unsigned(fields: &Value, name: &str, default: u64) -> u64 {
-    fields.get(name).and_then(Value::as_u64).unwrap_or(default)
-}
-
-fn timeline(fields: &Value) -> Timeline {
-    Timeline(u32::try_from(unsigned(fields, "timeline", 1)).unwrap_or(1))
-}
-
-fn flag(fields: &Value, name: &str, default: bool) -> bool {
-    fields.get(name).and_then(Value::as_bool).unwrap_or(default)
-}
-
-fn primary(fields: &Value) -> PrimaryView {
-    let standbys = fields.get("standbys").and_then(Value::as_array).cloned().unwrap_or_default();
-    let standby = |row: &Value| {
-        let lsn = Lsn(row.get(1)?.as_u64()?);
-        Some(StandbyConnection { slot: row.get(0)?.as_str()?.to_owned(), streaming: true, flushed: lsn, replayed: lsn })
-    };
-    PrimaryView {
-        timeline: timeline(fields),
-        flushed: Lsn(unsigned(fields, "flushed", 1000)),
-        checkpointed: flag(fields, "checkpointed", true),
-        checkpoint_redo: Lsn(unsigned(fields, "redo", 900)),
-        standbys: standbys.iter().filter_map(standby).collect(),
-        fence_open: flag(fields, "fence", true),
-        sealed: false,
-    }
-}
-
-fn standby(fields: &Value) -> StandbyView {
-    let word = |name: &str| fields.get(name).and_then(Value::as_str);
-    let lsn = Lsn(unsigned(fields, "received", 1000));
-    StandbyView {
-        timeline: timeline(fields),
-        received: lsn,
-        replayed: lsn,
-        receiver: match word("receiver") {
-            Some("streaming") => Receiver::Streaming,
-            Some("connecting") => Receiver::Connecting,
-            _ => Receiver::Stopped,
-        },
-        upstream: word("upstream").map(upstream),
-        promoting: flag(fields, "promoting", false),
-        consistent: flag(fields, "consistent", true),
-        ..StandbyView::default()
-    }
-}
-
-fn peer(rest: &str) -> Result<PeerView, String> {
-    let mut words = rest.splitn(3, ' ');
-    let name = NodeName::new(words.next().unwrap_or_default());
-    let asked_at = Tick(number(words.next().unwrap_or_default())?);
-    let answer = match words.next().unwrap_or_default() {
-        "pending" => PeerAnswer::Pending,
-        "unreachable" => PeerAnswer::Unreachable("timed out".to_owned()),
-        fields => {
-            let fields = json_of(fields)?;
-            PeerAnswer::Status(PeerStatus {
-                is_primary: flag(&fields, "is_primary", false),
-                state: fields.get("state").and_then(Value::as_str).unwrap_or("running").to_owned(),
-                lsn: Lsn(unsigned(&fields, "lsn", 1000)),
-                timeline: Some(timeline(&fields)),
-                receiving: flag(&fields, "receiving", false),
-                tags: Tags::from_json(fields.get("tags")),
-                watchdog_failed: false,
-            })
-        }
-    };
-    Ok(PeerView { name, asked_at, answer })
 }
