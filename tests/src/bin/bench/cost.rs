@@ -21,6 +21,7 @@ fn agents(subject: &Subject, node: usize) -> Vec<Proc> {
     let mut found: Vec<Proc> = node.supervisor().into_iter().collect();
     if subject.system == System::HaExt {
         found.extend(node.worker());
+        found.extend(node.child("ha_ext sql"));
     }
     found
 }

@@ -34,6 +34,12 @@ fn client(cluster: &Cluster) -> Writers {
     writers
 }
 
+/// Spreads the faults evenly over the period of the agent's loop: what it does next depends on where in it a fault falls.
+fn wait_for_phase(run: usize, runs: usize, loop_wait: u32) {
+    let (run, runs) = (u32::try_from(run).expect("a few runs"), u32::try_from(runs).expect("a few runs"));
+    std::thread::sleep(secs(loop_wait.into()) * run / runs);
+}
+
 /// What one fault cost.
 struct Damage {
     gap: Duration,
@@ -79,10 +85,11 @@ pub fn postmaster_killed(subjects: &mut [Subject], report: &mut Report, runs: us
         ("postmaster killed, restart in place", 30, 10, 10)
     };
     set_timing(subjects, ttl, loop_wait, retry_timeout, primary_start_timeout);
-    for _ in 0..runs {
+    for run in 0..runs {
         for subject in &mut *subjects {
             let cluster = &subject.cluster;
             let leader = cluster.wait_healthy(secs(120));
+            wait_for_phase(run, runs, loop_wait);
             let writers = client(cluster);
             let fault = Instant::now();
             cluster.nodes[leader].postmaster().expect("a leader has a postmaster").kill();
@@ -108,9 +115,10 @@ pub fn host_lost_short(subjects: &mut [Subject], report: &mut Report, runs: usiz
 }
 
 fn lose_hosts(subjects: &mut [Subject], report: &mut Report, runs: usize, label: &str) {
-    for _ in 0..runs {
+    for run in 0..runs {
         for subject in &mut *subjects {
             let leader = subject.cluster.wait_healthy(secs(120));
+            wait_for_phase(run, runs, 1);
             let timeline = subject.cluster.timeline().expect("a healthy cluster has a timeline");
             let writers = client(&subject.cluster);
             let fault = Instant::now();

@@ -42,7 +42,9 @@ impl Report {
                  YAML file (`ttl` 30, `loop_wait` 10, `retry_timeout` 10 unless a line says otherwise)\n\
                  * Write gap: the longest time between two acknowledged commits of one client that writes every 5 ms and reconnects \
                  like libpq with `target_session_attrs=read-write`\n\
-                 * Each cell: minimum / **median** / maximum, or the one value\n\n\
+                 * Each cell: minimum / **median** / maximum, or the one value\n\
+                 * Faults are spread evenly over the period of the agents' loop\n\
+                 * The machinery: Patroni's process; for ha_ext the supervisor and both background workers\n\n\
                  | measure | ha_ext | Patroni 4.1.5 |\n|---|---|---|\n";
         for (measure, unit) in &self.measures {
             let _ = writeln!(
