@@ -69,6 +69,8 @@ pub struct Facts {
     pub marker: Option<Marker>,
     /// Ancestors of the timeline that was asked for last.
     pub history: Vec<(Timeline, Lsn)>,
+    /// When that file was written, ISO 8601 with zone.
+    pub history_at: Option<String>,
     /// That timeline.
     pub history_of: Timeline,
     /// Why the disk cannot be written.
@@ -185,10 +187,15 @@ impl Thread {
 
     fn read_history(&self, timeline: Timeline) -> io::Result<()> {
         const LIMIT_BYTES: u64 = 1024 * 1024;
-        let text = files::read_bounded(&self.paths.timeline_history(timeline), LIMIT_BYTES)?;
+        let path = self.paths.timeline_history(timeline);
+        let text = files::read_bounded(&path, LIMIT_BYTES)?;
         let history = text.map(|text| parse_history_file(&text)).unwrap_or_default();
+        let written = std::fs::metadata(&path).and_then(|file| file.modified()).ok();
+        let since_1970 = written.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
         let mut facts = self.facts();
         facts.history = history;
+        facts.history_at =
+            since_1970.and_then(|time| i64::try_from(time.as_micros()).ok()).map(ha_core::api::time::iso);
         facts.history_of = timeline;
         Ok(())
     }

@@ -215,6 +215,7 @@ impl Outside {
             history,
             step_running: self.step().cloned(),
             cannot_write: None,
+            history_at: None,
         }
     }
 

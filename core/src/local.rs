@@ -17,6 +17,8 @@ pub struct LocalView {
     pub marker: Option<Marker>,
     /// The timelines this data directory descends from, oldest first: `(timeline, where it ended)`.
     pub history: Vec<(Timeline, Lsn)>,
+    /// When the newest history file was written, ISO 8601 with zone.
+    pub history_at: Option<String>,
     /// The step that runs now. No other may be begun.
     pub step_running: Option<crate::effect::Step>,
     /// The server's log or disk says it cannot write (disk full, I/O error): it must not lead.

@@ -50,8 +50,10 @@ pub fn state(local: &LocalView, memory: &Memory) -> &'static str {
 #[must_use]
 pub fn role(local: &LocalView, memory: &Memory) -> &'static str {
     match &local.server {
-        Server::Primary(_) if memory.lease.is_some() && memory.stage == Stage::Steady => "primary",
-        Server::Primary(_) => "demoted",
+        Server::Primary(_) => match &memory.stage {
+            Stage::Steady | Stage::Preparing { .. } if memory.lease.is_some() => "primary",
+            Stage::Steady | Stage::Preparing { .. } | Stage::Demoting { .. } => "demoted",
+        },
         Server::Standby(standby) if standby.promoting => "promoted",
         Server::Standby(_) => "replica",
         Server::Starting { .. } if memory.lease.is_some() => "primary",

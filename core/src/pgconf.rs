@@ -285,6 +285,7 @@ track_commit_timestamp = 'off'
 wal_keep_size = '128MB'
 wal_level = 'replica'
 wal_log_hints = 'on'
+wal_retrieve_retry_interval = '500ms'
 
 include_if_exists 'ha_ext.conf'
 ";

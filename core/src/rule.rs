@@ -91,6 +91,7 @@ rules! {
     StartTimedOut = "start.timed_out", "The leader's server did not come up within `primary_start_timeout`; stop it and let another lead.";
     StartLeader = "start.leader", "This node holds the lease; its server is started.";
     StartStandby = "start.standby", "Another member leads; the server is started as its standby.";
+    StartAwaitingSuccessor = "start.awaiting_successor", "This node handed over; it waits a moment for its successor before its server starts.";
     StartParked = "start.parked", "No leader is known; the server is started as a standby that follows nobody.";
     RejoinWaitingForHistory = "rejoin.waiting_for_history", "The former primary waits for the leader's history before it decides how to rejoin.";
     RejoinWaitingForLeader = "rejoin.waiting_for_leader", "This node must be rewound or copied, and the leader is not ready for that.";

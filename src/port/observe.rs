@@ -31,6 +31,7 @@ impl Inside {
             history: facts.history,
             step_running: None,
             cannot_write: facts.cannot_write,
+            history_at: facts.history_at,
         }
     }
 
@@ -77,7 +78,7 @@ impl Inside {
                     replayed,
                     receiver: recovery::receiver(),
                     upstream: self.upstream(),
-                    replayed_at: wal::replayed_at_unix_us().map(iso_time),
+                    replayed_at: wal::replayed_at_unix_us().map(ha_core::api::time::text),
                     replay_paused: wal::replay_paused(),
                     promoting: promotion_asked || wal::promote_is_triggered(),
                     consistent: wal::hot_standby_active(),
@@ -117,27 +118,4 @@ fn address_of(conninfo: &str) -> Option<Address> {
     let host = item("host")?.trim_matches('\'');
     let port = item("port").map_or(Some(5432), |port| port.trim_matches('\'').parse().ok())?;
     Some(Address { host: host.to_owned(), port })
-}
-
-/// `2026-01-01 12:00:00.123456+00:00`.
-fn iso_time(unix_us: i64) -> String {
-    let seconds = unix_us.div_euclid(1_000_000);
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Civil date from days since 1970, counted in years that begin on 1 March.
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:06}+00:00",
-        second / 3600,
-        second / 60 % 60,
-        second % 60,
-        unix_us.rem_euclid(1_000_000)
-    )
 }

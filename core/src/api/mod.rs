@@ -15,7 +15,7 @@ mod reply;
 mod snapshot;
 mod status;
 mod switchover;
-mod time;
+pub mod time;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,8 @@
 //! Wall-clock times as text, in UTC.
 
 /// `2024-08-28 19:39:26.352526+00:00` from microseconds since 1970.
-pub(super) fn text(unix_us: i64) -> String {
+#[must_use]
+pub fn text(unix_us: i64) -> String {
     let (seconds, micros) = (unix_us.div_euclid(1_000_000), unix_us.rem_euclid(1_000_000));
     let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, date) = civil(day);
@@ -13,6 +14,12 @@ pub(super) fn text(unix_us: i64) -> String {
         second / 60 % 60,
         second % 60
     )
+}
+
+/// `2026-01-01T12:00:00.123456+00:00` from microseconds since 1970.
+#[must_use]
+pub fn iso(unix_us: i64) -> String {
+    text(unix_us).replacen(' ', "T", 1)
 }
 
 /// Microseconds since 1970 from `YYYY-MM-DD HH:MM:SS[.ffffff][+HH[:MM]]`; `None` if it is something else.

@@ -54,6 +54,8 @@ pub const SHARED: &[Shared] = &[
 pub const OUR_DEFAULTS: &[(&str, &str)] = &[
     // A start after a crash must not walk over every file of the data directory first.
     ("recovery_init_sync_method", "syncfs"),
+    // A standby whose leader was away for a moment streams again at once, not after five seconds.
+    ("wal_retrieve_retry_interval", "500ms"),
     // A crash of one backend must not end the postmaster.
     ("restart_after_crash", "on"),
 ];

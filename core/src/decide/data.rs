@@ -2,6 +2,7 @@
 
 use super::turn::{Standing, Turn, Verdict};
 use super::{election, eligibility, outside, primary, rejoin};
+use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::{StartRole, Step};
@@ -224,6 +225,9 @@ fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verd
         let claim = turn.write(Key::Initialize, Some(id), Expect::Absent);
         return Verdict::of(Rule::BootstrapFromData).and(claim).soon(100);
     }
+    if awaits_successor(turn) {
+        return Verdict::of(Rule::StartAwaitingSuccessor).soon(250);
+    }
     recover_and_park(turn, control)
 }
 
@@ -237,6 +241,17 @@ fn without_store(turn: &mut Turn<'_>, control: &Control) -> Verdict {
         return start(turn, Rule::StartLeader, StartRole::Primary { lease });
     }
     recover_and_park(turn, control)
+}
+
+/// How long a former leader that handed over leaves its machine to the promotion before it starts without a leader.
+const SUCCESSOR_WAIT: Millis = Millis(2000);
+
+/// Whether this node handed over a moment ago and its successor is about to show.
+fn awaits_successor(turn: &Turn<'_>) -> bool {
+    match turn.memory.stage {
+        Stage::Demoting { candidate: Some(_), down_since, .. } => !turn.passed(down_since, SUCCESSOR_WAIT),
+        Stage::Demoting { .. } | Stage::Preparing { .. } | Stage::Steady => false,
+    }
 }
 
 fn recover_and_park(turn: &mut Turn<'_>, control: &Control) -> Verdict {

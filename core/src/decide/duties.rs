@@ -57,12 +57,15 @@ fn history(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lea
     let rows: Vec<HistoryRow> = ancestors
         .map(|(timeline, switch_lsn)| {
             let known = cluster.history.iter().find(|row| row.timeline == *timeline && row.switch_lsn == *switch_lsn);
+            // The newest row is of the promotion that made this leader.
+            let newest = turn.view.local.history.last().is_some_and(|(last, _)| last == timeline);
+            let at = turn.view.local.history_at.clone().filter(|_| newest);
             known.cloned().unwrap_or_else(|| HistoryRow {
                 timeline: *timeline,
                 switch_lsn: *switch_lsn,
                 reason: "no recovery target specified".to_owned(),
-                at: None,
-                new_leader: None,
+                new_leader: at.is_some().then(|| turn.me().clone()),
+                at,
             })
         })
         .collect();

@@ -2,6 +2,7 @@
 
 use super::turn::Turn;
 use crate::clock::Tick;
+use crate::cluster::Initialize;
 use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
 use crate::effect::Step;
 use crate::ids::LeaseId;
@@ -179,6 +180,12 @@ pub(super) fn cluster(turn: &mut Turn<'_>) {
     }
     if turn.memory.lease.is_none() {
         turn.memory.claim = None;
+    }
+    if let (Initialize::Done(id), Some(control)) = (cluster.initialize, turn.control())
+        && id == control.system_id
+    {
+        // Founded, whatever became of the answer: from here on this is a member like any other.
+        turn.memory.bootstrapping = false;
     }
     if turn.memory.lease.is_none_or(|lease| lease.valid_at(turn.view.now)) {
         turn.memory.overdue_since = None;

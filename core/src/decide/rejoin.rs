@@ -29,9 +29,11 @@ pub(super) fn can_mend(turn: &Turn<'_>) -> bool {
     can_rewind(turn) || turn.view.settings.may_replace_data
 }
 
-/// Whether `pg_rewind` is allowed, possible, and has not failed already.
+/// Whether `pg_rewind` is allowed and possible. After a failure a copy is preferred where one is allowed; else the
+/// rewind is tried again, once per loop (lesson 38).
 pub(super) fn can_rewind(turn: &Turn<'_>) -> bool {
-    turn.view.settings.use_pg_rewind
-        && !turn.memory.rewind_failed
+    let settings = turn.view.settings;
+    settings.use_pg_rewind
+        && !(turn.memory.rewind_failed && settings.may_replace_data)
         && turn.control().is_some_and(|control| control.can_be_rewound)
 }

@@ -27,6 +27,7 @@ pub(super) fn local(world: &World, who: Who) -> LocalView {
         marker: node.disk.marker.clone(),
         history,
         step_running: node.step.as_ref().filter(|_| who.side == Side::Outside).map(|running| running.step.clone()),
+        history_at: None,
         cannot_write: node.cannot_write.then(|| "No space left on device".to_owned()),
     }
 }

@@ -89,6 +89,7 @@ impl Scene {
                 history: Vec::new(),
                 step_running: None,
                 cannot_write: None,
+                history_at: None,
             },
             peers: Vec::new(),
             outcomes: Vec::new(),

@@ -34,6 +34,7 @@ impl Port for BareNode {
             history: Vec::new(),
             step_running: None,
             cannot_write: None,
+            history_at: None,
         }
     }
 

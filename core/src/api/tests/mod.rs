@@ -100,6 +100,7 @@ fn snapshot(server: Server) -> Snapshot {
             history: Vec::new(),
             step_running: None,
             cannot_write: None,
+            history_at: None,
         },
         memory: Memory { lease: leading.then(lease), ..Memory::default() },
         cluster: Some(Arc::new(cluster())),

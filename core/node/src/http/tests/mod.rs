@@ -82,6 +82,7 @@ impl Backend for TestBackend {
                 history: Vec::new(),
                 step_running: None,
                 cannot_write: None,
+                history_at: None,
             },
             memory: Memory {
                 lease: Some(Lease::confirmed(LeaseId(7), Revision(1), now, Millis(30_000))),
