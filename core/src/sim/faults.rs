@@ -4,6 +4,7 @@ use super::event::{Event, Frozen, Undo};
 use super::node::{DiskState, Phase};
 use super::world::World;
 use crate::effect::StopMode;
+use crate::ids::NodeName;
 
 /// Kinds of faults, in the order of their weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,15 @@ const ALL: [Kind; 25] = [
 ];
 
 pub(super) const KINDS: usize = ALL.len();
+
+/// The weights of a seed in which keys and data are lost all the time.
+pub(super) fn wipes() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        DeleteKeys | LoseData => 3,
+        CrashNode | StopServer | KillSupervisor => 1,
+        _ => 0,
+    })
+}
 
 impl World {
     /// One fault, and the time of the next.
@@ -141,12 +151,9 @@ impl World {
             DeleteKeys => self.operator_deletes_keys(),
             Switchover => self.operator_asks(true),
             Failover => self.operator_asks(false),
-            CannotWrite => {
-                self.nodes[node].cannot_write = true;
-                self.trouble(node);
-                self.wake_seat(node);
-                self.later(short_or_long, Event::Undo(Undo::CannotWrite { node }));
-            }
+            // Now, or just when somebody has won the leader key.
+            CannotWrite if self.rng.chance(300) => self.ambush = Some(short_or_long),
+            CannotWrite => self.fill_disk(node, short_or_long),
             StopNode => {
                 self.stop_node(node);
             }
@@ -164,6 +171,22 @@ impl World {
                 let now = self.now;
                 self.nodes[node].clock.change_rate(now, rate);
             }
+        }
+    }
+
+    fn fill_disk(&mut self, node: usize, lasts_ms: u64) {
+        self.nodes[node].cannot_write = true;
+        self.trouble(node);
+        self.wake_seat(node);
+        self.later(lasts_ms, Event::Undo(Undo::CannotWrite { node }));
+    }
+
+    /// The leader key has a new owner: its disk may be full from this moment on.
+    pub(super) fn spring_ambush(&mut self, taker: &NodeName) {
+        let node = self.nodes.iter().position(|node| node.name == *taker);
+        if let (Some(node), Some(lasts_ms)) = (node, self.ambush.take()) {
+            self.say(node, "--- disk full, at the worst moment");
+            self.fill_disk(node, lasts_ms);
         }
     }
 

@@ -19,9 +19,11 @@ impl World {
 
     pub(super) fn open_fence(&mut self, node: usize, lease: &Lease) -> Went {
         let now = self.local(node);
+        let leaving = self.nodes[node].worker.leaving.is_some();
         let deadline = self.mutant.map_or(lease.deadline(), |mutant| mutant.deadline(lease, now));
         let Some(server) = &mut self.nodes[node].server else { return Went::Wrong };
-        if !matches!(server.phase, Phase::Primary | Phase::Standby) {
+        // A worker that is leaving the seat opens nothing any more.
+        if !matches!(server.phase, Phase::Primary | Phase::Standby) || leaving {
             return Went::Wrong;
         }
         server.fence = Fence { open: true, deadline, lease: Some(lease.id) };

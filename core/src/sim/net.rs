@@ -40,6 +40,12 @@ impl Net {
         !self.cut(a, b) && !self.cut(b, a)
     }
 
+    /// Both directions work as they should.
+    pub(super) fn healthy(&self, a: usize, b: usize) -> bool {
+        let sound = |link: &Link| !link.cut && link.extra_delay_ms == 0 && link.loss_per_mille == 0;
+        sound(self.link(a, b)) && sound(self.link(b, a))
+    }
+
     pub(super) fn set_cut(&mut self, from: usize, to: usize, cut: bool) {
         self.links[from * self.places + to].cut = cut;
     }

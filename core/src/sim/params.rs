@@ -39,6 +39,9 @@ impl Params {
         for weight in &mut weights {
             *weight = [0, 0, 0, 1, 1, 3][rng.index(6)];
         }
+        if rng.chance(30) {
+            weights = super::faults::wipes();
+        }
         let rare = |rng: &mut Rng, value: u64| if rng.chance(350) { rng.between(1, value) } else { 0 };
         Self {
             nodes,

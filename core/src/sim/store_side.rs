@@ -48,6 +48,9 @@ impl World {
         let after = self.store.leader();
         if before.map(|l| (l.created, l.lease)) != after.as_ref().map(|l| (l.created, l.lease)) {
             judge::leader_changed(self, before, after.as_ref());
+            if let (Some(after), None) = (&after, self.healed_at) {
+                self.spring_ambush(&after.name);
+            }
         }
         self.broadcast();
     }

@@ -35,6 +35,8 @@ pub(super) struct World {
     pub(super) healed_at: Option<u64>,
     pub(super) over: bool,
     pub(super) events: u64,
+    /// The next node that takes the leader key finds its disk full, for so long.
+    pub(super) ambush: Option<u64>,
     /// How much more often than usual requests and replies are lost.
     pub(super) outcome_trouble: u64,
     /// Numbers every incarnation, flight, connection: never given twice.
@@ -62,6 +64,7 @@ impl World {
             over: false,
             events: 0,
             outcome_trouble: 1,
+            ambush: None,
             next_number: 0,
             rng,
             params,

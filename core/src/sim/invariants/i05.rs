@@ -39,11 +39,9 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
     for (index, position) in vanished.standbys.iter().enumerate() {
         let Some(position) = position else { continue };
         let node = &world.nodes[index];
-        if index == winner
-            || node.settings.tags.nofailover()
-            || node.cannot_write
-            || troubled(world, index, vanished.at)
-        {
+        let connected = world.net.healthy(index, winner) && world.net.healthy(index, world.net.store());
+        let barred = node.settings.tags.nofailover() || node.cannot_write;
+        if index == winner || !connected || barred || troubled(world, index, vanished.at) {
             continue;
         }
         if let Some(saved) = lost.iter().find(|ack| world.wal.contains(*position, **ack)) {
