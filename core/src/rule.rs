@@ -51,6 +51,7 @@ rules! {
     SwitchoverPreparing = "switchover.preparing", "A switchover was requested; a checkpoint keeps the stop short.";
     SwitchoverRejected = "switchover.rejected", "The requested switchover is not possible; nothing was changed.";
     SwitchoverWithdrawn = "switchover.withdrawn", "The switchover request was withdrawn before the hand-over.";
+    SwitchoverDone = "switchover.done", "The member that was asked for leads; the request is cleared.";
     SwitchoverHandingOver = "switchover.handing_over", "The server stops to hand over to the candidate.";
     ReleaseWaiting = "release.waiting", "The server is down; the leader key is kept until a member has the shutdown checkpoint.";
     ReleaseHandedOver = "release.handed_over", "The candidate has the shutdown checkpoint; the leader key is released.";

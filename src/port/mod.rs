@@ -14,7 +14,7 @@ use ha_core::api::ServerFacts;
 use ha_core::clock::{Millis, Tick};
 use ha_core::config::Config;
 use ha_core::effect::{DemoteMethod, Effect};
-use ha_core::ids::Timeline;
+use ha_core::ids::{Lsn, Timeline};
 use ha_core::lease::Lease;
 use ha_core::local::{LocalView, Marker, Upstream};
 use ha_core::memory::Memory;
@@ -50,6 +50,8 @@ pub struct Inside {
     marker_asked: Option<Marker>,
     /// Since when a promotion has been under way.
     promoting: Option<Tick>,
+    /// Where the last checkpoint began when another was asked for, and when that was.
+    checkpoint_asked: Option<(Lsn, Tick)>,
     /// The seat is being left.
     sealed: bool,
     /// The configuration has changed.
@@ -89,6 +91,7 @@ impl Inside {
             history_of: Timeline(0),
             marker_asked: None,
             promoting: None,
+            checkpoint_asked: None,
             sealed: false,
             reconfigured: false,
         }
@@ -97,6 +100,18 @@ impl Inside {
     /// Asks for the configuration file to be read again.
     pub fn read_configuration(&self, path: PathBuf) {
         self.files.send(Job::Configuration(path));
+    }
+
+    /// A request that comes while a checkpoint runs would begin another one right after it, and a stop would wait for
+    /// that: it is repeated only once the last one has shown, or should have.
+    fn ask_for_checkpoint(&mut self) {
+        const PATIENCE: Millis = Millis(30_000);
+        let (redo, now) = (self.control.read().redo, clock::now());
+        if self.checkpoint_asked.is_some_and(|(before, at)| before == redo && now.since(at) < PATIENCE) {
+            return;
+        }
+        self.checkpoint_asked = Some((redo, now));
+        wal::request_checkpoint();
     }
 
     /// Asks for the REST port to be opened.
@@ -235,7 +250,7 @@ impl Port for Inside {
                 Ok(())
             }
             Effect::Checkpoint => {
-                wal::request_checkpoint();
+                self.ask_for_checkpoint();
                 Ok(())
             }
             Effect::Follow { upstream } => {

@@ -32,6 +32,10 @@ pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -
         return Some(go_on(turn, cluster, primary, lease, prepared));
     }
     let request = request?.clone();
+    if request.value.member.as_ref() == Some(turn.me()) && request.value.leader.as_ref() != Some(turn.me()) {
+        let clear = clear(turn, request.revision);
+        return Some(Verdict::of(Rule::SwitchoverDone).and(clear));
+    }
     Some(begin(turn, cluster, primary, &request.value, request.revision))
 }
 
@@ -139,7 +143,8 @@ pub(super) fn clear(turn: &Turn<'_>, revision: Revision) -> Option<Effect> {
 fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease, prepared: Prepared) -> Verdict {
     let waited = turn.now().since(prepared.since);
     if primary.checkpoint_redo < prepared.checkpoint_after && waited < CHECKPOINT_WAIT {
-        return Verdict::of(Rule::SwitchoverPreparing).with(Effect::Checkpoint).soon(10);
+        // Not asked for again: a second checkpoint would begin where the first ends, and the stop would wait for it.
+        return Verdict::of(Rule::SwitchoverPreparing).soon(10);
     }
     if let Err(reason) = may_take_over(turn, cluster, primary, &prepared.candidate) {
         return reject(turn, prepared.request, reason);
