@@ -51,7 +51,7 @@ fn after_demotion(
     if targets.is_empty() || down >= RECEIVED_WAIT {
         return give_up(turn, lease, Some(checkpoint), Rule::ReleaseNobodyReady);
     }
-    let poll = turn.poll(targets, Millis(20));
+    let poll = turn.poll(targets, Millis(5));
     let renewal = lease::renewal(turn);
     Verdict::of(Rule::ReleaseWaiting).and(poll).and(renewal).soon(10)
 }
