@@ -221,6 +221,9 @@ fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verd
         return Verdict::of(Rule::BootstrapTakingKey).and(acquire).soon(50);
     }
     if cluster.initialize == Initialize::Absent && !was_standby(control) {
+        if eligibility::may_be_blind(turn, cluster) {
+            return Verdict::of(Rule::ElectionPredecessorAlive).soon(250);
+        }
         let id = control.system_id.to_string();
         let claim = turn.write(Key::Initialize, Some(id), Expect::Absent);
         return Verdict::of(Rule::BootstrapFromData).and(claim).soon(100);

@@ -119,6 +119,14 @@ pub(super) fn predecessor(turn: &Turn<'_>, cluster: &Cluster) -> Option<LeaseId>
     seen.chain(primaries).find(lives).map(|(_, lease)| lease)
 }
 
+/// Whether somebody may lead of whom nothing is known here: the store is empty where it should not be, and this process
+/// has not seen who led. Whoever did lost the right to acknowledge by one ttl after the keys were gone.
+pub(super) fn may_be_blind(turn: &Turn<'_>, cluster: &Cluster) -> bool {
+    cluster.initialize == Initialize::Absent
+        && turn.memory.last_leader.is_none()
+        && !turn.passed(turn.memory.leader_gone_at, turn.view.settings.ttl_ms)
+}
+
 /// A peer that says itself that it is no primary has fenced itself before.
 fn resigned(turn: &Turn<'_>, name: &NodeName) -> bool {
     turn.view.peers.iter().any(|peer| {

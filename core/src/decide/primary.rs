@@ -143,6 +143,9 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
     if newest.into_iter().flatten().any(|newest| newest > primary.timeline) {
         return demote(turn, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }
+    if super::eligibility::may_be_blind(turn, cluster) {
+        return Verdict::of(Rule::ElectionPredecessorAlive).with(Effect::CloseFence).soon(250);
+    }
     if let Some(lease) = super::eligibility::predecessor(turn, cluster) {
         let check = check_lease(turn, lease);
         return Verdict::of(Rule::ElectionPredecessorAlive).with(Effect::CloseFence).and(check).soon(100);

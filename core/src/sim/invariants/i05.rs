@@ -4,6 +4,7 @@
 //! ask, or asked while WAL was still arriving, would throw it away.
 //! Source: architecture sections 4 ("Election") and 9; peers.md; lessons 1, 8.
 
+use crate::dcs::Key;
 use crate::sim::judge::{Ack, Vanished, acts};
 use crate::sim::node::Phase;
 use crate::sim::wal::Position;
@@ -14,9 +15,10 @@ const QUIET_BEFORE_MS: u64 = 20_000;
 /// A failover that an operator asked for by name is his choice (lesson 6).
 const NAMED_FOR_MS: u64 = 120_000;
 
-/// How far every consistent standby is now.
+/// How far every consistent standby is now. One without a member key is none that anybody could ask.
 pub(in crate::sim) fn snapshot(world: &World) -> Vanished {
     let standbys = world.nodes.iter().map(|node| {
+        world.store.key(&Key::Member(node.name.clone()).path())?;
         let server = node.server.as_ref()?;
         (server.phase == Phase::Standby && server.consistent).then(|| node.disk.data().map(|data| data.at)).flatten()
     });
