@@ -122,7 +122,9 @@ fn count(
     let mut tally = Tally::Won;
     for (name, _) in targets {
         let counts_still = |asked_at: Tick| asked_at >= since && turn.now().since(asked_at) < ANSWER_VALID;
-        let answer = turn.view.peers.iter().find(|peer| peer.name == *name && counts_still(peer.asked_at));
+        // A question that is still open was perhaps asked before the vote began, and is not asked again before it ends.
+        let told = |peer: &&PeerView| peer.answer == PeerAnswer::Pending || counts_still(peer.asked_at);
+        let answer = turn.view.peers.iter().filter(|peer| peer.name == *name).find(told);
         match answer.map(|peer| (&peer.answer, peer)) {
             Some((PeerAnswer::Status(status), _)) => {
                 if status.is_primary {
