@@ -49,6 +49,8 @@ pub(super) struct Judge {
     pub(super) named: Option<(usize, u64)>,
     /// An operator deleted the timeline claims: who owns what can no longer be known.
     pub(super) claims_wiped: bool,
+    /// A leader's data was lost: what is left may be too old for anybody to lead with.
+    pub(super) leader_data_lost: bool,
     /// An operator deleted `initialize`: another cluster may be founded.
     pub(super) initialize_wiped: bool,
     pub(super) failovers: u64,

@@ -12,6 +12,7 @@ mod clock;
 mod driver;
 mod event;
 mod faults;
+mod faults_net;
 mod genesis;
 mod heal;
 mod inside;

@@ -121,6 +121,10 @@ fn excuse_for_nobody(world: &World) -> bool {
     if waits && (world.judge.initialize_wiped || world.judge.acks_total == 0) {
         return true;
     }
+    let too_old = |node: &Node| matches!(rule(node), Some(Rule::ElectionOldTimeline | Rule::ElectionLagging));
+    if world.judge.leader_data_lost && world.nodes.iter().any(too_old) {
+        return true;
+    }
     // All that is left of the data is half a copy, or on nodes that may not lead.
     let may_lead = |node: &Node| {
         let whole = node.disk.data().is_some_and(|data| data.at.lsn >= data.consistent_at);
