@@ -1,14 +1,16 @@
 //! The file thread: whatever waits for a disk happens here, in order, so that the main thread never does.
 
 use ha_core::cluster::Address;
+use ha_core::config::Config;
 use ha_core::ids::{Lsn, Timeline};
 use ha_core::lease::Lease;
 use ha_core::local::Marker;
 use ha_core::timeline::parse_history_file;
 use ha_node::paths::Paths;
 use ha_node::runtime::{self, Died};
-use ha_node::{clock, config_file, files, marker};
+use ha_node::{clock, config_file, files, marker, server_files};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -21,6 +23,8 @@ use std::time::Duration;
 pub enum Job {
     /// Write `ha_ext.conf`.
     Follow(String),
+    /// Write the server's configuration, without the parameters it would refuse.
+    ServerFiles(Arc<Config>, BTreeSet<String>),
     /// Write `patroni.dynamic.json`.
     Dynamic(Value),
     /// Write the marker.
@@ -47,6 +51,8 @@ pub enum Job {
 pub enum Done {
     /// `ha_ext.conf` was written.
     Followed(io::Result<()>),
+    /// The server's configuration was written, and there is something new in it.
+    ServerFiles,
     /// `promote` is there.
     Promoted {
         /// The proof that we may.
@@ -145,6 +151,10 @@ impl Thread {
     fn execute(&mut self, job: Job) {
         let done = match job {
             Job::Follow(text) => Some(Done::Followed(files::write_atomically(&self.paths.conf(), text.as_bytes()))),
+            Job::ServerFiles(config, refused) => match server_files::write(&self.paths, &config, &refused) {
+                Ok(changed) => changed.then_some(Done::ServerFiles),
+                Err(error) => Some(Done::Failed(format!("the server's configuration: {error}"))),
+            },
             Job::Dynamic(value) => {
                 let path = self.paths.dynamic_config();
                 failed("patroni.dynamic.json", files::write_atomically(&path, value.to_string().as_bytes()))

@@ -18,7 +18,7 @@ use ha_node::driver::{Driver, Layers, Options, Port};
 use ha_node::net::{Hooks, StoreHealth};
 use ha_node::paths::Paths;
 use ha_node::runtime::Died;
-use ha_node::{clock, config_file, files};
+use ha_node::{clock, config_file, files, server_files};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -98,6 +98,10 @@ impl Worker {
         let files = files.map_err(|error| format!("the file thread cannot be started: {error}"))?;
         let control = ControlFile::attach().ok_or("the control file is not in shared memory")?;
         let inside = Inside::new(shared, files, control, driver.config().clone());
+        if server_files::base(&paths).exists() {
+            // A worker that died may have left a change undone, and this version may refuse other settings.
+            inside.write_server_files();
+        }
         let commands = Commands::new(shared);
         shared.worker_pid.store(process::pid(), Ordering::Release);
         let now = clock::now();

@@ -140,10 +140,12 @@ impl Outside {
         }
     }
 
-    /// Writes the server's configuration anew, but whom it follows, and makes it read it.
-    pub fn reload_server(&self) {
+    /// Makes the server read its configuration, written anew if the seat is ours: else its worker does that, who knows
+    /// the store better.
+    pub fn reload_server(&self, acting: bool) {
         let Some(postmaster) = &self.postmaster else { return };
-        if let Err(error) = steps::conf::write_static(&self.site).and_then(|()| postmaster.signal(Signal::HUP)) {
+        let written = if acting { steps::conf::write_static(&self.site) } else { Ok(()) };
+        if let Err(error) = written.and_then(|()| postmaster.signal(Signal::HUP)) {
             tracing::warn!(%error, "the server could not be told about its configuration");
         }
     }

@@ -68,10 +68,8 @@ pub fn history(site: &Site, timeline: Timeline) -> Vec<(Timeline, Lsn)> {
 /// Writes a file so that a crash leaves the old text or the new one, never a half. Does nothing if it holds
 /// the text already.
 pub fn write_durably(path: &Path, text: &str) -> Result<()> {
-    if std::fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
-        return Ok(());
-    }
-    ha_node::files::write_atomically(path, text.as_bytes()).map_err(Error::io(|| format!("writing {}", path.display())))
+    let written = ha_node::server_files::write_changed(path, text);
+    written.map(|_| ()).map_err(Error::io(|| format!("writing {}", path.display())))
 }
 
 /// Removes a file if it is there.

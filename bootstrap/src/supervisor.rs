@@ -194,7 +194,7 @@ impl Supervisor {
         match done {
             Ok(_) => {
                 tracing::info!("the configuration was read again");
-                self.hands.outside.reload_server();
+                self.hands.outside.reload_server(self.hands.acting);
             }
             Err(error) => tracing::error!("the configuration stays as it was: {error}"),
         }

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Credentials};
 use crate::local::Upstream;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 const HEADER: &str = "# Written by ha_ext. Changes made here are lost: edit the cluster's configuration instead.\n";
@@ -10,10 +11,13 @@ pub const HA_EXT_CONF: &str = "ha_ext.conf";
 /// The included file that holds what initdb or the user wrote before us.
 pub const BASE_CONF: &str = "postgresql.base.conf";
 
+/// Begins a comment that keeps a setting which a running server has refused.
+const REFUSED: &str = "# refused by the server: ";
+
 /// `postgresql.conf`: includes `postgresql.base.conf` (what initdb or the user wrote), then our parameters, then
-/// `ha_ext.conf` if it exists.
+/// `ha_ext.conf` if it exists. `refused` are names of parameters that would keep the server from starting.
 #[must_use]
-pub fn postgresql_conf(config: &Config) -> String {
+pub fn postgresql_conf(config: &Config, refused: &BTreeSet<String>) -> String {
     let mut out = HEADER.to_owned();
     let _ = writeln!(out, "include '{BASE_CONF}'\n");
     let computed = computed(config);
@@ -21,10 +25,21 @@ pub fn postgresql_conf(config: &Config) -> String {
         set(&mut out, name, value);
     }
     for (name, value) in &config.postgresql.parameters {
+        if refused.contains(name) {
+            out.push_str(REFUSED);
+        }
         set(&mut out, name, value);
     }
     let _ = writeln!(out, "\ninclude_if_exists '{HA_EXT_CONF}'");
     out
+}
+
+/// Parameters that were refused when `postgresql.conf` was written with this text, if their values are still the same.
+#[must_use]
+pub fn still_refused(config: &Config, text: &str) -> BTreeSet<String> {
+    let refused: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix(REFUSED)).collect();
+    let same = |(name, value): &(&String, &String)| refused.contains(format!("{name} = {}", quoted(value)).as_str());
+    config.postgresql.parameters.iter().filter(same).map(|(name, _)| name.clone()).collect()
 }
 
 /// What follows from other keys than `postgresql.parameters`.
@@ -289,7 +304,18 @@ wal_retrieve_retry_interval = '500ms'
 
 include_if_exists 'ha_ext.conf'
 ";
-        assert_eq!(postgresql_conf(&config), text);
+        assert_eq!(postgresql_conf(&config, &BTreeSet::new()), text);
+    }
+
+    #[test]
+    fn a_refused_value_is_a_comment_until_it_changes() {
+        let bad = config(&json!({"parameters": {"work_mem": "it's", "wrk_mem": "1MB"}}));
+        let text = postgresql_conf(&bad, &BTreeSet::from(["work_mem".to_owned()]));
+        assert!(text.contains("\n# refused by the server: work_mem = 'it''s'\nwrk_mem = '1MB'\n"), "{text}");
+        assert_eq!(still_refused(&bad, &text), BTreeSet::from(["work_mem".to_owned()]));
+        let corrected = config(&json!({"parameters": {"work_mem": "1MB", "wrk_mem": "1MB"}}));
+        assert_eq!(still_refused(&corrected, &text), BTreeSet::new());
+        assert_eq!(still_refused(&config(&json!({})), &text), BTreeSet::new());
     }
 
     #[test]

@@ -7,5 +7,6 @@ pub mod process;
 pub mod recovery;
 pub mod report;
 pub mod senders;
+pub mod settings;
 pub mod sql;
 pub mod wal;

@@ -8,7 +8,7 @@ use crate::fence;
 use crate::files::{Done, Files, Job};
 use crate::pg::control::ControlFile;
 use crate::pg::wal::Phase;
-use crate::pg::{process, wal};
+use crate::pg::{process, settings, wal};
 use crate::shmem::Shared;
 use ha_core::api::ServerFacts;
 use ha_core::clock::{Millis, Tick};
@@ -26,6 +26,7 @@ use ha_node::clock;
 use ha_node::driver::Port;
 use rustix::process::Signal;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -132,6 +133,10 @@ impl Inside {
                     self.following = Following::default();
                     tracing::warn!("ha_ext.conf cannot be written: {error}");
                 }
+                Done::ServerFiles => {
+                    tracing::info!("the server reads its configuration again");
+                    signal(Signal::HUP);
+                }
                 Done::Promoted { lease, result } => self.promote(&lease, result),
                 Done::Failed(text) => {
                     self.marker_asked = None;
@@ -208,6 +213,18 @@ impl Inside {
         self.control.read().control.system_id
     }
 
+    /// Brings the running server's files in line with the configuration.
+    pub fn write_server_files(&self) {
+        let parameters = &self.config.postgresql.parameters;
+        let refused = parameters.iter().filter(|(name, value)| !settings::acceptable(name, value));
+        let refused: BTreeSet<String> = refused.map(|(name, _)| name.clone()).collect();
+        for name in &refused {
+            let value = &parameters[name];
+            tracing::warn!("postgresql.parameters.{name}: the server refuses \"{value}\"; it is left out");
+        }
+        self.files.send(Job::ServerFiles(self.config.clone(), refused));
+    }
+
     fn follow(&mut self, upstream: Option<&Upstream>) {
         let conninfo = upstream.map(|upstream| pgconf::primary_conninfo(&self.config, upstream)).unwrap_or_default();
         let target = (conninfo, upstream.cloned());
@@ -279,6 +296,8 @@ impl Port for Inside {
     fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&Value>) {
         self.config = config.clone();
         self.reconfigured = true;
+        // Before the copy for the next start: a worker that ends in between then finds the change anew.
+        self.write_server_files();
         if let Some(dynamic) = dynamic {
             self.files.send(Job::Dynamic(dynamic.clone()));
         }

@@ -18,6 +18,7 @@ pub mod peers;
 pub mod process;
 pub mod runtime;
 pub mod seat_socket;
+pub mod server_files;
 #[cfg(test)]
 mod test_dir;
 #[cfg(test)]

@@ -1,0 +1,135 @@
+//! The server's configuration files: written before every start by the supervisor, and by the worker while the
+//! server runs. What a file holds already is not written again.
+
+use crate::files;
+use crate::paths::Paths;
+use ha_core::config::Config;
+use ha_core::pgconf;
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Where `postgresql.conf` is.
+#[must_use]
+pub fn main(paths: &Paths) -> PathBuf {
+    paths.data_dir().join("postgresql.conf")
+}
+
+/// Where what initdb (or the user) wrote is kept: `postgresql.conf` includes it.
+#[must_use]
+pub fn base(paths: &Paths) -> PathBuf {
+    paths.data_dir().join(pgconf::BASE_CONF)
+}
+
+/// Writes what does not depend on whom the server follows, without the parameters named in `refused`. Whether the
+/// server has something to read again.
+pub fn write(paths: &Paths, config: &Config, refused: &BTreeSet<String>) -> io::Result<bool> {
+    let (main, base) = (main(paths), base(paths));
+    if !base.try_exists()? && main.try_exists()? {
+        // A copy, not a rename: the server can be started at any moment in between.
+        files::write_atomically(&base, &std::fs::read(&main)?)?;
+    }
+    let mut changed = false;
+    // Access first: if only one of them can be written, it had better be the narrower one.
+    let access = [("pg_hba.conf", pgconf::pg_hba(config)), ("pg_ident.conf", pgconf::pg_ident(config))];
+    for (name, text) in access {
+        if let Some(text) = text {
+            changed |= write_changed(&paths.data_dir().join(name), &text)?;
+        }
+    }
+    changed |= write_changed(&main, &pgconf::postgresql_conf(config, refused))?;
+    write_pgpass(config)?;
+    Ok(changed)
+}
+
+/// Parameters that the server refused when it ran last, and that have not changed since.
+#[must_use]
+pub fn still_refused(paths: &Paths, config: &Config) -> BTreeSet<String> {
+    // Whatever stands there: in doubt nothing is known to be refused.
+    let bytes = std::fs::read(main(paths)).unwrap_or_default();
+    pgconf::still_refused(config, &String::from_utf8_lossy(&bytes))
+}
+
+/// Writes a file unless it holds this text already; whether it did.
+pub fn write_changed(path: &Path, text: &str) -> io::Result<bool> {
+    if std::fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(false);
+    }
+    files::write_atomically(path, text.as_bytes()).map(|()| true)
+}
+
+/// Writes the password file, readable by us alone from its first byte.
+pub fn write_pgpass(config: &Config) -> io::Result<()> {
+    let path = &config.postgresql.pgpass;
+    let text = pgconf::pgpass(config);
+    let private = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode().trailing_zeros() >= 6);
+    if private && std::fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let fresh = path.with_extension("ha_ext_new");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    std::fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_dir::TestDir;
+    use serde_json::{Value, json};
+    use std::collections::BTreeMap;
+
+    fn config(dir: &Path, dynamic: &Value) -> Config {
+        let local = json!({
+            "scope": "s", "name": "n",
+            "restapi": {"listen": "127.0.0.1:8008"},
+            "etcd3": {"host": "127.0.0.1:2379"},
+            "postgresql": {
+                "listen": "127.0.0.1:5432", "data_dir": dir, "pgpass": dir.join("pgpass"),
+                "authentication": {"replication": {"username": "repl", "password": "p"}}
+            }
+        });
+        Config::from_layers(&local, &BTreeMap::new(), Some(dynamic)).expect("a good configuration").0
+    }
+
+    fn read(path: &Path) -> String {
+        std::fs::read_to_string(path).expect("the file is there")
+    }
+
+    #[test]
+    fn only_changes_are_written() {
+        let dir = TestDir::new("server_files");
+        let paths = Paths::new(dir.path());
+        std::fs::write(main(&paths), "work_mem = '1MB' # by initdb\n").expect("written");
+        let none = BTreeSet::new();
+        let first = config(dir.path(), &json!({}));
+        assert!(write(&paths, &first, &none).expect("written"));
+        assert_eq!(read(&base(&paths)), "work_mem = '1MB' # by initdb\n");
+        assert!(!write(&paths, &first, &none).expect("nothing to do"));
+        assert!(!dir.path().join("pg_hba.conf").exists());
+
+        let parameters = config(dir.path(), &json!({"postgresql": {"parameters": {"work_mem": "6MB"}}}));
+        assert!(write(&paths, &parameters, &none).expect("written"));
+        assert!(read(&main(&paths)).contains("\nwork_mem = '6MB'\n"));
+        let access = config(dir.path(), &json!({"postgresql": {"pg_hba": ["local all all trust"]}}));
+        assert!(write(&paths, &access, &none).expect("written"));
+        assert!(read(&dir.path().join("pg_hba.conf")).ends_with("\nlocal all all trust\n"));
+        assert!(!read(&main(&paths)).contains("work_mem"));
+        assert_eq!(read(&base(&paths)), "work_mem = '1MB' # by initdb\n", "what initdb wrote stays");
+        assert_eq!(read(&dir.path().join("pgpass")), "*:*:*:repl:p\n");
+    }
+
+    #[test]
+    fn what_a_server_refused_is_known_at_its_next_start() {
+        let dir = TestDir::new("server_files_refused");
+        let paths = Paths::new(dir.path());
+        let bad = config(dir.path(), &json!({"postgresql": {"parameters": {"work_mem": "much"}}}));
+        assert_eq!(still_refused(&paths, &bad), BTreeSet::new());
+        let refused = BTreeSet::from(["work_mem".to_owned()]);
+        write(&paths, &bad, &refused).expect("written");
+        assert_eq!(still_refused(&paths, &bad), refused);
+        assert!(!write(&paths, &bad, &still_refused(&paths, &bad)).expect("nothing to do"));
+    }
+}
