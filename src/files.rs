@@ -1,5 +1,6 @@
 //! The file thread: whatever waits for a disk happens here, in order, so that the main thread never does.
 
+use crate::placeholders;
 use ha_core::cluster::Address;
 use ha_core::config::Config;
 use ha_core::ids::{Lsn, Timeline};
@@ -183,10 +184,7 @@ impl Thread {
     /// standbys that look for their own timeline in it.
     fn promote(&self, skip: &[Timeline], lease: &Lease) -> io::Result<()> {
         for timeline in skip {
-            let path = self.paths.timeline_history(*timeline);
-            if !path.try_exists()? {
-                files::write_atomically(&path, b"# claimed by another node and never used\n")?;
-            }
+            placeholders::put(&self.paths, *timeline)?;
         }
         if !lease.valid_at(clock::now()) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the lease ended before the promotion could begin"));

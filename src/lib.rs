@@ -10,6 +10,7 @@ mod guc;
 mod log;
 mod mailbox;
 mod pg;
+mod placeholders;
 mod port;
 mod shmem;
 mod sql;

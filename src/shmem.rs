@@ -185,7 +185,7 @@ extern "C-unwind" fn on_request() {
     unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Shared>()) };
 }
 
-/// Runs again after every crash cycle, with memory that is new and zero: the fence is closed then.
+/// Runs again after every crash cycle, with memory that is new and zero: the fence is closed then. Recovery begins after it.
 #[pgrx::pg_guard]
 extern "C-unwind" fn on_startup() {
     if let Some(previous) = PREVIOUS_STARTUP.get().copied().flatten() {
@@ -193,6 +193,9 @@ extern "C-unwind" fn on_startup() {
         let call = || unsafe { previous() };
         // SAFETY: turns an error of the hook into an unwinding of ours, as the bindings do.
         unsafe { pg_guard_ffi_boundary(call) };
+    }
+    if let Err(error) = crate::placeholders::clear(&crate::pg::process::data_dir()) {
+        pgrx::log!("ha_ext: history files of skipped timelines cannot be removed: {error}");
     }
     let mut found = false;
     // SAFETY: inside shmem_startup_hook; the postmaster is alone, so that no lock is needed around it.

@@ -19,6 +19,8 @@ pub struct Cluster {
     pub leader: Option<LeaderKey>,
     /// `members/*`, by name.
     pub members: BTreeMap<NodeName, Member>,
+    /// The revision of a `config` key that is no JSON object.
+    pub config_unreadable: Option<Revision>,
     /// The `config` key: dynamic configuration as JSON, with its modification revision.
     pub config: Option<Versioned<serde_json::Value>>,
     /// The `failover` key if it asks for anything.
@@ -211,25 +213,36 @@ impl Cluster {
     /// The timeline the history says the cluster is on; `None` when no history was written.
     #[must_use]
     pub fn history_timeline(&self) -> Option<Timeline> {
-        self.history.last().map(|row| Timeline(row.timeline.0 + 1))
+        self.history.last().map(|row| Timeline(row.timeline.0.saturating_add(1)))
     }
 
-    /// The smallest timeline that nobody has used or claimed and that is above `local`.
+    /// The smallest timeline that nobody has used or claimed and that is above `local`. Numbers that are out of all
+    /// proportion come from a damaged key, and count for nothing: each one between would have to be skipped in `pg_wal`.
     #[must_use]
     pub fn next_timeline(&self, local: Timeline) -> Timeline {
-        let used = [
-            Some(local),
-            self.history_timeline(),
-            self.claims.keys().next_back().copied(),
-            self.members.values().filter_map(|m| m.timeline).max(),
-        ];
-        Timeline(used.into_iter().flatten().max().map_or(1, |t| t.0) + 1)
+        const SKIPPED_MAX: u32 = 100;
+        let used = self.claims.keys().copied().chain(self.history_timeline());
+        let used = used.chain(self.members.values().filter_map(|member| member.timeline));
+        let near = used.filter(|timeline| timeline.0 > local.0 && timeline.0 - local.0 <= SKIPPED_MAX);
+        Timeline(near.max().unwrap_or(local).0.saturating_add(1))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timelines_out_of_all_proportion_are_ignored() {
+        let claim = TimelineClaim { node: NodeName::new("ghost"), lsn: Lsn(1), nonce: LeaseId(5) };
+        let member = Member { timeline: Some(Timeline(u32::MAX)), ..Member::default() };
+        let mut cluster = Cluster::default();
+        cluster.claims.insert(Timeline(200_000_000), claim.clone());
+        cluster.members.insert(NodeName::new("ghost"), member);
+        assert_eq!(cluster.next_timeline(Timeline(3)), Timeline(4));
+        cluster.claims.insert(Timeline(5), claim);
+        assert_eq!(cluster.next_timeline(Timeline(3)), Timeline(6));
+    }
 
     #[test]
     fn addresses_are_read_from_conn_urls() {

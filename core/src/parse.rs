@@ -22,7 +22,10 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
                 out.initialize_changed = Some(key.modified);
                 out.initialize_lease = key.lease;
             }
-            "config" => out.config = object(key),
+            "config" => {
+                out.config = object(key);
+                out.config_unreadable = out.config.is_none().then_some(key.modified);
+            }
             "failover" => {
                 out.failover = failover(key);
                 out.failover_revision = Some(key.modified);

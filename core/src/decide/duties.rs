@@ -45,7 +45,8 @@ fn initialize(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Effect
 }
 
 fn config(turn: &Turn<'_>, cluster: &Cluster) -> Option<Effect> {
-    if cluster.config.is_some() {
+    if cluster.config.is_some() || cluster.config_unreadable.is_some() {
+        // What somebody wrote there is his to mend: the settings in force stay.
         return None;
     }
     turn.write(Key::Config, Some(turn.view.settings.bootstrap_dcs.to_string()), Expect::Absent)

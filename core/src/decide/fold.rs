@@ -59,6 +59,8 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
             }
         }
         DcsReply::Conflict => {
+            // The view that the write was made from is old: wait for the next one instead of asking again at once.
+            turn.memory.store_failed_at = Some(at);
             if let DcsCall::Write(KeyEdit { expect: Expect::WeLead(lease), .. }) = call {
                 refused(turn, lease);
             }
