@@ -21,7 +21,12 @@ build: setup ## Build the extension and the supervisor
 	$(CARGO) build --workspace
 
 .PHONY: install
-install: build ## Install the extension into PostgreSQL and ha_bootstrap into PREFIX/bin
+install: setup ## Build with optimisation; install the extension into PostgreSQL, ha_bootstrap into PREFIX/bin
+	$(CARGO) build --release -p ha_ext -p ha_bootstrap
+	scripts/install.sh target/release/libha_ext.so
+
+.PHONY: install-tested
+install-tested: build ## Install the build that the tests and the demo use
 	scripts/install.sh
 
 .PHONY: test
@@ -37,11 +42,12 @@ fix: ## Format the code
 	$(CARGO) fmt --all
 
 .PHONY: demo
-demo: install ## Three nodes in a live table: one switchover, one lost leader
+demo: install-tested ## Three nodes in a live table: one switchover, one lost leader
 	target/debug/demo
 
 .PHONY: bench
 bench: install ## Measure beside Patroni and rewrite docs/benchmarks.md (BENCH_FLAGS="--runs 3 --only switchover")
+	$(CARGO) build -p ha_tests --bin bench
 	scripts/patroni.sh
 	scripts/clean-tests.sh
 	target/debug/bench --out docs/benchmarks.md $(BENCH_FLAGS)

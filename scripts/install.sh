@@ -5,8 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 library=${1:-target/debug/libha_ext.so}
 pg_config=${PG_CONFIG:-${PGRX_PG_CONFIG_PATH:-pg_config}}
-libdir=$("$pg_config" --pkglibdir)
-extdir=$("$pg_config" --sharedir)/extension
+libdir=${DESTDIR:-}$("$pg_config" --pkglibdir)
+extdir=${DESTDIR:-}$("$pg_config" --sharedir)/extension
 
 # A running server has the old file mapped: writing into it would crash that server, a rename does not.
 place() { # source, target

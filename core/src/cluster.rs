@@ -216,15 +216,13 @@ impl Cluster {
         self.history.last().map(|row| Timeline(row.timeline.0.saturating_add(1)))
     }
 
-    /// The smallest timeline that nobody has used or claimed and that is above `local`. Numbers that are out of all
-    /// proportion come from a damaged key, and count for nothing: each one between would have to be skipped in `pg_wal`.
+    /// The smallest timeline that nobody has used or claimed and that is above `local`.
     #[must_use]
     pub fn next_timeline(&self, local: Timeline) -> Timeline {
-        const SKIPPED_MAX: u32 = 100;
         let used = self.claims.keys().copied().chain(self.history_timeline());
         let used = used.chain(self.members.values().filter_map(|member| member.timeline));
-        let near = used.filter(|timeline| timeline.0 > local.0 && timeline.0 - local.0 <= SKIPPED_MAX);
-        Timeline(near.max().unwrap_or(local).0.saturating_add(1))
+        let newer = used.filter(|timeline| timeline.is_plausibly_after(local));
+        Timeline(newer.max().unwrap_or(local).0.saturating_add(1))
     }
 }
 

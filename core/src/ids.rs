@@ -95,6 +95,16 @@ impl std::error::Error for ParseLsnError {}
 #[serde(transparent)]
 pub struct Timeline(pub u32);
 
+impl Timeline {
+    /// Whether `self` is newer than `local`, and not out of all proportion: such a number comes from a damaged key. It
+    /// must neither take leadership away nor make a promotion skip everything up to it.
+    #[must_use]
+    pub fn is_plausibly_after(self, local: Timeline) -> bool {
+        const AHEAD_MAX: u32 = 100;
+        self > local && self.0 - local.0 <= AHEAD_MAX
+    }
+}
+
 impl fmt::Display for Timeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

@@ -16,6 +16,10 @@ use std::collections::BTreeMap;
 pub struct Memory {
     /// The lease we lead by, as last confirmed. Kept past its deadline until the loss is dealt with.
     pub lease: Option<Lease>,
+    /// The latest deadline that was ever confirmed: until then the fence of a server that is out of reach may be open.
+    pub fence_until: Option<Tick>,
+    /// The postmaster is dead or restarting its children and the fence may be open: whoever asks is told "primary".
+    pub may_acknowledge: bool,
     /// Create revision of a leader key that the store said is no longer ours.
     pub refused: Option<Revision>,
     /// Since when the lease is past its deadline without being known to be lost.

@@ -7,8 +7,8 @@ use std::path::Path;
 
 fn table() -> String {
     let mut out = String::from(
-        "# Rules\n\nEvery decision names the rule it was made by. The rule in force is in the view `ha_lease`, in `ha_events` \
-         when it changes, and in the server's log.\n\n| code | meaning |\n|---|---|\n",
+        "# Rules\n\nEvery decision names the rule it was made by. The view `ha_rules` shows which is in force, `ha_events` \
+         when it changed, and the server's log both.\n\n| code | meaning |\n|---|---|\n",
     );
     for rule in Rule::ALL {
         writeln!(out, "| `{}` | {} |", rule.code(), rule.sentence()).expect("writing to a string");

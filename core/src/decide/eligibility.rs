@@ -4,7 +4,7 @@ use super::turn::Turn;
 use crate::cluster::{Cluster, Initialize};
 use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
 use crate::local::{Server, StandbyView};
-use crate::peer::PeerAnswer;
+use crate::peer::{PeerAnswer, PeerStatus};
 use crate::rule::Rule;
 
 /// What stands in the way of this node leading.
@@ -86,7 +86,7 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     if !standby.consistent || turn.view.local.step_running.is_some() {
         return Some(Obstacle::NotReady);
     }
-    if cluster.history_timeline().is_some_and(|newest| standby.timeline < newest) {
+    if cluster.history_timeline().is_some_and(|newest| newest.is_plausibly_after(standby.timeline)) {
         return Some(Obstacle::OldTimeline);
     }
     let end = standby.received.max(standby.replayed);
@@ -127,10 +127,15 @@ pub(super) fn may_be_blind(turn: &Turn<'_>, cluster: &Cluster) -> bool {
         && !turn.passed(turn.memory.leader_gone_at, turn.view.settings.ttl_ms)
 }
 
+/// No primary, and nothing of one left: a server that died or is stopping may have backends that still acknowledge.
+fn is_fenced(status: &PeerStatus) -> bool {
+    !status.is_primary && !matches!(status.state.as_str(), "crashed" | "stopping" | "starting")
+}
+
 /// A peer that says itself that it is no primary has fenced itself before.
 fn resigned(turn: &Turn<'_>, name: &NodeName) -> bool {
     turn.view.peers.iter().any(|peer| {
         let after = turn.memory.leader_gone_at.is_some_and(|gone| peer.asked_at >= gone);
-        peer.name == *name && after && matches!(&peer.answer, PeerAnswer::Status(status) if !status.is_primary)
+        peer.name == *name && after && matches!(&peer.answer, PeerAnswer::Status(status) if is_fenced(status))
     })
 }

@@ -7,6 +7,7 @@ use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
 use crate::effect::Step;
 use crate::ids::LeaseId;
 use crate::lease::Lease;
+use crate::local::Server;
 use crate::memory::Stage;
 use crate::outcome::Outcome;
 use crate::peer::PeerAnswer;
@@ -73,6 +74,17 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
 fn kept(turn: &mut Turn<'_>, lease: LeaseId, sent_at: Tick) {
     turn.memory.session = Some(lease);
     turn.memory.kept_at = Some(sent_at);
+}
+
+/// The fence may be open until the newest deadline, whatever becomes of the lease.
+pub(super) fn fence(turn: &mut Turn<'_>) {
+    let confirmed = turn.memory.lease.map(|lease| lease.deadline());
+    turn.memory.fence_until = turn.memory.fence_until.max(confirmed);
+    // Nobody can close it then: orphans of a dead postmaster and the moments before a crash cycle has ended them all.
+    let out_of_reach = matches!(turn.view.local.server, Server::Leftover | Server::Starting { .. });
+    let open = turn.memory.fence_until.is_some_and(|until| turn.now() < until);
+    let was_primary = turn.control().is_some_and(|control| !super::data::was_standby(control));
+    turn.memory.may_acknowledge = out_of_reach && open && was_primary;
 }
 
 fn refused(turn: &mut Turn<'_>, lease: &Lease) {

@@ -46,6 +46,7 @@ pub struct Decision {
 pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     let mut turn = Turn::new(memory, view);
     fold::outcomes(&mut turn);
+    fold::fence(&mut turn);
     fold::cluster(&mut turn);
     let mut verdict = route(&mut turn);
     upkeep::add(&mut turn, &mut verdict);

@@ -42,6 +42,10 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         debug_assert_ne!(owner, *turn.me());
         return demote(turn, Rule::LeaderForeignTimeline, LeaveReason::Shutdown, true);
     }
+    if turn.fresh().is_some_and(|cluster| outdated(turn, primary, cluster)) {
+        // The key was won, or adopted, by what was known before a stall.
+        return demote(turn, Rule::PrimaryOutdated, LeaveReason::Shutdown, true);
+    }
     let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(Rule::LeaderLeading));
     if verdict.closed() {
         return verdict;
@@ -134,13 +138,15 @@ pub(super) fn check_lease(turn: &mut Turn<'_>, lease: LeaseId) -> Option<Effect>
     Some(check)
 }
 
+/// Whether a timeline newer than this server's was made, or claimed by another.
+fn outdated(turn: &Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> bool {
+    let claimed = cluster.claims.iter().filter(|(_, claim)| claim.node != *turn.me()).map(|(timeline, _)| *timeline);
+    cluster.history_timeline().into_iter().chain(claimed).any(|newest| newest.is_plausibly_after(primary.timeline))
+}
+
 /// Nobody leads: a primary that is still on the cluster's newest timeline takes the key (back).
 fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> Verdict {
-    let newest = [
-        cluster.history_timeline(),
-        cluster.claims.iter().filter(|(_, claim)| claim.node != *turn.me()).map(|(timeline, _)| *timeline).next_back(),
-    ];
-    if newest.into_iter().flatten().any(|newest| newest > primary.timeline) {
+    if outdated(turn, primary, cluster) {
         return demote(turn, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }
     if super::eligibility::may_be_blind(turn, cluster) {

@@ -44,6 +44,12 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -
     let DcsView::Fresh(cluster) = turn.view.dcs else {
         return Verdict::of(Rule::PromotionRenewing).soon(50);
     };
+    if cluster.history_timeline().is_some_and(|newest| newest.is_plausibly_after(standby.timeline))
+        && !turn.view.dcs_busy
+    {
+        // The key was won, or adopted, by what was known before a stall.
+        return release::give_up(turn, lease, None, Rule::PromotionGivenUp);
+    }
     if let Some(timeline) = claimed(turn, cluster, lease) {
         turn.memory.claim = Some(timeline);
         if timeline > standby.timeline {
