@@ -36,7 +36,7 @@ phase() {
 finish() {
     printf '\n'
     if [ "$failed" -gt 0 ]; then
-        grep -hE '^test .* \.\.\. FAILED' "$logs"/*.log | sort -u
+        grep -hE '^(test .* \.\.\. |scenario .*)FAILED' "$logs"/*.log | sort -u
         printf 'failed: %s\n' "${failures[*]}"
     fi
     printf '%d passed, %d failed (%d s)\n' "$passed" "$failed" "$((SECONDS - begun))"
@@ -51,17 +51,22 @@ phase clippy "$cargo" clippy --workspace --all-targets --features ha_core/sim --
 RUSTDOCFLAGS="-D warnings" phase documentation "$cargo" doc --workspace --no-deps
 [ "${1:-all}" = lint ] && finish
 
+# One build of everything: asking for single packages would compile the dependencies again with other features.
+list_tests() { scripts/list-tests.sh >"$logs/tests.list"; }
 phase build "$cargo" build --workspace --all-targets || finish
+phase build-tests list_tests || finish
+export HA_TESTS_LISTED=1
 phase install scripts/install.sh || finish
 phase clean scripts/clean-tests.sh
-# The simulator, its mutants and the golden tables too.
+# The simulator, its mutants and the golden tables; the world is behind a feature of its own.
 phase core "$cargo" test -p ha_core --features sim
 # Mostly waiting for leases to end.
-phase dcs "$cargo" test -p ha_dcs -- --test-threads 6
-phase node "$cargo" test -p ha_node
-phase bootstrap "$cargo" test -p ha_bootstrap
+RUST_TEST_THREADS=6 phase dcs scripts/run-tests.sh ha_dcs
+phase node scripts/run-tests.sh ha_node
+phase bootstrap scripts/run-tests.sh ha_bootstrap
 phase regress scripts/pg_regress.sh
 phase patroni scripts/patroni.sh
+phase harness scripts/run-tests.sh ha_tests/ha_tests ha_tests/bench ha_tests/demo
 phase end-to-end scripts/end-to-end.sh
 phase clean-after scripts/clean-tests.sh
 finish
