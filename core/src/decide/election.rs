@@ -46,6 +46,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         let acquire = turn.store(DcsCall::AcquireLeader);
         return Verdict::of(Rule::ElectionNamed).and(acquire).soon(20);
     }
+    if eligibility::may_be_blind(turn, cluster) {
+        return Verdict::of(Rule::ElectionPredecessorAlive).soon(250);
+    }
     if let Some(lease) = eligibility::predecessor(turn, cluster) {
         return wait_for_predecessor(turn, lease);
     }

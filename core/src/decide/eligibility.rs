@@ -120,10 +120,10 @@ pub(super) fn predecessor(turn: &Turn<'_>, cluster: &Cluster) -> Option<LeaseId>
 }
 
 /// Whether somebody may lead of whom nothing is known here: the store is empty where it should not be, and this process
-/// has not seen who led. Whoever did lost the right to acknowledge by one ttl after the keys were gone.
+/// may have missed who led last. Whoever did lost the right to acknowledge by one ttl after the keys were gone.
 pub(super) fn may_be_blind(turn: &Turn<'_>, cluster: &Cluster) -> bool {
     cluster.initialize == Initialize::Absent
-        && turn.memory.last_leader.is_none()
+        && turn.memory.last_leader.as_ref().is_none_or(|last| last.name != *turn.me())
         && !turn.passed(turn.memory.leader_gone_at, turn.view.settings.ttl_ms)
 }
 
