@@ -28,7 +28,9 @@ impl World {
 
     pub(super) fn operator_deletes_leader(&mut self) {
         let before = self.store.leader();
-        if self.store.delete(LEADER_PATH) {
+        // One mistake at a time: without its member key nobody could know who led.
+        let known = before.as_ref().is_some_and(|key| self.store.key(&Key::Member(key.name.clone()).path()).is_some());
+        if known && self.store.delete(LEADER_PATH) {
             self.log.line(self.now, "oper", "operator: deletes the leader key");
             self.store_changed(before.as_ref());
         }

@@ -75,6 +75,9 @@ impl World {
         let supervised = self.nodes[who.node].supervisor.alive;
         let Some(worker) = self.living(who, life) else { return };
         if worker.acting && (supervised || worker.store.flight.is_some()) {
+            // It may have got the seat only after it was told to stop.
+            worker.leaving.get_or_insert(LeaveReason::Shutdown);
+            self.wake(who);
             self.later(10, Event::WorkerExit { who, life });
         } else {
             self.worker_ends(who.node);

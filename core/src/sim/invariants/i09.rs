@@ -128,7 +128,9 @@ fn excuse_for_nobody(world: &World) -> bool {
     // All that is left of the data is half a copy, or on nodes that may not lead.
     let may_lead = |node: &Node| {
         let whole = node.disk.data().is_some_and(|data| data.at.lsn >= data.consistent_at);
-        whole && !node.settings.tags.nofailover()
+        let ours = node.disk.data().map(|data| data.system.to_string());
+        let foreign = world.store.key("initialize").is_some_and(|key| Some(&key.value) != ours.as_ref());
+        whole && !foreign && !node.settings.tags.nofailover()
     };
     !world.nodes.iter().any(may_lead) || mixed_up(world)
 }
