@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the built extension into the server that pg_config names, and the supervisor into PREFIX/bin.
-# usage: scripts/install.sh [libha_ext.so]      PG_CONFIG=/path/to/pg_config PREFIX=/usr/local
+# usage: scripts/install.sh [libha_ext.so]      PG_CONFIG=/path/to/pg_config PREFIX=/usr/local DESTDIR=/tmp/package
 set -eu
 cd "$(dirname "$0")/.."
 library=${1:-target/debug/libha_ext.so}
@@ -23,6 +23,6 @@ for script in sql/ha_ext--*.sql; do
     place "$script" "$extdir/$(basename "$script")" 644
 done
 
-bindir=${DESTDIR:-}${PREFIX:-/usr/local}/bin
+bindir=$destination${PREFIX:-/usr/local}/bin
 mkdir -p "$bindir"
 place "$(dirname "$library")/ha_bootstrap" "$bindir/ha_bootstrap" 755
