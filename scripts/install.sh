@@ -23,6 +23,6 @@ for script in sql/ha_ext--*.sql; do
     place "$script" "$extdir/$(basename "$script")" 644
 done
 
-bindir=$destination${PREFIX:-/usr/local}/bin
+bindir=${DESTDIR:-}${PREFIX:-/usr/local}/bin
 mkdir -p "$bindir"
 place "$(dirname "$library")/ha_bootstrap" "$bindir/ha_bootstrap" 755
