@@ -30,6 +30,8 @@ pub struct Plan {
     pub retry_timeout: u32,
     /// `primary_start_timeout`, seconds.
     pub primary_start_timeout: u32,
+    /// `maximum_lag_on_failover`, bytes.
+    pub lag_bytes_max: u64,
     /// Each node and etcd in a network namespace of its own instead of all on loopback.
     pub network: bool,
     /// Who manages them.
@@ -52,6 +54,7 @@ impl Default for Plan {
             loop_wait: 1,
             retry_timeout: 3,
             primary_start_timeout: 300,
+            lag_bytes_max: 1_048_576,
             network: false,
             system: System::HaExt,
             parameters: Vec::new(),
@@ -114,7 +117,7 @@ pub fn bin_dir() -> PathBuf {
 /// The YAML file of a node, valid for both systems.
 #[must_use]
 pub fn yaml(plan: &Plan, site: &Site, etcd: &[String]) -> String {
-    let Plan { scope, ttl, loop_wait, retry_timeout, primary_start_timeout, .. } = plan;
+    let Plan { scope, ttl, loop_wait, retry_timeout, primary_start_timeout, lag_bytes_max, .. } = plan;
     let Site { name, host, pg_port, rest_port, dir, .. } = site;
     let (dir, bin_dir, etcd) = (dir.display(), bin_dir(), etcd.join(","));
     let bin_dir = bin_dir.display();
@@ -139,7 +142,7 @@ bootstrap:
     ttl: {ttl}
     loop_wait: {loop_wait}
     retry_timeout: {retry_timeout}
-    maximum_lag_on_failover: 1048576
+    maximum_lag_on_failover: {lag_bytes_max}
     primary_start_timeout: {primary_start_timeout}
     postgresql:
       use_pg_rewind: true
