@@ -138,6 +138,18 @@ impl Node {
         self.postmaster()?.children().into_iter().find(|child| child.command().contains(name))
     }
 
+    /// Freezes the processes that send WAL to standbys: what the server writes from now on, only it has. (What has once
+    /// been put into a socket would arrive even if this server were killed.)
+    pub fn freeze_senders(&self) {
+        let children = self.postmaster().expect("a running server has a postmaster").children();
+        let senders: Vec<Proc> = children.into_iter().filter(|child| child.command().contains("walsender")).collect();
+        assert!(!senders.is_empty(), "{} has no standby", self.name);
+        for sender in senders {
+            sender.freeze();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
     /// The loop worker.
     #[must_use]
     pub fn worker(&self) -> Option<Proc> {

@@ -49,3 +49,31 @@ fn all_nodes_killed_at_once_come_back_with_every_row() {
     conclusion.verdict.expect_one_primary("all nodes killed");
     assert!(conclusion.verdict.lost_though_flushed.is_empty(), "{:?}", conclusion.verdict.lost_though_flushed);
 }
+
+#[test]
+fn standbys_that_lag_more_than_allowed_wait_for_the_old_leader() {
+    let mut cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let timeline = cluster.timeline();
+    cluster.nodes[leader].freeze_senders();
+    let rows = "INSERT INTO ha_log SELECT 60, g FROM generate_series(1, 60000) g";
+    cluster.nodes[leader].sql(rows).expect("the leader takes writes");
+    let written = "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn";
+    let written = cluster.nodes[leader].value(written).ok().flatten().and_then(|lsn| lsn.parse::<u64>().ok());
+    let written = written.expect("the leader has a position");
+    cluster.wait("the leader to publish its position", secs(10), || {
+        let status: serde_json::Value = serde_json::from_str(&cluster.etcd.get(&cluster.key("status"))?).ok()?;
+        (status["optime"].as_u64()? >= written).then_some(())
+    });
+    cluster.nodes[leader].kill();
+    let watched = Instant::now();
+    while watched.elapsed() < secs(u64::from(cluster.plan.ttl) + 6) {
+        assert!(!cluster.nodes.iter().any(|node| node.is("/primary")), "a node without these rows took over");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    cluster.nodes[leader].start();
+    assert_eq!(cluster.wait_healthy(secs(60)), leader);
+    let present = cluster.nodes[leader].value("SELECT count(*) FROM ha_log WHERE writer = 60");
+    assert_eq!(present.expect("the leader can be read").as_deref(), Some("60000"));
+    println!("timeline {timeline:?} before, {:?} after", cluster.timeline());
+}

@@ -2,18 +2,8 @@
 
 use ha_tests::cluster::Cluster;
 use ha_tests::plan::Plan;
-use ha_tests::process::Proc;
-use ha_tests::wait::{millis, secs};
+use ha_tests::wait::secs;
 use std::time::Instant;
-
-fn freeze_senders(cluster: &Cluster, leader: usize) {
-    let children = cluster.nodes[leader].postmaster().expect("a leader has a postmaster").children();
-    let senders: Vec<Proc> = children.into_iter().filter(|child| child.command().contains("walsender")).collect();
-    assert_eq!(senders.len(), 2, "two standbys stream");
-    for sender in senders {
-        sender.freeze();
-    }
-}
 
 #[test]
 fn a_diverged_leader_is_rewound_and_its_extra_rows_vanish() {
@@ -24,8 +14,7 @@ fn a_diverged_leader_is_rewound_and_its_extra_rows_vanish() {
     cluster.wait_equal(leader);
 
     // Rows that only the leader has. Its senders are frozen, not the receivers: what is once in a socket would arrive.
-    freeze_senders(&cluster, leader);
-    std::thread::sleep(millis(100));
+    cluster.nodes[leader].freeze_senders();
     cluster.nodes[leader].sql("INSERT INTO ha_log SELECT 51, g FROM generate_series(1, 1000) g").expect("writable");
     cluster.nodes[leader].sql("UPDATE ha_log SET seq = seq + 100000 WHERE writer = 50").expect("writable");
     cluster.nodes[leader].kill();
@@ -51,8 +40,13 @@ fn an_interrupted_rewind_is_never_started() {
     let mut cluster = Cluster::running(Plan { lag_bytes_max: 1 << 30, ..Plan::short() });
     let leader = cluster.leader().expect("a healthy cluster has a leader");
     let standby = cluster.other_than(leader);
+    // The standbys will lag more than is allowed by default.
+    let lag = serde_json::json!({ "maximum_lag_on_failover": 1_000_000_000 });
+    let reply = ha_tests::rest::patch(&cluster.nodes[leader].rest, "/config", &lag).expect("the leader answers");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    std::thread::sleep(secs(u64::from(cluster.plan.loop_wait) * 2));
     // Enough data for the rewind to take a while, made on the branch that will be thrown away.
-    freeze_senders(&cluster, leader);
+    cluster.nodes[leader].freeze_senders();
     cluster.nodes[leader]
         .sql("CREATE TABLE big AS SELECT g, repeat('x', 500) FROM generate_series(1, 100000) g")
         .expect("writable");
