@@ -34,8 +34,12 @@ CONF
     dpkg-deb -x "$work"/etcd-server_*.deb "$unpacked"
     mv -T "$unpacked" "$cache" 2>/dev/null || rm -rf "$unpacked"
 fi
-"$cache/usr/bin/etcd" --version | grep -q '^etcd Version: 3\.5\.' || {
+# Not through a pipe: grep would leave before etcd has said all, and etcd would fail for it.
+case $("$cache/usr/bin/etcd" --version) in
+*"etcd Version: 3.5."*) ;;
+*)
     echo "$cache/usr/bin/etcd does not run as etcd 3.5" >&2
     exit 1
-}
+    ;;
+esac
 echo "$cache/usr/bin/etcd"
