@@ -143,8 +143,8 @@ pub(super) fn clear(turn: &Turn<'_>, revision: Revision) -> Option<Effect> {
 fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease, prepared: Prepared) -> Verdict {
     let waited = turn.now().since(prepared.since);
     if primary.checkpoint_redo < prepared.checkpoint_after && waited < CHECKPOINT_WAIT {
-        // Not asked for again: a second checkpoint would begin where the first ends, and the stop would wait for it.
-        return Verdict::of(Rule::SwitchoverPreparing).soon(10);
+        // Asked for again, since one that ran already may have begun too early; the executor asks the server once at a time.
+        return Verdict::of(Rule::SwitchoverPreparing).with(Effect::Checkpoint).soon(10);
     }
     if let Err(reason) = may_take_over(turn, cluster, primary, &prepared.candidate) {
         return reject(turn, prepared.request, reason);
