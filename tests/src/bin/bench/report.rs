@@ -44,23 +44,38 @@ impl Report {
                  like libpq with `target_session_attrs=read-write`\n\
                  * Each cell: minimum / **median** / maximum, or the one value\n\
                  * Faults are spread evenly over the period of the agents' loop\n\
-                 * The machinery: Patroni's process; for ha_ext the supervisor and both background workers\n\n\
-                 | measure | ha_ext | Patroni 4.1.5 |\n|---|---|---|\n";
+                 * The machinery: Patroni's process; for ha_ext the supervisor and both background workers\n\
+                 * The last column: Patroni's median over ours\n\n\
+                 | measure | ha_ext | Patroni 4.1.5 | times |\n|---|---|---|---|\n";
         for (measure, unit) in &self.measures {
             let _ = writeln!(
                 text,
-                "| {measure}, {unit} | {} | {} |",
+                "| {measure}, {unit} | {} | {} | {} |",
                 self.cell(measure, "ha_ext"),
-                self.cell(measure, "Patroni 4.1.5")
+                self.cell(measure, "Patroni 4.1.5"),
+                self.ratio(measure)
             );
         }
         text
     }
 
+    fn sorted(&self, measure: &str, system: &str) -> Vec<f64> {
+        let mut values = self.values.get(&(measure.to_owned(), system.to_owned())).cloned().unwrap_or_default();
+        values.sort_by(f64::total_cmp);
+        values
+    }
+
+    /// How many times Patroni's median is ours.
+    fn ratio(&self, measure: &str) -> String {
+        let (ours, theirs) = (self.sorted(measure, "ha_ext"), self.sorted(measure, "Patroni 4.1.5"));
+        if ours.is_empty() || theirs.is_empty() || median(&ours) <= 0.0 {
+            return String::new();
+        }
+        format!("{:.2}", median(&theirs) / median(&ours))
+    }
+
     fn cell(&self, measure: &str, system: &str) -> String {
-        let Some(values) = self.values.get(&(measure.to_owned(), system.to_owned())) else { return "-".into() };
-        let mut sorted = values.clone();
-        sorted.sort_by(f64::total_cmp);
+        let sorted = self.sorted(measure, system);
         match sorted.as_slice() {
             [] => "-".into(),
             [one] => number(*one),
