@@ -123,7 +123,6 @@ pub(super) fn dynamic(merged: &Merged) -> Dynamic {
         max_timelines_history: merged.number("max_timelines_history", 0),
         primary_start_timeout_ms: merged.millis("primary_start_timeout", 300_000),
         check_timeline: merged.bool("check_timeline", false),
-        pause: merged.bool("pause", false),
     }
 }
 

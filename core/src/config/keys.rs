@@ -125,7 +125,6 @@ pub const KEYS: &[Key] = &[
     key("max_timelines_history", ANY_COUNT, Layer::Any, "", "0", "Rows kept in the history; 0 keeps all."),
     key("primary_start_timeout", SECONDS, Layer::Any, "", "300", "How long a crashed leader may take to start again before it gives up the lead; 0 gives it up at once."),
     key("check_timeline", Kind::Bool, Layer::Any, "", "false", "A standby on an older timeline than the cluster's does not take over."),
-    key("pause", Kind::Bool, Layer::Store, "", "false", "Maintenance mode: no change of role by itself."),
 
     key("restapi.listen", Kind::Address(8008), Layer::Local, "RESTAPI_LISTEN", "", "Where the REST API listens. Required."),
     key("restapi.connect_address", Kind::Address(8008), Layer::Local, "RESTAPI_CONNECT_ADDRESS", "restapi.listen", "How others reach the REST API. Required when restapi.listen is a wildcard."),
@@ -207,6 +206,7 @@ const fn not_built(path: &'static str, instead: &'static str) -> NotBuilt {
 #[rustfmt::skip]
 pub const NOT_BUILT: &[NotBuilt] = &[
     NotBuilt { path: "ctl", instead: "read by patronictl alone", silent: true },
+    not_built("pause", "roles go on changing by themselves"),
     not_built("synchronous_mode", "replication stays asynchronous"),
     not_built("synchronous_mode_strict", "replication stays asynchronous"),
     not_built("synchronous_node_count", "replication stays asynchronous"),

@@ -216,8 +216,6 @@ pub struct Dynamic {
     pub primary_start_timeout_ms: Millis,
     /// `check_timeline`.
     pub check_timeline: bool,
-    /// `pause`.
-    pub pause: bool,
 }
 
 /// `log.level`.
