@@ -4,6 +4,7 @@ use crate::clock::Tick;
 use crate::cluster::Address;
 use crate::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One snapshot of this node. The inside driver fills it from shared memory, the outside driver from the
 /// control file and the process table.
@@ -23,6 +24,20 @@ pub struct LocalView {
     pub step_running: Option<crate::effect::Step>,
     /// The server's log or disk says it cannot write (disk full, I/O error): it must not lead.
     pub cannot_write: Option<String>,
+    /// Settings that the running server takes only at its next start, by name.
+    pub pending_restart: BTreeMap<String, PendingSetting>,
+    /// This directory was made to found a cluster, and that it did has not been seen yet: nothing was ever
+    /// acknowledged in it.
+    pub founding: bool,
+}
+
+/// A setting that waits for a restart, as people read it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingSetting {
+    /// In force.
+    pub old_value: String,
+    /// After the next start.
+    pub new_value: String,
 }
 
 /// State of the data directory.

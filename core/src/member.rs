@@ -113,5 +113,9 @@ pub fn record(identity: &Identity, settings: &Settings, local: &LocalView, memor
     if settings.pause {
         out.insert("pause".into(), json!(true));
     }
+    if !local.pending_restart.is_empty() {
+        out.insert("pending_restart".into(), json!(true));
+        out.insert("pending_restart_reason".into(), json!(local.pending_restart));
+    }
     Value::Object(out)
 }

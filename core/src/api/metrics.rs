@@ -128,7 +128,8 @@ fn cluster(facts: &Facts<'_>, m: &mut Metrics) {
         "Epoch timestamp when DCS was last contacted successfully by Patroni.",
         facts.snapshot.dcs_last_seen_unix_s,
     );
-    m.gauge("patroni_pending_restart", "Value is 1 if the node needs a restart, 0 otherwise.", 0);
+    let pending = u8::from(!facts.snapshot.local.pending_restart.is_empty());
+    m.gauge("patroni_pending_restart", "Value is 1 if the node needs a restart, 0 otherwise.", pending);
     m.gauge(
         "patroni_is_paused",
         "Value is 1 if auto failover is disabled, 0 otherwise.",

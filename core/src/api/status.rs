@@ -7,7 +7,7 @@ use crate::cluster::Cluster;
 use crate::ids::{NodeName, Timeline};
 use crate::local::PrimaryView;
 use crate::member::{COMPATIBLE_VERSION, HA_EXT_VERSION};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The body, with this status.
 pub(super) fn reply(status: u16, facts: &Facts<'_>) -> Reply {
@@ -47,6 +47,10 @@ fn body(facts: &Facts<'_>) -> Object {
     }
     if let Some(id) = facts.system_id() {
         out.put("database_system_identifier", id.to_string());
+    }
+    let pending = &snapshot.local.pending_restart;
+    if !pending.is_empty() {
+        out.put("pending_restart", true).put("pending_restart_reason", json!(pending));
     }
     let mut patroni = Object::default();
     patroni.put("version", COMPATIBLE_VERSION);

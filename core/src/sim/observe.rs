@@ -8,6 +8,7 @@ use crate::local::{DataDir, LocalView, PrimaryView, Receiver, Server, StandbyCon
 use crate::member;
 use crate::peer::PeerStatus;
 use crate::view::Side;
+use std::collections::BTreeMap;
 
 pub(super) fn local(world: &World, who: Who) -> LocalView {
     let node = &world.nodes[who.node];
@@ -29,6 +30,8 @@ pub(super) fn local(world: &World, who: Who) -> LocalView {
         step_running: node.step.as_ref().filter(|_| who.side == Side::Outside).map(|running| running.step.clone()),
         history_at: None,
         cannot_write: node.cannot_write.then(|| "No space left on device".to_owned()),
+        pending_restart: BTreeMap::new(),
+        founding: false,
     }
 }
 

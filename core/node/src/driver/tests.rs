@@ -35,6 +35,8 @@ impl Port for BareNode {
             step_running: None,
             cannot_write: None,
             history_at: None,
+            pending_restart: BTreeMap::new(),
+            founding: false,
         }
     }
 

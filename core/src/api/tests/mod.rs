@@ -13,8 +13,10 @@ use crate::dcs::{Expect, Key, RawCluster, RawKey};
 use crate::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
 use crate::lease::Lease;
 use crate::local::{
-    Control, ControlState, DataDir, LocalView, PrimaryView, Receiver, Server, StandbyConnection, StandbyView, Upstream,
+    Control, ControlState, DataDir, LocalView, PendingSetting, PrimaryView, Receiver, Server, StandbyConnection,
+    StandbyView, Upstream,
 };
+use crate::member::Identity;
 use crate::memory::{Memory, Stage};
 use crate::rule::Rule;
 use serde_json::json;
@@ -101,6 +103,8 @@ fn snapshot(server: Server) -> Snapshot {
             step_running: None,
             cannot_write: None,
             history_at: None,
+            pending_restart: BTreeMap::new(),
+            founding: false,
         },
         memory: Memory { lease: leading.then(lease), ..Memory::default() },
         cluster: Some(Arc::new(cluster())),

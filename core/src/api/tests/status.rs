@@ -52,6 +52,24 @@ fn the_body_of_a_standby() {
 }
 
 #[test]
+fn what_waits_for_a_restart_is_named() {
+    let mut snapshot = standby();
+    let setting = PendingSetting { old_value: "100".to_owned(), new_value: "110".to_owned() };
+    snapshot.local.pending_restart.insert("max_connections".to_owned(), setting);
+    let body = at_once(&snapshot, live(0), "GET", "/patroni").body;
+    let expected = concat!(
+        r#""database_system_identifier": "7400000000000000001", "pending_restart": true, "#,
+        r#""pending_restart_reason": {"max_connections": {"new_value": "110", "old_value": "100"}}, "patroni": "#,
+    );
+    assert!(body.contains(expected), "{body}");
+    let metrics = at_once(&snapshot, live(0), "GET", "/metrics").body;
+    assert!(metrics.contains("patroni_pending_restart{scope=\"demo\",name=\"pg1\"} 1\n"), "{metrics}");
+    let record = crate::member::record(&Identity::default(), &snapshot.settings, &snapshot.local, &snapshot.memory);
+    assert_eq!(record["pending_restart"], true);
+    assert_eq!(record["pending_restart_reason"]["max_connections"]["new_value"], "110");
+}
+
+#[test]
 fn the_cluster() {
     let mut cluster = cluster();
     cluster.failover = Some(Versioned {

@@ -83,6 +83,8 @@ impl Backend for TestBackend {
                 step_running: None,
                 cannot_write: None,
                 history_at: None,
+                pending_restart: BTreeMap::new(),
+                founding: false,
             },
             memory: Memory {
                 lease: Some(Lease::confirmed(LeaseId(7), Revision(1), now, Millis(30_000))),
