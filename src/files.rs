@@ -3,13 +3,13 @@
 use crate::placeholders;
 use ha_core::cluster::Address;
 use ha_core::config::Config;
-use ha_core::ids::{Lsn, Timeline};
+use ha_core::ids::{Lsn, SystemId, Timeline};
 use ha_core::lease::Lease;
 use ha_core::local::Marker;
 use ha_core::timeline::parse_history_file;
 use ha_node::paths::Paths;
 use ha_node::runtime::{self, Died};
-use ha_node::{clock, config_file, files, marker, server_files};
+use ha_node::{clock, config_file, files, founding, marker, server_files};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -30,6 +30,8 @@ pub enum Job {
     Dynamic(Value),
     /// Write the marker.
     Marker(Marker),
+    /// This directory's cluster is founded.
+    Founded,
     /// Make `skip` unavailable to this server, then create `promote`, all of it before the lease ends.
     Promote {
         /// Timelines that others have claimed.
@@ -82,6 +84,8 @@ pub struct Facts {
     pub history_of: Timeline,
     /// Why the disk cannot be written.
     pub cannot_write: Option<String>,
+    /// System identifier of a directory that was made to found a cluster, which nobody has seen yet.
+    pub founding: Option<SystemId>,
 }
 
 /// The main thread's end.
@@ -99,6 +103,7 @@ impl Files {
         let facts = Arc::new(Mutex::new(Facts::default()));
         let mut thread = Thread { paths, facts: facts.clone(), done: sender, wake, full_since: 0 };
         thread.read_marker();
+        thread.facts().founding = founding::read(&thread.paths)?;
         runtime::spawn("ha_file", died, move || thread.run(&receiver))?;
         Ok(Self { jobs, done, facts })
     }
@@ -165,9 +170,18 @@ impl Thread {
                 self.read_marker();
                 failed("the marker", result)
             }
+            Job::Founded => {
+                let result = founding::end(&self.paths);
+                if result.is_ok() {
+                    self.facts().founding = None;
+                }
+                failed("the mark of a bootstrap", result)
+            }
             Job::Promote { skip, lease } => Some(Done::Promoted { lease, result: self.promote(&skip, &lease) }),
             Job::CancelPromote => failed("promote", files::remove(&self.paths.promote()).map(|_| ())),
-            Job::History(timeline) => failed("a history file", self.read_history(timeline)),
+            Job::History(timeline) => {
+                failed("a history file", self.read_history(timeline).and(placeholders::fill(&self.paths, timeline)))
+            }
             Job::Configuration(path) => {
                 Some(Done::Configuration(config_file::load(&path).map_err(|error| error.to_string())))
             }

@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 use crate::pgdata;
 use crate::process::{Cancel, NoNote, run};
 use crate::site::Site;
-use rustix::fs::{FlockOperation, flock};
+use ha_node::supervisor_lock;
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 
 /// Major versions that are supported.
 const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
@@ -24,24 +24,15 @@ pub fn not_root() -> Result<()> {
 
 /// Keeps a second supervisor of the same data directory out for as long as the file is open.
 pub fn lock_supervisor(site: &Site) -> Result<File> {
-    let path = site.paths.supervisor_lock();
-    let mut options = File::options();
-    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(&path).map_err(Error::io(|| format!("opening {}", path.display())))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
-        if errno == rustix::io::Errno::WOULDBLOCK {
-            return Error::Refused(format!("another ha_bootstrap runs for {}", site.data_dir().display()));
-        }
-        Error::sys(|| format!("locking {}", path.display()))(errno)
-    })?;
-    Ok(file)
+    let wrong = Error::io(|| format!("locking {}", site.paths.supervisor_lock().display()));
+    let taken = supervisor_lock::take(&site.paths).map_err(wrong)?;
+    taken.ok_or_else(|| Error::Refused(format!("another ha_bootstrap runs for {}", site.data_dir().display())))
 }
 
 /// Whether a supervisor runs, for those that only look.
 #[must_use]
 pub fn supervisor_runs(site: &Site) -> bool {
-    let Ok(file) = File::open(site.paths.supervisor_lock()) else { return false };
-    flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    supervisor_lock::is_taken(&site.paths).unwrap_or(false)
 }
 
 /// Checks the place and the server's programs; the server's version number.

@@ -14,6 +14,7 @@ use ha_core::outcome::Outcome;
 use ha_core::seat::LeaveReason;
 use ha_node::clock;
 use rustix::process::Signal;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -210,6 +211,8 @@ impl Outside {
             }
             DataDir::Empty | DataDir::Damaged { .. } => Vec::new(),
         };
+        let marked = ha_node::founding::read(&self.site.paths).ok().flatten();
+        let founding = matches!(&data, DataDir::Present(control) if Some(control.system_id) == marked);
         LocalView {
             data,
             server,
@@ -218,6 +221,8 @@ impl Outside {
             step_running: self.step().cloned(),
             cannot_write: None,
             history_at: None,
+            pending_restart: BTreeMap::new(),
+            founding,
         }
     }
 

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// How the mark of an unfinished copy begins: what is there then is ours to throw away.
 pub const COPYING: &str = "copying the data directory";
 
+/// The mark of an `initdb` that has not ended.
+pub const INITIALISING: &str = "initialising a new cluster";
+
 /// What is in the data directory.
 #[must_use]
 pub fn observe(site: &Site) -> DataDir {
@@ -96,6 +99,31 @@ pub fn begin_unfinished(site: &Site, what: &str) -> Result<()> {
 pub fn end_unfinished(site: &Site) -> Result<()> {
     remove_durably(&site.paths.rewinding())?;
     remove_durably(&site.unfinished_mark())
+}
+
+/// Empties the data directory: what is in it is to be replaced.
+pub fn clear(site: &Site) -> Result<()> {
+    for path in entries(site.data_dir())? {
+        let plain = path.is_dir() && !path.is_symlink();
+        let removed = if plain { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(Error::io(|| format!("removing {}", path.display())))?;
+    }
+    end_founding(site)
+}
+
+/// What was made to found a cluster is gone.
+pub fn end_founding(site: &Site) -> Result<()> {
+    ha_node::founding::end(&site.paths).map_err(Error::io(|| "removing the mark of a new cluster".to_owned()))
+}
+
+/// What an `initdb` was making when its supervisor died is no cluster and holds nothing: it goes.
+pub fn clear_half_made(site: &Site) -> Result<()> {
+    if std::fs::read_to_string(site.unfinished_mark()).is_ok_and(|what| what.trim() == INITIALISING) {
+        tracing::warn!("{} was being made by an interrupted initdb: it is emptied", site.data_dir().display());
+        clear(site)?;
+        end_unfinished(site)?;
+    }
+    Ok(())
 }
 
 /// Where a new data directory can be made: itself if it is empty indeed, else a hidden directory inside it, because

@@ -5,6 +5,7 @@ use crate::hands::Hands;
 use crate::load::{self, Loaded};
 use crate::namesake::Namesake;
 use crate::outside::Outside;
+use crate::pgdata;
 use crate::process::timespec;
 use crate::rest_socket;
 use crate::seat::Seat;
@@ -83,6 +84,9 @@ impl Supervisor {
         let mut outside = Outside::new(site, Arc::clone(&wake));
         outside.find_server();
         let runs = outside.postmaster().is_some();
+        if !runs {
+            pgdata::clear_half_made(&outside.site)?;
+        }
         let undecided_until = clock::now() + loaded.config.settings().loop_wait_ms + HELLO_GRACE;
         let seat = Seat::open(&outside.site.paths.control_socket(), runs.then_some(undecided_until))?;
         let thread_died = Arc::new(AtomicBool::new(false));

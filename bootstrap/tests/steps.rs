@@ -53,8 +53,9 @@ fn a_new_cluster_has_its_roles_and_keeps_its_secrets() {
         assert!(log.contains("shut down"), "{log}");
         assert!(!["super 'secret", "rep\\secret", "rew:secret"].iter().any(|password| log.contains(password)), "{log}");
         let left = std::fs::read_dir(node.site.paths.control_dir()).expect("listed");
-        let left: Vec<String> = left.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
-        assert_eq!(left, ["postgres.log"]);
+        let mut left: Vec<String> = left.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+        left.sort();
+        assert_eq!(left, ["founding", "postgres.log"]);
     });
 }
 
@@ -146,6 +147,41 @@ fn a_copy_follows_and_a_diverged_primary_is_rewound() {
         assert_eq!(one.sql("SELECT pg_is_in_recovery()").expect("asked"), "t");
         one.stop();
         two.stop();
+    });
+}
+
+#[test]
+fn what_a_dead_founder_leaves_is_known_to_hold_nothing() {
+    as_postgres("what_a_dead_founder_leaves_is_known_to_hold_nothing", |dir| {
+        let (one, two) = (Node::new(dir, "pg1"), Node::new(dir, "pg2"));
+        // It died while initdb ran: the next supervisor begins anew.
+        pgdata::begin_unfinished(&two.site, pgdata::INITIALISING).expect("marked");
+        std::fs::create_dir_all(two.site.data_dir().join("base")).expect("made");
+        assert!(matches!(pgdata::observe(&two.site), DataDir::Damaged { .. }));
+        pgdata::clear_half_made(&two.site).expect("emptied");
+        assert_eq!(pgdata::observe(&two.site), DataDir::Empty);
+
+        // It died between initdb and the founding of the cluster.
+        let founding = |node: &Node| Outside::new(node.site.clone(), Arc::new(|| {})).look().founding;
+        two.initdb();
+        assert!(founding(&two));
+        pgdata::clear_half_made(&two.site).expect("nothing to do");
+        assert!(founding(&two), "an initdb that came to its end may still found the cluster");
+
+        one.initdb();
+        one.start_primary();
+        two.step(&Step::BaseBackup { from: one.upstream_for(&two) }).expect("a copy in its place");
+        let system_id = |node: &Node| control_data::read(node.site.data_dir()).expect("read").control.system_id;
+        assert_eq!(system_id(&two), system_id(&one));
+        assert!(!founding(&two), "a copy founds nothing");
+        assert!(!two.site.paths.founding().exists());
+        one.stop();
+
+        // The mark is of one directory, not of whatever comes to its place.
+        std::fs::remove_dir_all(two.site.data_dir()).expect("removed");
+        std::fs::rename(one.site.data_dir(), two.site.data_dir()).expect("moved");
+        ha_node::founding::begin(&two.site.paths, ha_core::ids::SystemId(7)).expect("marked");
+        assert!(!founding(&two));
     });
 }
 

@@ -49,6 +49,8 @@ pub struct Inside {
     /// History was asked for.
     history_of: Timeline,
     marker_asked: Option<Marker>,
+    /// The mark of a bootstrap was asked to be removed.
+    founded_asked: bool,
     /// Since when a promotion has been under way.
     promoting: Option<Tick>,
     /// Where the last checkpoint began when another was asked for, and when that was.
@@ -91,6 +93,7 @@ impl Inside {
             following: Following::default(),
             history_of: Timeline(0),
             marker_asked: None,
+            founded_asked: false,
             promoting: None,
             checkpoint_asked: None,
             sealed: false,
@@ -140,6 +143,7 @@ impl Inside {
                 Done::Promoted { lease, result } => self.promote(&lease, result),
                 Done::Failed(text) => {
                     self.marker_asked = None;
+                    self.founded_asked = false;
                     tracing::warn!("cannot write or read {text}");
                 }
                 Done::Listening(result) => news.rest = Some(result),
@@ -194,6 +198,9 @@ impl Inside {
     pub fn keep_marker(&mut self, memory: &Memory, ours: bool) {
         if !ours || self.seat.is_none() {
             return;
+        }
+        if self.files.facts().founding.is_some() && !std::mem::replace(&mut self.founded_asked, true) {
+            self.files.send(Job::Founded);
         }
         let wanted = Marker {
             scope: self.config.scope.clone(),

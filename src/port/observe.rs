@@ -8,6 +8,7 @@ use crate::pg::{recovery, senders, wal};
 use ha_core::cluster::Address;
 use ha_core::ids::{Lsn, NodeName, Timeline};
 use ha_core::local::{ControlState, DataDir, LocalView, PrimaryView, Receiver, Server, StandbyView, Upstream};
+use std::collections::BTreeMap;
 
 /// What a turn of the loop should follow soon when it changes, though nobody tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,19 +20,29 @@ pub struct Pulse {
     redo: Lsn,
 }
 
+impl Pulse {
+    /// The server has just been started: what it becomes shows soon.
+    pub fn coming_up(&self) -> bool {
+        self.phase == Phase::Starting || (self.phase == Phase::Standby && !self.consistent)
+    }
+}
+
 impl Inside {
     /// One snapshot of this node.
     pub(super) fn local_view(&mut self) -> LocalView {
         let facts = self.files.facts();
         let server = self.server(&facts);
+        let control = self.control.read().control;
         LocalView {
-            data: DataDir::Present(self.control.read().control),
+            data: DataDir::Present(control),
             server,
             marker: facts.marker,
             history: facts.history,
             step_running: None,
             cannot_write: facts.cannot_write,
             history_at: facts.history_at,
+            pending_restart: BTreeMap::new(),
+            founding: facts.founding == Some(control.system_id),
         }
     }
 

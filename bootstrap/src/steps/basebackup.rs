@@ -1,7 +1,7 @@
 //! Copies the data directory of another member.
 
 use super::{Context, conf};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pgdata;
 use crate::process::Ran;
 use ha_core::local::Upstream;
@@ -18,13 +18,13 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
     // The source must let us in before anything here is given up for it.
     ask(context, &conninfo, "IDENTIFY_SYSTEM")?;
     pgdata::begin_unfinished(site, &format!("{} from {}", pgdata::COPYING, from.name))?;
-    clear(context)?;
+    pgdata::clear(site)?;
     let landing = pgdata::landing(site)?;
     match copy(context, from, &conninfo, &landing) {
         Ok(()) => pgdata::end_unfinished(site),
         Err(error) => {
             // What is half there helps nobody: the next attempt starts from nothing.
-            if let Err(error) = clear(context).and_then(|()| pgdata::end_unfinished(site)) {
+            if let Err(error) = pgdata::clear(site).and_then(|()| pgdata::end_unfinished(site)) {
                 tracing::warn!(%error, "what is left of an interrupted copy could not be removed");
             }
             Err(error)
@@ -79,15 +79,4 @@ fn ready_slot(context: &Context, conninfo: &str, slot: &str) -> bool {
         tracing::warn!(%error, "the copy goes without our slot on the source");
     }
     ready.is_ok()
-}
-
-/// Empties the data directory: what is in it is to be replaced.
-fn clear(context: &Context) -> Result<()> {
-    let dir = context.site.data_dir();
-    for path in pgdata::entries(dir)? {
-        let plain = path.is_dir() && !path.is_symlink();
-        let removed = if plain { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        removed.map_err(Error::io(|| format!("removing {}", path.display())))?;
-    }
-    Ok(())
 }

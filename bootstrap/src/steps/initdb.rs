@@ -1,6 +1,7 @@
 //! Makes a new cluster: initdb, its roles, its configuration, the marker.
 
 use super::{Context, conf};
+use crate::control_data;
 use crate::error::{Error, Result};
 use crate::pgdata;
 use ha_core::config::{Credentials, Secret};
@@ -23,7 +24,7 @@ pub fn perform(context: &Context) -> Result<()> {
     let site = &context.site;
     site.make_control_dir()?;
     let landing = pgdata::landing(site)?;
-    pgdata::begin_unfinished(site, "initialising a new cluster")?;
+    pgdata::begin_unfinished(site, pgdata::INITIALISING)?;
     let made = make(context, &landing);
     if made.is_ok() {
         pgdata::end_unfinished(site)?;
@@ -51,7 +52,9 @@ fn make(context: &Context, landing: &Path) -> Result<()> {
         pgdata::write_durably(&site.data_dir().join("pg_hba.conf"), &text)?;
     }
     conf::write(site, None)?;
-    context.write_marker()
+    context.write_marker()?;
+    let system_id = control_data::read(site.data_dir())?.control.system_id;
+    ha_node::founding::begin(&site.paths, system_id).map_err(Error::io(|| "marking the new cluster".to_owned()))
 }
 
 fn rewind_role(context: &Context) -> Option<&Credentials> {

@@ -13,6 +13,7 @@ pub fn perform(context: &Context) -> Result<()> {
     context.needs_stopped_server()?;
     let dir = site.data_dir();
     if pgdata::entries(dir)?.is_empty() {
+        pgdata::end_founding(site)?;
         return pgdata::end_unfinished(site);
     }
     // What lies outside and is only linked to must go as well, or the next attempt would find it in its way.
@@ -40,6 +41,7 @@ pub fn perform(context: &Context) -> Result<()> {
         std::fs::create_dir(&path).map_err(Error::io(|| format!("making {}", path.display())))?;
     }
     tracing::warn!(to = %failed.display(), "the data directory was set aside");
+    pgdata::end_founding(site)?;
     pgdata::end_unfinished(site)
 }
 

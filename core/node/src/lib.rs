@@ -9,6 +9,7 @@ pub mod config_file;
 pub mod driver;
 pub mod environment;
 pub mod files;
+pub mod founding;
 pub mod http;
 pub mod log;
 pub mod marker;
@@ -19,6 +20,7 @@ pub mod process;
 pub mod runtime;
 pub mod seat_socket;
 pub mod server_files;
+pub mod supervisor_lock;
 #[cfg(test)]
 mod test_dir;
 #[cfg(test)]

@@ -48,6 +48,13 @@ impl Paths {
         self.control_dir.join("supervisor.lock")
     }
 
+    /// Present from before initdb until the store shows that this directory's cluster is founded: until then nothing was
+    /// ever acknowledged in it.
+    #[must_use]
+    pub fn founding(&self) -> PathBuf {
+        self.control_dir.join("founding")
+    }
+
     /// `PATRONI_*` variables of the supervisor, for the worker.
     #[must_use]
     pub fn environment(&self) -> PathBuf {
