@@ -6,17 +6,19 @@ use ha_core::memory::Memory;
 use ha_core::seat::{LeaveReason, ToSupervisor, ToWorker};
 use ha_core::view::Seat;
 use ha_node::net::RestWait;
+use ha_node::paths::Paths;
 use ha_node::seat_socket::{Connection, FDS_MAX, RecvError, SendError};
-use std::io;
+use ha_node::supervisor_lock;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 
 type Link = Connection<ToSupervisor, ToWorker>;
 
 /// How often a lost supervisor is looked for.
 const LOOK_EVERY: Millis = Millis(1000);
-/// A socket on which nobody listens may be that of a supervisor that is just being started anew.
+/// The same while nobody acts for this node.
+const LOOK_SOON: Millis = Millis(100);
+/// A supervisor whose process lives, but which does not listen, is just being started anew.
 const WAIT_FOR_RESTART: Millis = Millis(3000);
 
 /// What the main loop has to do because of it.
@@ -32,18 +34,18 @@ pub enum Turn {
 
 /// See the module.
 pub struct Supervisor {
-    socket: PathBuf,
+    paths: Paths,
     link: Option<Link>,
     acting: bool,
     rest: Option<TcpListener>,
-    looked_at: Option<Tick>,
+    look_at: Tick,
     alone_since: Option<Tick>,
 }
 
 impl Supervisor {
     /// Nothing is known yet: the seat is not ours.
-    pub fn new(socket: PathBuf) -> Self {
-        Self { socket, link: None, acting: false, rest: None, looked_at: None, alone_since: None }
+    pub fn new(paths: Paths) -> Self {
+        Self { paths, link: None, acting: false, rest: None, look_at: Tick(0), alone_since: None }
     }
 
     /// Where we act, if we do.
@@ -66,12 +68,17 @@ impl Supervisor {
         self.rest = Some(listener);
     }
 
+    /// When a supervisor is looked for next, while there is none.
+    pub fn look_at(&self) -> Option<Tick> {
+        self.link.is_none().then_some(self.look_at)
+    }
+
     /// Connects, receives, and says what follows from it.
     pub fn poll(&mut self, now: Tick, memory: &Memory) -> Vec<Turn> {
         let mut turns = Vec::new();
-        if self.link.is_none() && self.looked_at.is_none_or(|at| now.since(at) >= LOOK_EVERY) {
-            self.looked_at = Some(now);
+        if self.link.is_none() && now >= self.look_at {
             self.connect(now, memory, &mut turns);
+            self.look_at = now + if self.acting { LOOK_EVERY } else { LOOK_SOON };
         }
         while let Some(received) = self.link.as_mut().map(Link::try_recv) {
             match received {
@@ -95,7 +102,7 @@ impl Supervisor {
     }
 
     fn connect(&mut self, now: Tick, memory: &Memory, turns: &mut Vec<Turn>) {
-        match Link::connect(&self.socket) {
+        match Link::connect(&self.paths.control_socket()) {
             Ok(link) => {
                 self.link = Some(link);
                 self.alone_since = None;
@@ -110,10 +117,16 @@ impl Supervisor {
             Err(error) if self.acting => tracing::debug!("no supervisor: {error}"),
             Err(error) => {
                 let since = *self.alone_since.get_or_insert(now);
-                // Without a socket there never was a supervisor of this data directory.
-                let never = error.kind() == io::ErrorKind::NotFound;
-                if never || now.since(since) >= WAIT_FOR_RESTART {
-                    tracing::info!("no supervisor runs: this worker acts alone");
+                // Asked after the attempt: one that starts from here on finds a server that runs, and asks its worker first.
+                let gone = match supervisor_lock::is_taken(&self.paths) {
+                    Ok(taken) => !taken,
+                    Err(error) => {
+                        tracing::warn!("it is not known whether a supervisor runs: {error}");
+                        false
+                    }
+                };
+                if gone || now.since(since) >= WAIT_FOR_RESTART {
+                    tracing::info!("no supervisor runs ({error}): this worker acts alone");
                     self.acting = true;
                     turns.push(Turn::Act(Box::new(inherited())));
                     turns.push(Turn::Alone);
@@ -125,7 +138,7 @@ impl Supervisor {
     fn cut_off(&mut self, now: Tick, error: &RecvError) {
         self.link = None;
         // Not at once: after it took the seat from us it closes the connection, and will be there again.
-        self.looked_at = Some(now);
+        self.look_at = now + LOOK_EVERY;
         if self.acting {
             tracing::warn!("the supervisor is gone, this worker goes on alone: {error}");
         } else {

@@ -28,6 +28,8 @@ use std::time::Duration;
 
 /// The longest sleep: the heartbeat must stay young, and what nobody tells us about is looked at this often.
 const SLEEP_MAX: Millis = Millis(250);
+/// A server is mostly up within this time; until then its writes wait for us to see it.
+const COMING_UP: Millis = Millis(10_000);
 /// How long a request that is under way may hold up the seat when we leave.
 const LEAVE_WAIT: Millis = Millis(500);
 /// How often the status page is written at most, and how often at least.
@@ -47,6 +49,7 @@ struct Worker {
     file: serde_json::Value,
     log: log::Bridge,
     died: Arc<AtomicBool>,
+    started_at: Tick,
     next_wake: Tick,
     page_at: Tick,
     page_due: bool,
@@ -109,12 +112,13 @@ impl Worker {
             shared,
             driver,
             inside,
-            supervisor: Supervisor::new(paths.control_socket()),
+            supervisor: Supervisor::new(paths.clone()),
             commands,
             paths,
             file,
             log,
             died,
+            started_at: now,
             next_wake: now,
             page_at: now,
             page_due: true,
@@ -299,16 +303,26 @@ impl Worker {
         }
     }
 
+    /// How long what nobody tells us about may go unseen.
+    fn look_pause(&self, seen: Pulse, now: Tick) -> Millis {
+        match (seen.coming_up(), now.since(self.started_at) < COMING_UP) {
+            (true, true) => Millis(5),
+            (true, false) => Millis(50),
+            (false, _) => SLEEP_MAX,
+        }
+    }
+
     /// Sleeps until something has happened or is due.
     fn sleep(&mut self, before: Pulse) -> Pulse {
         loop {
             let now = clock::now();
-            let page_left = if self.page_due { PAGE_EVERY } else { SLEEP_MAX };
-            let left = self.next_wake.since(now).0.min(page_left.0);
+            let page_left = if self.page_due { PAGE_EVERY } else { self.look_pause(before, now) };
+            let due = self.supervisor.look_at().map_or(self.next_wake, |look_at| look_at.min(self.next_wake));
+            let left = due.since(now).0.min(page_left.0);
             let woken = latch::wait(self.supervisor.fd(), Duration::from_millis(left));
             self.beat();
             let pulse = self.inside.pulse();
-            if woken || pulse != before || clock::now() >= self.next_wake || self.page_due {
+            if woken || pulse != before || clock::now() >= due || self.page_due {
                 return pulse;
             }
         }

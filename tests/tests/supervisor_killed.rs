@@ -35,3 +35,29 @@ fn the_server_leads_on_and_is_adopted() {
     cluster.wait_healthy(secs(30));
     assert_eq!(cluster.leader(), Some(leader));
 }
+
+#[test]
+fn killed_together_with_the_worker_it_is_not_waited_for() {
+    let mut cluster = Cluster::running(Plan::short().default_timing());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let timeline = cluster.timeline();
+    let observation = cluster.observe();
+    let worker = cluster.wait("the loop worker", secs(10), || cluster.nodes[leader].worker());
+    cluster.nodes[leader].kill_supervisor();
+    worker.kill();
+    let fault = Instant::now();
+    // A crash cycle has no other end that could be seen from outside.
+    let new = cluster.wait("the next worker", secs(30), || cluster.nodes[leader].worker().filter(|new| *new != worker));
+    let seated = Instant::now();
+    cluster.wait("a write after the crash cycle", secs(20), || observation.writers.first_ack_connected_after(fault));
+    let waited = seated.elapsed();
+    println!("both killed: a worker after {:?}, written again {waited:?} later", seated - fault);
+    assert!(waited < Duration::from_millis(2500), "a dead supervisor was waited for: {waited:?}");
+    // Whoever comes later finds a worker that acts, and leaves it the seat.
+    cluster.nodes[leader].start();
+    std::thread::sleep(secs(6));
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("supervisor and loop worker killed together");
+    assert_eq!((cluster.leader(), cluster.timeline()), (Some(leader), timeline));
+    assert_eq!(cluster.nodes[leader].worker(), Some(new), "the new supervisor adopts the worker");
+}
