@@ -316,9 +316,9 @@ impl Worker {
     fn sleep(&mut self, before: Pulse) -> Pulse {
         loop {
             let now = clock::now();
-            let page_left = if self.page_due { PAGE_EVERY } else { self.look_pause(before, now) };
+            let page_left = if self.page_due { PAGE_EVERY } else { SLEEP_MAX };
             let due = self.supervisor.look_at().map_or(self.next_wake, |look_at| look_at.min(self.next_wake));
-            let left = due.since(now).0.min(page_left.0);
+            let left = due.since(now).min(page_left).min(self.look_pause(before, now)).0;
             let woken = latch::wait(self.supervisor.fd(), Duration::from_millis(left));
             self.beat();
             let pulse = self.inside.pulse();
