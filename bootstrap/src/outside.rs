@@ -357,7 +357,7 @@ impl Outside {
             site: self.site.clone(),
             cancel: cancel.clone(),
             postmaster: self.postmaster.clone(),
-            session: memory.session,
+            marker_lease: ha_node::marker::lease_to_name(self.marker().as_ref(), &self.site.config.name, memory),
             prepare_only: self.prepare_only,
             events: self.events.0.clone(),
             wake: Arc::clone(&self.wake),

@@ -24,6 +24,7 @@ use ha_core::seat::LeaveReason;
 use ha_core::view::Seat;
 use ha_node::clock;
 use ha_node::driver::Port;
+use ha_node::marker;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -202,13 +203,13 @@ impl Inside {
         if self.files.facts().founding.is_some() && !std::mem::replace(&mut self.founded_asked, true) {
             self.files.send(Job::Founded);
         }
+        let known = self.files.facts().marker;
         let wanted = Marker {
             scope: self.config.scope.clone(),
             system_id: self.control.read().control.system_id,
             member: self.config.name.clone(),
-            lease: memory.session,
+            lease: marker::lease_to_name(known.as_ref(), &self.config.name, memory),
         };
-        let known = self.files.facts().marker;
         if known.as_ref() != Some(&wanted) && self.marker_asked.as_ref() != Some(&wanted) {
             self.marker_asked = Some(wanted.clone());
             self.files.send(Job::Marker(wanted));

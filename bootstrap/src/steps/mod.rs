@@ -33,8 +33,8 @@ pub struct Context {
     pub cancel: Cancel,
     /// The postmaster, for the steps that stop it.
     pub postmaster: Option<Arc<Postmaster>>,
-    /// The node lease of now, for the marker.
-    pub session: Option<LeaseId>,
+    /// The lease that the marker shall name.
+    pub marker_lease: Option<LeaseId>,
     /// Make everything ready for a start, but start nothing.
     pub prepare_only: bool,
     /// To the main thread.
@@ -79,7 +79,7 @@ impl Context {
             scope: self.site.config.scope.clone(),
             system_id: control.system_id,
             member: self.site.config.name.clone(),
-            lease: self.session,
+            lease: self.marker_lease,
         };
         let path = self.site.paths.marker();
         if ha_node::marker::read(&path).is_ok_and(|old| old.as_ref() == Some(&marker)) {

@@ -140,7 +140,7 @@ impl Node {
             site: self.site.clone(),
             cancel: Cancel::new().expect("an event descriptor"),
             postmaster: self.postmaster.borrow().clone(),
-            session: Some(LeaseId(7)),
+            marker_lease: Some(LeaseId(7)),
             prepare_only: false,
             events,
             wake: Arc::new(|| {}),
