@@ -7,6 +7,7 @@ pub mod cli;
 pub mod control_data;
 pub mod detach;
 pub mod error;
+pub mod handover;
 pub mod hands;
 pub mod load;
 pub mod namesake;

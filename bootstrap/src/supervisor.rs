@@ -1,6 +1,7 @@
 //! The main loop: events in, one turn of the driver, the seat passed on or taken back.
 
 use crate::error::{Error, Result};
+use crate::handover::{Handover, Move};
 use crate::hands::Hands;
 use crate::load::{self, Loaded};
 use crate::namesake::Namesake;
@@ -58,8 +59,7 @@ pub struct Supervisor {
     event: Arc<OwnedFd>,
     thread_died: Arc<AtomicBool>,
     leave_asked_at: Option<Tick>,
-    /// The seat is being passed on: no request to the store is begun, REST is closed.
-    leaving: bool,
+    handover: Handover,
     orphans: bool,
     chores_at: Tick,
     failed: bool,
@@ -116,7 +116,7 @@ impl Supervisor {
             event,
             thread_died,
             leave_asked_at: None,
-            leaving: false,
+            handover: Handover::default(),
             orphans: false,
             chores_at: now,
             failed: false,
@@ -216,7 +216,7 @@ impl Supervisor {
             self.leave_asked_at = None;
             self.driver.take_seat(returned.memory);
             self.hands.outside.seat_taken(returned.reason);
-            self.leaving = false;
+            self.handover.reset();
             self.serve_rest();
             self.driver.adopt_rest_waits(returned.waits);
         }
@@ -275,21 +275,24 @@ impl Supervisor {
         let busy = self.hands.stop_requested
             || self.hands.outside.busy()
             || matches!(self.driver.memory().stage, Stage::Demoting { .. });
-        if !self.seat.wanted() || busy || !self.hands.acting {
-            if std::mem::take(&mut self.leaving) {
-                // The worker is gone, or something came up: go on as if it had never come.
-                self.stay();
-            }
-            return false;
-        }
-        if !std::mem::replace(&mut self.leaving, true) {
+        let possible = self.seat.wanted() && !busy && self.hands.acting;
+        let mut next = self.handover.next(possible, self.driver.quiet());
+        if next == Move::Begin {
             self.driver.begin_leaving();
             self.driver.stop_rest();
+            next = self.handover.next(possible, self.driver.quiet());
         }
-        if !self.driver.quiet() {
-            return false;
+        match next {
+            Move::Grant => self.grant(),
+            Move::Stay => {
+                self.stay();
+                false
+            }
+            Move::Keep | Move::Begin | Move::Wait => false,
         }
-        self.leaving = false;
+    }
+
+    fn grant(&mut self) -> bool {
         // Whoever still waits for a switchover here is told that it has begun.
         drop(self.driver.take_rest_waits());
         let memory = self.driver.memory().clone();

@@ -249,6 +249,22 @@ fn a_node_that_leaves_its_seat_ends_its_request_and_begins_no_other() {
 }
 
 #[test]
+fn a_node_that_cannot_leave_after_all_sends_requests_again() {
+    let etcd = TestEtcd::start();
+    let mut node = Node::start(&etcd, "pg1");
+    node.until("first request", 5000, |driver, _| driver.dcs_busy);
+    node.driver.begin_leaving();
+    let began = crate::clock::now();
+    node.until("a moment", 2000, |_, _| crate::clock::now().since(began) > Millis(500));
+    assert!(!member_in_store(&node.driver, "pg1"), "nothing is begun while it leaves");
+    let memory = node.driver.memory().clone();
+    node.driver.take_seat(memory.clone());
+    node.until("member key", 8000, |driver, _| member_in_store(driver, "pg1"));
+    let lease = node.driver.cluster().and_then(|cluster| cluster.members[&NodeName::new("pg1")].lease);
+    assert_eq!(lease, memory.session, "with the lease it had");
+}
+
+#[test]
 fn a_fence_that_is_opened_while_the_key_is_lost_is_closed_again() {
     let etcd = TestEtcd::start();
     let mut node = Node::start(&etcd, "pg1");
