@@ -35,6 +35,10 @@ pub struct Cluster {
     pub claims: BTreeMap<Timeline, TimelineClaim>,
     /// `ha_ext/released`: the last release that an owner announced itself.
     pub released: Option<Released>,
+    /// The revision of that key.
+    pub released_revision: Option<Revision>,
+    /// `ha_ext/last_leader`: who took the leader key last, whether it is still there or not.
+    pub last_leader: Option<Versioned<LastLeader>>,
 }
 
 /// A value with the revision that last changed it, for compare-and-swap.
@@ -202,7 +206,23 @@ pub struct Released {
     pub lsn: Option<Lsn>,
 }
 
+/// Who took the leader key last. It outlives the key, so that whoever finds no leader knows whose lease has to be over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastLeader {
+    /// Who.
+    pub leader: NodeName,
+    /// The lease the leader key was put on.
+    pub lease: LeaseId,
+}
+
 impl Cluster {
+    /// The release that ended the last leadership, if it was one that did.
+    #[must_use]
+    pub fn last_release(&self) -> Option<&Released> {
+        let taken = self.last_leader.as_ref().map(|last| last.revision);
+        self.released.as_ref().filter(|_| taken < self.released_revision)
+    }
+
     /// The leader's member key, if both exist.
     #[must_use]
     pub fn leader_member(&self) -> Option<(&LeaderKey, &Member)> {

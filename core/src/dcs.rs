@@ -46,6 +46,8 @@ pub enum Key {
     Member(NodeName),
     /// `ha_ext/timeline/<n>`
     TimelineClaim(Timeline),
+    /// `ha_ext/last_leader`
+    LastLeader,
 }
 
 impl Key {
@@ -60,6 +62,7 @@ impl Key {
             Key::Status => "status".to_owned(),
             Key::Member(name) => format!("members/{name}"),
             Key::TimelineClaim(timeline) => format!("ha_ext/timeline/{timeline}"),
+            Key::LastLeader => LAST_LEADER_PATH.to_owned(),
         }
     }
 }
@@ -68,6 +71,9 @@ impl Key {
 pub const LEADER_PATH: &str = "leader";
 /// `ha_ext/released`, written in the transaction that releases the leader key.
 pub const RELEASED_PATH: &str = "ha_ext/released";
+/// `ha_ext/last_leader`: who took the leader key last, on which lease. Written in the transaction that takes (or moves) the
+/// key, and left behind when the key goes.
+pub const LAST_LEADER_PATH: &str = "ha_ext/last_leader";
 
 /// The condition of a write. There is no "whatever it holds": every write is a compare-and-swap (or hangs on our lease).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,8 +106,11 @@ pub struct KeyEdit {
 pub enum DcsCall {
     /// Keep the node lease alive (grant one if there is none).
     KeepSession,
-    /// Take the leader key if it does not exist.
-    AcquireLeader,
+    /// Take the leader key if it does not exist and nobody has taken it since what was decided on was read.
+    AcquireLeader {
+        /// The revision of the snapshot that was decided on.
+        seen: Revision,
+    },
     /// Take over a leader key with our name that hangs on `old`, a lease of this node's earlier life.
     AdoptLeader {
         /// The lease named in the marker of this data directory.

@@ -5,7 +5,7 @@ use crate::cluster::LeaderKey;
 use crate::ids::{LeaseId, NodeName, Revision, Timeline};
 use crate::lease::Lease;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a node remembers. Everything else is observed anew each tick.
 // Independent facts, not a state.
@@ -36,8 +36,10 @@ pub struct Memory {
     pub last_leader_fenced: bool,
     /// When the leader key was first seen to be gone.
     pub leader_gone_at: Option<Tick>,
-    /// A lease of a predecessor that was proven dead.
-    pub dead_lease: Option<LeaseId>,
+    /// Whose leadership ended then: the revision at which `ha_ext/last_leader` was written.
+    pub leader_gone_after: Option<Revision>,
+    /// Leases of possible predecessors that were proven dead.
+    pub dead_leases: BTreeSet<LeaseId>,
     /// When a foreign lease was last asked about.
     pub lease_checked_at: Option<Tick>,
     /// Members as of the last time there was a leader: name to `api_url` (lesson 1).

@@ -4,7 +4,7 @@
 use crate::cluster::{
     Cluster, FailoverRequest, HistoryRow, Initialize, LeaderKey, Member, Released, Status, TimelineClaim, Versioned,
 };
-use crate::dcs::{LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
+use crate::dcs::{LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
 use crate::ids::{Lsn, NodeName, SystemId, Timeline};
 use crate::tags::Tags;
 use serde_json::Value;
@@ -16,7 +16,14 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
     for (path, key) in &raw.keys {
         match path.as_str() {
             LEADER_PATH => out.leader = leader(key),
-            RELEASED_PATH => out.released = serde_json::from_str::<Released>(&key.value).ok(),
+            RELEASED_PATH => {
+                out.released = serde_json::from_str::<Released>(&key.value).ok();
+                out.released_revision = Some(key.modified);
+            }
+            LAST_LEADER_PATH => {
+                let value = serde_json::from_str(&key.value).ok();
+                out.last_leader = value.map(|value| Versioned { value, revision: key.modified });
+            }
             "initialize" => {
                 out.initialize = initialize(&key.value);
                 out.initialize_changed = Some(key.modified);

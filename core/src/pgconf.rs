@@ -1,54 +1,51 @@
 //! The text of the server's configuration files. Nothing here touches a file.
 
+mod refusal;
+
+pub use refusal::{Refusal, Refusals, changed_since, parameters_in, still_refused};
+
 use crate::config::{Config, Credentials};
 use crate::local::Upstream;
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
 const HEADER: &str = "# Written by ha_ext. Changes made here are lost: edit the cluster's configuration instead.\n";
 /// The included file that this module writes with [`ha_ext_conf`].
 pub const HA_EXT_CONF: &str = "ha_ext.conf";
+/// The setting that loads us, and others.
+const LIBRARIES: &str = "shared_preload_libraries";
+const OUR_LIBRARY: &str = "ha_ext";
 /// The included file that holds what initdb or the user wrote before us.
 pub const BASE_CONF: &str = "postgresql.base.conf";
 
-/// Begins a comment that keeps a setting which a running server has refused.
-const REFUSED: &str = "# refused by the server: ";
-
 /// `postgresql.conf`: includes `postgresql.base.conf` (what initdb or the user wrote), then our parameters, then
-/// `ha_ext.conf` if it exists. `refused` are names of parameters that would keep the server from starting.
+/// `ha_ext.conf` if it exists. What would keep the server from starting stays a comment.
 #[must_use]
-pub fn postgresql_conf(config: &Config, refused: &BTreeSet<String>) -> String {
+pub fn postgresql_conf(config: &Config, refused: &Refusals) -> String {
     let mut out = HEADER.to_owned();
     let _ = writeln!(out, "include '{BASE_CONF}'\n");
-    let computed = computed(config);
-    for (name, value) in &computed {
-        set(&mut out, name, value);
-    }
-    for (name, value) in &config.postgresql.parameters {
-        if refused.contains(name) {
-            out.push_str(REFUSED);
+    for (name, value) in settings(config) {
+        match refused.get(&name) {
+            Some(refusal) => refusal.write(&mut out, &name, &value),
+            None => set(&mut out, &name, &value),
         }
-        set(&mut out, name, value);
     }
     let _ = writeln!(out, "\ninclude_if_exists '{HA_EXT_CONF}'");
     out
 }
 
-/// Parameters that were refused when `postgresql.conf` was written with this text, if their values are still the same.
-#[must_use]
-pub fn still_refused(config: &Config, text: &str) -> BTreeSet<String> {
-    let refused: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix(REFUSED)).collect();
-    let same = |(name, value): &(&String, &String)| refused.contains(format!("{name} = {}", quoted(value)).as_str());
-    config.postgresql.parameters.iter().filter(same).map(|(name, _)| name.clone()).collect()
+/// Every setting that we write into `postgresql.conf`, in its order.
+fn settings(config: &Config) -> Vec<(String, String)> {
+    let parameters = config.postgresql.parameters.iter().map(|(name, value)| (name.clone(), value.clone()));
+    computed(config).into_iter().map(|(name, value)| (name.to_owned(), value)).chain(parameters).collect()
 }
 
 /// What follows from other keys than `postgresql.parameters`.
 fn computed(config: &Config) -> Vec<(&'static str, String)> {
     let postgresql = &config.postgresql;
-    let mut libraries = vec!["ha_ext".to_owned()];
+    let mut libraries = vec![OUR_LIBRARY.to_owned()];
     libraries.extend(postgresql.preload_libraries.iter().cloned());
     vec![
-        ("shared_preload_libraries", libraries.join(",")),
+        (LIBRARIES, libraries.join(",")),
         ("listen_addresses", postgresql.listen_addresses.clone()),
         ("port", postgresql.port.to_string()),
         ("cluster_name", config.scope.clone()),
@@ -67,16 +64,27 @@ fn quoted(value: &str) -> String {
 /// Arguments for the postmaster's command line: `-c`, `name=value` pairs, which nothing in a file can override.
 /// Members of one cluster must agree on them (wire.md 8.3).
 #[must_use]
-pub fn command_line(config: &Config) -> Vec<String> {
+pub fn command_line(config: &Config, refused: &Refusals) -> Vec<String> {
     let mut out = Vec::new();
     let shared = crate::config::parameters::SHARED.iter().filter(|shared| shared.on_command_line);
-    let shared =
-        shared.filter_map(|shared| Some((shared.name, config.postgresql.parameters.get(shared.name)?.clone())));
-    for (name, value) in computed(config).into_iter().chain(shared) {
-        out.push("-c".to_owned());
-        out.push(format!("{name}={value}"));
+    let names = computed(config).into_iter().map(|(name, _)| name).chain(shared.map(|shared| shared.name));
+    for name in names {
+        if let Some(value) = value_of(config, refused, name) {
+            out.push("-c".to_owned());
+            out.push(format!("{name}={value}"));
+        }
     }
     out
+}
+
+/// The value that the server gets from us.
+#[must_use]
+pub fn value_of(config: &Config, refused: &Refusals, name: &str) -> Option<String> {
+    let (_, value) = settings(config).into_iter().find(|(known, _)| known == name)?;
+    match refused.get(name) {
+        Some(refusal) => refusal.instead_of(name),
+        None => Some(value),
+    }
 }
 
 fn lines(lines: &[String]) -> String {
@@ -239,162 +247,4 @@ pub fn auto_conf_without_ours(text: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cluster::Address;
-    use crate::ids::NodeName;
-    use serde_json::{Value, json};
-    use std::collections::BTreeMap;
-
-    fn config(postgresql: &Value) -> Config {
-        let mut local = json!({
-            "scope": "it's", "name": "pg-1",
-            "restapi": {"listen": "127.0.0.1:8008"},
-            "etcd3": {"host": "127.0.0.1:2379"},
-            "postgresql": {
-                "listen": "127.0.0.1,[::1]:5433", "connect_address": "127.0.0.1:5433", "data_dir": "/d/pg 1",
-                "authentication": {"replication": {"username": "repl", "password": "a:b\\c"}}
-            }
-        });
-        if let (Some(into), Some(from)) = (local["postgresql"].as_object_mut(), postgresql.as_object()) {
-            into.extend(from.clone());
-        }
-        Config::from_layers(&local, &BTreeMap::new(), None).expect("a good configuration").0
-    }
-
-    fn upstream() -> Upstream {
-        Upstream {
-            name: NodeName::new("pg2"),
-            address: Address { host: "fd00::2".to_owned(), port: 5432 },
-            slot: Some("pg_1".to_owned()),
-        }
-    }
-
-    #[test]
-    fn postgresql_conf_in_full() {
-        let config = config(&json!({"parameters": {
-            "shared_preload_libraries": "pg_stat_statements, ha_ext, auto_explain",
-            "archive_command": "cp %p 'a\\b'", "archive_mode": true, "ha.custom": 1.5
-        }}));
-        let text = "\
-# Written by ha_ext. Changes made here are lost: edit the cluster's configuration instead.
-include 'postgresql.base.conf'
-
-shared_preload_libraries = 'ha_ext,pg_stat_statements,auto_explain'
-listen_addresses = '127.0.0.1,::1'
-port = '5433'
-cluster_name = 'it''s'
-archive_command = 'cp %p ''a\\\\b'''
-archive_mode = 'on'
-ha.custom = '1.5'
-hot_standby = 'on'
-max_connections = '100'
-max_locks_per_transaction = '64'
-max_prepared_transactions = '0'
-max_replication_slots = '10'
-max_wal_senders = '10'
-max_worker_processes = '8'
-recovery_init_sync_method = 'syncfs'
-restart_after_crash = 'on'
-track_commit_timestamp = 'off'
-wal_keep_size = '128MB'
-wal_level = 'replica'
-wal_log_hints = 'on'
-wal_retrieve_retry_interval = '500ms'
-
-include_if_exists 'ha_ext.conf'
-";
-        assert_eq!(postgresql_conf(&config, &BTreeSet::new()), text);
-    }
-
-    #[test]
-    fn a_refused_value_is_a_comment_until_it_changes() {
-        let bad = config(&json!({"parameters": {"work_mem": "it's", "wrk_mem": "1MB"}}));
-        let text = postgresql_conf(&bad, &BTreeSet::from(["work_mem".to_owned()]));
-        assert!(text.contains("\n# refused by the server: work_mem = 'it''s'\nwrk_mem = '1MB'\n"), "{text}");
-        assert_eq!(still_refused(&bad, &text), BTreeSet::from(["work_mem".to_owned()]));
-        let corrected = config(&json!({"parameters": {"work_mem": "1MB", "wrk_mem": "1MB"}}));
-        assert_eq!(still_refused(&corrected, &text), BTreeSet::new());
-        assert_eq!(still_refused(&config(&json!({})), &text), BTreeSet::new());
-    }
-
-    #[test]
-    fn the_command_line_holds_what_all_members_share() {
-        let arguments = command_line(&config(&json!({})));
-        assert_eq!(arguments.len() % 2, 0);
-        assert!(arguments.chunks(2).all(|pair| pair[0] == "-c"));
-        assert!(arguments.contains(&"shared_preload_libraries=ha_ext".to_owned()));
-        assert!(arguments.contains(&"max_connections=100".to_owned()));
-        assert!(!arguments.iter().any(|argument| argument.starts_with("wal_keep_size")));
-    }
-
-    #[test]
-    fn whom_to_follow() {
-        let config = config(&json!({}));
-        let text = ha_ext_conf(&config, Some(&upstream()));
-        assert_eq!(
-            text.lines().skip(1).collect::<Vec<_>>(),
-            [
-                "primary_conninfo = 'host=fd00::2 port=5432 user=repl passfile=''/d/.pg 1.ha_ext/pgpass'' \
-                 application_name=pg-1 connect_timeout=3 keepalives_idle=3 keepalives_interval=2 keepalives_count=3 \
-                 tcp_user_timeout=9000 sslmode=prefer'",
-                "primary_slot_name = 'pg_1'",
-                "recovery_target_timeline = 'latest'",
-            ]
-        );
-        let parked: Vec<String> = ha_ext_conf(&config, None).lines().skip(1).map(str::to_owned).collect();
-        assert_eq!(
-            parked,
-            [
-                "primary_conninfo = ''",
-                "primary_slot_name = ''",
-                "recovery_target_timeline = 'latest'",
-                "restore_command = ''"
-            ]
-        );
-    }
-
-    #[test]
-    fn strange_characters_survive_both_quotings() {
-        assert_eq!(conninfo_value("it's \\ x"), r"'it\'s \\ x'");
-        assert_eq!(quoted(r"password='it\'s'"), r"'password=''it\\''s'''");
-        assert_eq!(conninfo_value(""), "''");
-    }
-
-    #[test]
-    fn options_of_the_role_go_into_its_connection_string() {
-        let config = config(&json!({"database": "db", "authentication": {
-            "replication": {"username": "repl"},
-            "rewind": {"username": "rw", "sslmode": "verify-full", "sslpassword": "p w", "sslkey": "/k"}
-        }}));
-        let text = rewind_conninfo(&config, &upstream());
-        assert!(text.ends_with("dbname=db sslkey=/k sslmode=verify-full sslpassword='p w'"), "{text}");
-        assert_eq!(pgpass(&config), "");
-    }
-
-    #[test]
-    fn passwords_are_escaped() {
-        let with_superuser = json!({"authentication": {
-            "superuser": {"username": "postgres", "password": "x"},
-            "replication": {"username": "repl", "password": "a:b\\c"}
-        }});
-        assert_eq!(pgpass(&config(&with_superuser)), "*:*:*:repl:a\\:b\\\\c\n*:*:*:postgres:x\n");
-    }
-
-    #[test]
-    fn access_files_are_written_only_when_configured() {
-        let bare = config(&json!({}));
-        assert_eq!((pg_hba(&bare), bootstrap_pg_hba(&bare), pg_ident(&bare)), (None, None, None));
-        let given = config(&json!({"pg_hba": ["local all all trust"], "pg_ident": []}));
-        assert_eq!(pg_hba(&given).as_deref().and_then(|text| text.lines().nth(1)), Some("local all all trust"));
-        assert_eq!(bootstrap_pg_hba(&given), pg_hba(&given));
-        assert_eq!(pg_ident(&given).as_deref(), Some(HEADER));
-    }
-
-    #[test]
-    fn alter_system_cannot_override_us() {
-        let text = "# x\nwork_mem = '4MB'\nPrimary_Conninfo='host=a'\nshared_preload_libraries = ''\n";
-        assert_eq!(auto_conf_without_ours(text).as_deref(), Some("# x\nwork_mem = '4MB'\n"));
-        assert_eq!(auto_conf_without_ours("work_mem = '4MB'\nprimary_conninfo_x = 1\n"), None);
-    }
-}
+mod tests;

@@ -58,7 +58,7 @@ async fn latency_of(etcd: &Etcd) {
             times[slot].1.push(begun.elapsed());
             begun = Instant::now();
         };
-        let DcsReply::Won(lease) = store.call(DcsCall::AcquireLeader).await else { panic!("the key is free") };
+        let DcsReply::Won(lease) = store.call(conformance::TAKE).await else { panic!("the key is free") };
         lap(0);
         let DcsReply::Kept(lease) = store.call(DcsCall::RenewLeader(lease)).await else { panic!("the key is ours") };
         lap(1);

@@ -1,11 +1,12 @@
 //! The server is down and nothing has to be released: what becomes of the data directory?
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{election, eligibility, outside, primary, rejoin};
+use super::{election, eligibility, outside, primary, rejoin, release};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::{StartRole, Step};
+use crate::lease::Lease;
 use crate::local::{Control, ControlState, DataDir, Upstream};
 use crate::memory::Stage;
 use crate::rule::Rule;
@@ -13,11 +14,25 @@ use crate::timeline::{Branch, WalEnd};
 use crate::view::DcsView;
 
 pub(super) fn decide(turn: &mut Turn<'_>) -> Verdict {
+    if let Some(verdict) = left_behind(turn) {
+        return verdict;
+    }
     match &turn.view.local.data {
         DataDir::Empty => empty(turn),
         DataDir::Damaged { half_copied, .. } => damaged(turn, *half_copied),
         DataDir::Present(control) => present(turn, control),
     }
+}
+
+/// Nothing to lead with, but the leader key hangs on the lease that this node keeps alive: the answer that would have said so was lost.
+fn left_behind(turn: &Turn<'_>) -> Option<Verdict> {
+    let leader = turn.fresh()?.leader.as_ref()?;
+    let kept = leader.name == *turn.me() && turn.memory.session == Some(leader.lease);
+    if !kept || turn.memory.bootstrapping || matches!(turn.view.local.data, DataDir::Present(_)) {
+        return None;
+    }
+    let lease = Lease::confirmed(leader.lease, leader.created, turn.now(), Millis(0));
+    Some(release::give_up(turn, lease, None, Rule::ReleaseDataLost))
 }
 
 fn empty(turn: &mut Turn<'_>) -> Verdict {
@@ -35,6 +50,9 @@ fn empty(turn: &mut Turn<'_>) -> Verdict {
                 && !turn.passed(turn.memory.step_failed_at, turn.view.settings.loop_wait_ms) =>
         {
             Verdict::of(Rule::BootstrapFailed).soon(1000)
+        }
+        Initialize::Absent if eligibility::may_be_refounding(turn, cluster) => {
+            Verdict::of(Rule::ElectionPredecessorAlive).soon(250)
         }
         Initialize::Absent => {
             let edit =
@@ -217,7 +235,10 @@ fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verd
         if let Some(lease) = eligibility::predecessor(turn, cluster) {
             return election::wait_for_predecessor(turn, lease);
         }
-        let acquire = turn.store(DcsCall::AcquireLeader);
+        if eligibility::may_be_refounding(turn, cluster) {
+            return Verdict::of(Rule::ElectionPredecessorAlive).soon(250);
+        }
+        let acquire = turn.acquire(cluster);
         return Verdict::of(Rule::BootstrapTakingKey).and(acquire).soon(50);
     }
     if cluster.initialize == Initialize::Absent && !was_standby(control) {

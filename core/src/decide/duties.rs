@@ -1,7 +1,7 @@
 //! What a leader writes into the store, one request at a time, the most urgent first.
 
 use super::turn::Turn;
-use crate::cluster::{Cluster, HistoryRow, Initialize, TimelineClaim};
+use crate::cluster::{Cluster, HistoryRow, Initialize, LastLeader, TimelineClaim};
 use crate::dcs::{Expect, Key};
 use crate::effect::Effect;
 use crate::ids::Timeline;
@@ -29,6 +29,7 @@ pub(super) fn claim(turn: &Turn<'_>, timeline: Timeline, lsn: crate::ids::Lsn) -
 pub(super) fn next(turn: &Turn<'_>, primary: &PrimaryView, lease: Lease) -> Option<Effect> {
     let cluster = turn.fresh()?;
     initialize(turn, cluster, lease)
+        .or_else(|| last_leader(turn, cluster, lease))
         .or_else(|| config(turn, cluster))
         .or_else(|| history(turn, cluster, primary, lease))
         .or_else(|| status(turn, cluster, primary, lease))
@@ -42,6 +43,17 @@ fn initialize(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Effect
             turn.write(Key::Initialize, Some(control.system_id.to_string()), Expect::WeLead(lease))
         }
     }
+}
+
+/// Written with the leader key already; again after somebody removed it, or if a release without it took the key.
+fn last_leader(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Effect> {
+    let ours = LastLeader { leader: turn.me().clone(), lease: lease.id };
+    // A view from before the key was taken (or moved) shows an earlier one.
+    let current = cluster.leader.as_ref().is_some_and(|leader| leader.lease == lease.id);
+    if !current || cluster.last_leader.as_ref().is_some_and(|last| last.value == ours) {
+        return None;
+    }
+    turn.write(Key::LastLeader, serde_json::to_string(&ours).ok(), Expect::WeLead(lease))
 }
 
 fn config(turn: &Turn<'_>, cluster: &Cluster) -> Option<Effect> {

@@ -7,7 +7,6 @@ use super::turn::{Turn, Verdict};
 use super::{eligibility, primary};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, Initialize};
-use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
 use crate::local::{Receiver, StandbyView};
@@ -43,7 +42,7 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return Verdict::of(Rule::ElectionLeavingToCandidate).soon(500);
     }
     if am_named && handed_over(turn, standby, cluster) {
-        let acquire = turn.store(DcsCall::AcquireLeader);
+        let acquire = turn.acquire(cluster);
         return Verdict::of(Rule::ElectionNamed).and(acquire).soon(20);
     }
     if eligibility::may_be_blind(turn, cluster) {
@@ -65,7 +64,7 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
 /// The leader itself released the key after its shutdown, naming its end of WAL, and this candidate has all of it:
 /// nobody can be ahead.
 fn handed_over(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> bool {
-    let (Some(released), Some(last)) = (&cluster.released, &turn.memory.last_leader) else { return false };
+    let (Some(released), Some(last)) = (cluster.last_release(), &turn.memory.last_leader) else { return false };
     let end = standby.received.max(standby.replayed);
     released.leader == last.name
         && released.created == last.created
@@ -104,7 +103,7 @@ fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: 
     let poll = turn.poll(targets, ROUND_PAUSE);
     match tally {
         Tally::Won => {
-            let acquire = turn.store(DcsCall::AcquireLeader);
+            let acquire = turn.acquire(cluster);
             Verdict::of(Rule::ElectionAcquiring).and(acquire).soon(20)
         }
         Tally::Waiting => Verdict::of(Rule::ElectionVoting).and(poll).soon(50),

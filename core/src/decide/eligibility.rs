@@ -2,7 +2,7 @@
 
 use super::turn::Turn;
 use crate::cluster::{Cluster, Initialize};
-use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
+use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use crate::local::{Server, StandbyView};
 use crate::peer::{PeerAnswer, PeerStatus};
 use crate::rule::Rule;
@@ -100,31 +100,48 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
 /// Who may still lead by a lease that is alive although the leader key is gone: deleted by a tool or lost in a restore.
 /// A release is announced by the owner, an expiry is proven by the lease; anything else must be waited for.
 ///
-/// Suspected are the last leader that was seen and, since a watch shows only the newest state and a restart forgets, every
-/// member that calls itself primary: its member key hangs on the lease that its leader key hung on.
+/// Suspected are whoever took the key last, by the record, and members of a kind that leaves no record: the last leader that was seen to
+/// take the key after what the record tells, and whoever calls itself primary: its member key hangs on the lease of its leader key.
 pub(super) fn predecessor(turn: &Turn<'_>, cluster: &Cluster) -> Option<LeaseId> {
-    let seen = turn.memory.last_leader.iter().filter(|last| {
-        let released = cluster.released.as_ref();
-        !released.is_some_and(|r| r.leader == last.name && r.created == last.created)
-    });
-    let seen = seen.map(|last| (&last.name, last.lease));
-    let primaries = cluster.members.iter().filter_map(|(name, member)| {
-        let lease = member.lease.filter(|_| member.role == "primary")?;
-        let released = cluster.released.as_ref().is_some_and(|r| r.leader == *name && r.lease == lease);
-        (!released).then_some((name, lease))
-    });
+    let recorded = cluster.last_leader.iter().map(|last| (&last.value.leader, last.value.lease));
+    let recorded = recorded.filter(|last| cluster.last_release().is_none_or(|r| (&r.leader, r.lease) != *last));
+    let newer = |created: Revision| cluster.last_leader.as_ref().is_none_or(|last| created > last.revision);
+    let released = cluster.released.as_ref();
+    let seen = turn.memory.last_leader.iter().filter(|last| newer(last.created));
+    let seen = seen.filter(|last| !released.is_some_and(|r| r.leader == last.name && r.created == last.created));
+    let others =
+        cluster.members.iter().filter(|(_, member)| member.ha_ext_version.is_none() && member.role == "primary");
+    let others = others.filter_map(|(name, member)| Some((name, member.lease?)));
     let lives = |(name, lease): &(&NodeName, LeaseId)| {
-        *name != turn.me() && turn.memory.dead_lease != Some(*lease) && !resigned(turn, name)
+        *name != turn.me() && !turn.memory.dead_leases.contains(lease) && !resigned(turn, name)
     };
-    seen.chain(primaries).find(lives).map(|(_, lease)| lease)
+    recorded.chain(seen.map(|last| (&last.name, last.lease))).chain(others).find(lives).map(|(_, lease)| lease)
 }
 
-/// Whether somebody may lead of whom nothing is known here: the store is empty where it should not be, and this process
-/// may have missed who led last. Whoever did lost the right to acknowledge by one ttl after the keys were gone.
+/// Whether somebody may lead of whom nothing is known here: there is no record of who led last, so an operator (or a restore) removed it.
+/// Whoever it was lost the right to acknowledge by one ttl after the key was gone.
 pub(super) fn may_be_blind(turn: &Turn<'_>, cluster: &Cluster) -> bool {
-    cluster.initialize == Initialize::Absent
-        && turn.memory.last_leader.as_ref().is_none_or(|last| last.name != *turn.me())
+    let last = turn.memory.last_leader.as_ref();
+    // Our own lease still ran when the key went, so nobody else can have led since.
+    let was_me = last.is_some_and(|last| last.name == *turn.me())
+        && turn.memory.fence_until.is_some_and(|until| turn.now() < until);
+    // Other kinds leave no record; all that can be known of them was seen.
+    let other_kind = last.is_some_and(|last| last.name != *turn.me())
+        && !turn.memory.last_leader_fenced
+        && cluster.initialize != Initialize::Absent;
+    cluster.last_leader.is_none()
+        && !was_me
+        && !other_kind
         && !turn.passed(turn.memory.leader_gone_at, turn.view.settings.ttl_ms)
+}
+
+/// Whether a cluster that is about to be founded may have been led until a moment ago: its keys were deleted, and a member
+/// that still has data shows it.
+pub(super) fn may_be_refounding(turn: &Turn<'_>, cluster: &Cluster) -> bool {
+    let with_data = |(name, member): (&NodeName, &crate::cluster::Member)| {
+        name != turn.me() && (member.timeline.is_some() || member.xlog_location.is_some())
+    };
+    cluster.members.iter().any(with_data) && may_be_blind(turn, cluster)
 }
 
 /// No primary, and nothing of one left: a server that died or is stopping may have backends that still acknowledge.

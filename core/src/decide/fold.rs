@@ -2,7 +2,7 @@
 
 use super::turn::Turn;
 use crate::clock::Tick;
-use crate::cluster::Initialize;
+use crate::cluster::{Cluster, Initialize};
 use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
 use crate::effect::Step;
 use crate::ids::LeaseId;
@@ -51,7 +51,7 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
         DcsReply::Released => turn.memory.lease = None,
         DcsReply::LeaseAlive(alive) => {
             if let (DcsCall::CheckLease(lease), false) = (call, alive) {
-                turn.memory.dead_lease = Some(*lease);
+                turn.memory.dead_leases.insert(*lease);
             }
         }
         DcsReply::Written(_) => {
@@ -108,7 +108,7 @@ fn written(turn: &mut Turn<'_>, edit: &KeyEdit, at: Tick) {
                 turn.memory.bootstrap_failed = false;
             }
         }
-        Key::Config | Key::Failover | Key::History => {}
+        Key::Config | Key::Failover | Key::History | Key::LastLeader => {}
     }
 }
 
@@ -161,6 +161,18 @@ fn seat_taken(turn: &mut Turn<'_>, reason: &LeaveReason) {
     }
 }
 
+/// Nobody holds the leader key. If somebody led since it was last seen gone, unseen by this node, then everything that was learnt for
+/// the present election is out of date: it begins anew.
+fn leader_gone(turn: &mut Turn<'_>, cluster: &Cluster) {
+    let after = cluster.last_leader.as_ref().map(|last| last.revision);
+    if turn.memory.leader_gone_at.is_some() && turn.memory.leader_gone_after == after {
+        return;
+    }
+    turn.memory.leader_gone_at = Some(turn.now());
+    turn.memory.leader_gone_after = after;
+    turn.memory.voting_since = None;
+}
+
 /// What a fresh snapshot says about our lease and about who led.
 pub(super) fn cluster(turn: &mut Turn<'_>) {
     for peer in turn.view.peers {
@@ -187,10 +199,11 @@ pub(super) fn cluster(turn: &mut Turn<'_>) {
             turn.memory.last_leader_fenced = member.ha_ext_version.is_some();
         }
         turn.memory.leader_gone_at = None;
+        turn.memory.dead_leases.clear();
         turn.memory.known_peers =
             cluster.members.iter().filter_map(|(name, m)| Some((name.clone(), m.api_url.clone()?))).collect();
-    } else if turn.memory.leader_gone_at.is_none() {
-        turn.memory.leader_gone_at = Some(turn.now());
+    } else {
+        leader_gone(turn, cluster);
     }
     if turn.memory.lease.is_none() {
         turn.memory.claim = None;

@@ -156,7 +156,7 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
         let check = check_lease(turn, lease);
         return Verdict::of(Rule::ElectionPredecessorAlive).with(Effect::CloseFence).and(check).soon(100);
     }
-    let acquire = turn.store(DcsCall::AcquireLeader);
+    let acquire = turn.acquire(cluster);
     Verdict::of(Rule::LeaderTakingBack).with(Effect::CloseFence).and(acquire).soon(100)
 }
 

@@ -103,6 +103,12 @@ impl<'a> Turn<'a> {
         ready.then_some(Effect::Dcs(call))
     }
 
+    /// Takes the leader key, if a request may be sent now, under the condition that nobody led since `cluster` was read: what was
+    /// proven of the predecessor there would say nothing of another.
+    pub fn acquire(&self, cluster: &Cluster) -> Option<Effect> {
+        self.store(DcsCall::AcquireLeader { seen: cluster.revision })
+    }
+
     /// A conditional write of a permanent key, if a request may be sent now.
     pub fn write(&self, key: Key, value: Option<String>, expect: Expect) -> Option<Effect> {
         self.store(DcsCall::Write(KeyEdit { key, value, expect, leased: false }))

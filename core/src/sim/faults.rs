@@ -81,6 +81,15 @@ pub(super) fn wipes() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which an operator deletes keys while leaders cannot see it.
+pub(super) fn blindness() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        DeleteLeaderKey | DeleteKeys | FreezeNode => 3,
+        CutFromStore | KillSupervisor | StallMain | Isolate => 1,
+        _ => 0,
+    })
+}
+
 impl World {
     /// One fault, and the time of the next.
     pub(super) fn fault(&mut self) {

@@ -6,6 +6,7 @@ use crate::cluster::Released;
 use crate::dcs::{DcsCall, Key};
 use crate::decide::Decision;
 use crate::effect::{Effect, StartRole, Step};
+use crate::ids::Revision;
 use crate::lease::Lease;
 use crate::local::Server;
 use crate::rule::Rule;
@@ -28,6 +29,8 @@ pub enum Mutant {
     VoteWhileReceiving,
     /// A key that vanished is taken although its lease may be alive.
     IgnorePredecessor,
+    /// A node that finds no record of who led last takes the key at once.
+    TakeBlindly,
     /// The timeline is not claimed.
     NoClaim,
     /// A diverged node is started as it is.
@@ -38,7 +41,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 10] = [
+    pub const ALL: [Mutant; 11] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -46,6 +49,7 @@ impl Mutant {
         Mutant::NoVote,
         Mutant::VoteWhileReceiving,
         Mutant::IgnorePredecessor,
+        Mutant::TakeBlindly,
         Mutant::NoClaim,
         Mutant::NoRewind,
         Mutant::NeverFollow,
@@ -83,6 +87,12 @@ impl Mutant {
                     acquire(decision, view);
                 }
             }
+            Mutant::TakeBlindly => {
+                let recorded = view.dcs.fresh().is_none_or(|cluster| cluster.last_leader.is_some());
+                if decision.rule == Rule::ElectionPredecessorAlive && !recorded {
+                    acquire(decision, view);
+                }
+            }
             Mutant::NoClaim => no_claim(decision, view),
             Mutant::NoRewind => {
                 for effect in &mut decision.effects {
@@ -103,7 +113,8 @@ impl Mutant {
 
 fn acquire(decision: &mut Decision, view: &View<'_>) {
     if !view.dcs_busy {
-        decision.effects = vec![Effect::Dcs(DcsCall::AcquireLeader)];
+        let seen = view.dcs.newest().map_or(Revision(0), |cluster| cluster.revision);
+        decision.effects = vec![Effect::Dcs(DcsCall::AcquireLeader { seen })];
     }
 }
 

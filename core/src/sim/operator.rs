@@ -28,9 +28,7 @@ impl World {
 
     pub(super) fn operator_deletes_leader(&mut self) {
         let before = self.store.leader();
-        // One mistake at a time: without its member key nobody could know who led.
-        let known = before.as_ref().is_some_and(|key| self.store.key(&Key::Member(key.name.clone()).path()).is_some());
-        if known && self.store.delete(LEADER_PATH) {
+        if self.store.delete(LEADER_PATH) {
             self.log.line(self.now, "oper", "operator: deletes the leader key");
             self.store_changed(before.as_ref());
         }
@@ -39,13 +37,9 @@ impl World {
     /// One key, all but the claims, or (rarely) everything.
     pub(super) fn operator_deletes_keys(&mut self) {
         let before = self.store.leader();
-        let what = self.rng.below(8);
-        let doomed = ["status", "history", "config", "initialize", "members", "", "", "all"];
+        let what = self.rng.below(9);
+        let doomed = ["status", "history", "config", "initialize", "members", "", "", "ha_ext", "all"];
         let prefix = doomed[usize::try_from(what).unwrap_or(0)];
-        // First the leader key by hand, then who the members are: of that nobody can make sense.
-        if prefix == "members" && before.is_none() {
-            return;
-        }
         let text = format!("operator: deletes {}", if prefix.is_empty() { "all but the claims" } else { prefix });
         self.log.line(self.now, "oper", &text);
         if matches!(prefix, "" | "all" | "history") {
@@ -57,6 +51,10 @@ impl World {
             "all" => {
                 self.judge.claims_wiped = true;
                 self.store.delete_where(|_| true);
+            }
+            "ha_ext" => {
+                self.judge.claims_wiped = true;
+                self.store.delete_where(|path| path.starts_with("ha_ext/"));
             }
             prefix => self.store.delete_where(|path| path.starts_with(prefix)),
         }

@@ -41,6 +41,8 @@ impl Params {
         }
         if rng.chance(30) {
             weights = super::faults::wipes();
+        } else if rng.chance(60) {
+            weights = super::faults::blindness();
         }
         let rare = |rng: &mut Rng, value: u64| if rng.chance(350) { rng.between(1, value) } else { 0 };
         Self {

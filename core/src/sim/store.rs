@@ -3,8 +3,8 @@
 //! A lease ends at `expires`; its keys go up to half a second later, because etcd revokes in a loop. In between no
 //! keepalive brings it back. While the store is down no lease ends, and when it is back each has its full ttl again.
 
-use crate::cluster::{Cluster, LeaderKey};
-use crate::dcs::{Expect, KeyEdit, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
+use crate::cluster::{Cluster, LastLeader, LeaderKey};
+use crate::dcs::{Expect, KeyEdit, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
 use crate::ids::{LeaseId, NodeName, Revision};
 use crate::lease::Lease;
 use std::collections::BTreeMap;
@@ -36,6 +36,7 @@ pub(super) enum Request {
     },
     CreateLeader {
         lease: LeaseId,
+        seen: Revision,
     },
     Adopt {
         old: LeaseId,
@@ -120,13 +121,15 @@ impl Store {
                 self.leases.insert(lease, LeaseState { ttl_ms: *ttl_ms, expires: now + ttl_ms, revoke_lag });
                 Answer::Alive { lease, ttl_ms: *ttl_ms }
             }
-            Request::CreateLeader { lease } => {
+            Request::CreateLeader { lease, seen } => {
                 if !self.leases.contains_key(lease) {
                     return Answer::Gone;
                 }
-                if self.raw.keys.contains_key(LEADER_PATH) {
+                let taken_since = self.key(LAST_LEADER_PATH).is_some_and(|record| record.modified > *seen);
+                if self.raw.keys.contains_key(LEADER_PATH) || taken_since {
                     return Answer::No;
                 }
+                self.record_leader(me, *lease);
                 Answer::Done(self.put(LEADER_PATH, me.as_str(), Some(*lease)))
             }
             Request::Adopt { old, created, lease } => {
@@ -137,6 +140,7 @@ impl Store {
                 if !ours {
                     return Answer::No;
                 }
+                self.record_leader(me, *lease);
                 self.put(LEADER_PATH, me.as_str(), Some(*lease));
                 Answer::Done(*created)
             }
@@ -151,6 +155,11 @@ impl Store {
             Request::TimeToLive(lease) => self.verdict(self.expires(*lease).is_some_and(|expires| now < expires)),
             Request::Write { edit, session } => self.write(me, edit, *session),
         }
+    }
+
+    fn record_leader(&mut self, me: &NodeName, lease: LeaseId) {
+        let record = LastLeader { leader: me.clone(), lease };
+        self.put(LAST_LEADER_PATH, &serde_json::to_string(&record).unwrap_or_default(), None);
     }
 
     fn verdict(&self, yes: bool) -> Answer {

@@ -26,7 +26,7 @@ impl World {
         let session = self.process(who).store.session;
         let ttl_ms = self.nodes[who.node].settings.ttl_ms.0;
         let request = match &call {
-            DcsCall::KeepSession | DcsCall::AcquireLeader | DcsCall::AdoptLeader { .. } => match session {
+            DcsCall::KeepSession | DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. } => match session {
                 Some(lease) => Request::Keepalive(lease),
                 None => Request::Grant { ttl_ms },
             },
@@ -120,7 +120,7 @@ impl World {
         let kept = flight.kept;
         let sent_at = flight.sent_at;
         if let Some((lease, _)) = kept
-            && matches!(flight.call, DcsCall::KeepSession | DcsCall::AcquireLeader | DcsCall::AdoptLeader { .. })
+            && matches!(flight.call, DcsCall::KeepSession | DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. })
         {
             process.store.session = Some(lease);
         }
@@ -131,7 +131,7 @@ impl World {
             Next::Send(Request::Grant { ttl_ms })
         };
         match (&flight.call, answer) {
-            (DcsCall::KeepSession | DcsCall::AcquireLeader | DcsCall::AdoptLeader { .. }, Answer::Gone) => {
+            (DcsCall::KeepSession | DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. }, Answer::Gone) => {
                 if flight.regranted {
                     return Next::End(DcsReply::Unknown("the lease vanished".to_owned()));
                 }
@@ -140,14 +140,16 @@ impl World {
             (DcsCall::KeepSession, Answer::Alive { lease, ttl_ms }) => {
                 Next::End(DcsReply::SessionKept { lease, sent_at, ttl: Millis(ttl_ms) })
             }
-            (DcsCall::AcquireLeader, Answer::Alive { lease, .. }) => Next::Send(Request::CreateLeader { lease }),
+            (DcsCall::AcquireLeader { seen }, Answer::Alive { lease, .. }) => {
+                Next::Send(Request::CreateLeader { lease, seen: *seen })
+            }
             (DcsCall::AdoptLeader { old, created }, Answer::Alive { lease, .. }) => {
                 Next::Send(Request::Adopt { old: *old, created: *created, lease })
             }
-            (DcsCall::AcquireLeader | DcsCall::AdoptLeader { .. }, Answer::Done(created)) => {
+            (DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. }, Answer::Done(created)) => {
                 Next::End(confirmed(created).map_or(DcsReply::Lost, DcsReply::Won))
             }
-            (DcsCall::AcquireLeader | DcsCall::AdoptLeader { .. } | DcsCall::KeepSession, _) => {
+            (DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. } | DcsCall::KeepSession, _) => {
                 Next::End(DcsReply::Lost)
             }
             (DcsCall::RenewLeader(lease), Answer::Alive { .. }) => Next::Send(Request::Check(*lease)),

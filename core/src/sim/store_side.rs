@@ -22,7 +22,7 @@ impl World {
                 Request::Write { edit, .. } => {
                     format!("store: {} := {}", edit.key.path(), edit.value.as_deref().unwrap_or("(deleted)"))
                 }
-                Request::CreateLeader { lease } => format!("store: leader := {name} on lease {lease}"),
+                Request::CreateLeader { lease, .. } => format!("store: leader := {name} on lease {lease}"),
                 Request::Adopt { lease, .. } => format!("store: leader {name} moves to lease {lease}"),
                 Request::Release { .. } => format!("store: leader {name} released"),
                 _ => "store: changed".to_owned(),

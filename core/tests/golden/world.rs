@@ -15,6 +15,7 @@ use ha_core::seat::LeaveReason;
 use ha_core::settings::Settings;
 use ha_core::view::{DcsView, Seat, View};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// A decision as text.
@@ -90,6 +91,8 @@ impl Scene {
                 step_running: None,
                 cannot_write: None,
                 history_at: None,
+                pending_restart: BTreeMap::new(),
+                founding: false,
             },
             peers: Vec::new(),
             outcomes: Vec::new(),
@@ -100,6 +103,7 @@ impl Scene {
         };
         scene.key("initialize", &SYSTEM.to_string());
         scene.key("config", "{}");
+        scene.key("ha_ext/last_leader", r#"{"leader":"n2","lease":9}"#);
         for name in ["n1", "n2", "n3"] {
             let port = name.trim_start_matches('n');
             let member = json!({
@@ -157,8 +161,7 @@ impl Scene {
             "gone" => {
                 let peers = json!({"n2": "http://10.0.0.1:8002/patroni", "n3": "http://10.0.0.1:8003/patroni"});
                 let last = json!({"name": "n2", "lease": 9, "created": 70});
-                let gone =
-                    json!({"last_leader": last, "dead_lease": 9, "leader_gone_at": 99_000, "known_peers": peers});
+                let gone = json!({"last_leader": last, "leader_gone_after": 60, "dead_leases": [9], "leader_gone_at": 99_000, "known_peers": peers});
                 patch(&mut self.memory, &gone)?;
                 patch(&mut self.memory, &json!({"session": 6, "kept_at": 99_000}))?;
             }
@@ -166,6 +169,7 @@ impl Scene {
                 let sent_at: u64 = if rest.is_empty() { 95_000 } else { number(rest)? };
                 let lease = json!({"id": 5, "leader_created": 50, "sent_at": sent_at, "ttl": 30_000});
                 patch(&mut self.memory, &json!({"lease": lease, "session": 5, "kept_at": sent_at}))?;
+                self.key("ha_ext/last_leader", r#"{"leader":"n1","lease":5}"#);
             }
             _ => return Err("unknown word".to_owned()),
         }

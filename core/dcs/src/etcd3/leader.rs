@@ -10,7 +10,7 @@ use super::{Etcd3, put_on_lease};
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use ha_core::clock::Tick;
 use ha_core::cluster::Released;
-use ha_core::dcs::{DcsReply, RELEASED_PATH};
+use ha_core::dcs::{DcsReply, LAST_LEADER_PATH, RELEASED_PATH};
 use ha_core::ids::{LeaseId, Revision};
 use ha_core::lease::Lease;
 use std::cell::Cell;
@@ -34,9 +34,14 @@ enum Claimed {
 }
 
 impl Etcd3 {
-    pub(super) async fn acquire(&mut self, budget: &mut Budget) -> Result<DcsReply, Stopped> {
-        let absent = vec![Compare::create_revision(self.leader_key(), CompareOp::Equal, 0)];
-        self.claim(absent, None, budget).await
+    pub(super) async fn acquire(&mut self, seen: Revision, budget: &mut Budget) -> Result<DcsReply, Stopped> {
+        let record = format!("{}{LAST_LEADER_PATH}", self.base);
+        let free = vec![
+            Compare::create_revision(self.leader_key(), CompareOp::Equal, 0),
+            // Of a key that does not exist the revision is zero.
+            Compare::mod_revision(record, CompareOp::Less, seen.0.saturating_add(1)),
+        ];
+        self.claim(free, None, budget).await
     }
 
     pub(super) async fn adopt(
@@ -98,7 +103,7 @@ impl Etcd3 {
             (self.options.clock, &self.shared, self.leader_key(), self.options.name.as_str());
         let txn = Txn::new()
             .when(condition)
-            .and_then([TxnOp::put(key.as_str(), name, Some(put_on_lease(lease)))])
+            .and_then([TxnOp::put(key.as_str(), name, Some(put_on_lease(lease))), self.record_leader(lease)])
             .or_else([TxnOp::get(key.as_str(), None)]);
         let settled = self.members.settle(&self.options, budget, async |link| {
             let sent_at = clock();

@@ -26,10 +26,11 @@ pub use watcher::Watcher;
 
 use crate::{ReadError, Store};
 use budget::Budget;
-use etcd_client::PutOptions;
+use etcd_client::{PutOptions, TxnOp};
 use failure::Failure;
 use ha_core::clock::Millis;
-use ha_core::dcs::{DcsCall, DcsReply, LEADER_PATH, RawCluster};
+use ha_core::cluster::LastLeader;
+use ha_core::dcs::{DcsCall, DcsReply, LAST_LEADER_PATH, LEADER_PATH, RawCluster};
 use ha_core::ids::{LeaseId, Revision};
 use members::{Members, Stopped};
 use session::{Kept, Session};
@@ -88,6 +89,13 @@ impl Etcd3 {
         Budget::new(self.options.retry_timeout, self.options.request_timeout)
     }
 
+    /// The record of who leads, to be written together with the leader key.
+    fn record_leader(&self, lease: LeaseId) -> TxnOp {
+        let leader = self.options.name.clone();
+        let record = serde_json::to_string(&LastLeader { leader, lease }).unwrap_or_default();
+        TxnOp::put(format!("{}{LAST_LEADER_PATH}", self.base), record, None)
+    }
+
     fn leader_key(&self) -> String {
         format!("{}{LEADER_PATH}", self.base)
     }
@@ -99,7 +107,7 @@ impl Etcd3 {
                 let Kept { lease, sent_at, ttl } = self.keep_session(&mut budget).await?;
                 Ok(DcsReply::SessionKept { lease, sent_at, ttl })
             }
-            DcsCall::AcquireLeader => self.acquire(&mut budget).await,
+            DcsCall::AcquireLeader { seen } => self.acquire(seen, &mut budget).await,
             DcsCall::AdoptLeader { old, created } => self.adopt(old, created, &mut budget).await,
             DcsCall::RenewLeader(lease) => self.renew(lease, &mut budget).await,
             DcsCall::ReleaseLeader { lease, announce } => self.release(lease, &announce, &mut budget).await,

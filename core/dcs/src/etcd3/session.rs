@@ -103,6 +103,7 @@ impl Etcd3 {
     ) -> Result<Kept, Stopped> {
         let new = self.request_lease(budget).await?;
         let (shared, base) = (&self.shared, &self.base);
+        let (leader_key, record) = (self.leader_key(), self.record_leader(new.lease));
         let moved = self.members.settle(&self.options, budget, async |link| {
             let all = read::cluster(link, shared, base).await?;
             let keys = all.keys.iter().filter(|(_, raw)| raw.lease == Some(old));
@@ -114,7 +115,8 @@ impl Etcd3 {
             let there = keys.iter().map(|key| Compare::lease(key.as_str(), CompareOp::Equal, old.0));
             let options = put_on_lease(new.lease).with_ignore_value();
             let over = keys.iter().map(|key| TxnOp::put(key.as_str(), "", Some(options.clone())));
-            let txn = Txn::new().when(there.collect::<Vec<_>>()).and_then(over.collect::<Vec<_>>());
+            let record = keys.contains(&leader_key).then(|| record.clone());
+            let txn = Txn::new().when(there.collect::<Vec<_>>()).and_then(over.chain(record).collect::<Vec<_>>());
             let answer = link.kv().txn(txn).await?;
             shared.check(answer.header())?;
             Ok(answer.succeeded())

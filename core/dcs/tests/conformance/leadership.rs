@@ -1,10 +1,10 @@
 //! Taking, keeping and giving up the leader key.
 
-use super::{Backend, kept, leader, released, snapshot, won};
+use super::{Backend, TAKE, kept, leader, released, snapshot, won};
 use crate::support::clock;
 use ha_core::clock::Millis;
-use ha_core::cluster::Released;
-use ha_core::dcs::{DcsCall, DcsReply, LEADER_PATH, RELEASED_PATH};
+use ha_core::cluster::{LastLeader, Released};
+use ha_core::dcs::{DcsCall, DcsReply, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH};
 use ha_core::ids::{LeaseId, NodeName, Revision};
 use ha_dcs::Store;
 
@@ -12,7 +12,7 @@ pub async fn one_of_two_wins(backend: &impl Backend) {
     let (mut a, _) = backend.node("a", Millis(10_000));
     let (mut b, _) = backend.node("b", Millis(10_000));
     let lease = won(&mut a).await;
-    assert_eq!(b.call(DcsCall::AcquireLeader).await, DcsReply::Lost);
+    assert_eq!(b.call(TAKE).await, DcsReply::Lost);
     let seen = snapshot(&mut b).await;
     let key = &seen.keys[LEADER_PATH];
     assert_eq!((key.value.as_str(), key.lease, key.created), ("a", Some(lease.id), lease.leader_created));
@@ -26,7 +26,7 @@ pub async fn acquiring_again_finds_our_own_key(backend: &impl Backend) {
     assert_eq!((first.id, first.leader_created), (second.id, second.leader_created));
     // A namesake does not have our lease.
     let (mut twin, _) = backend.node("a", Millis(10_000));
-    assert_eq!(twin.call(DcsCall::AcquireLeader).await, DcsReply::Lost);
+    assert_eq!(twin.call(TAKE).await, DcsReply::Lost);
 }
 
 pub async fn renewing_counts_from_sending(backend: &impl Backend) {
@@ -61,7 +61,7 @@ pub async fn an_overwritten_key_is_lost(backend: &impl Backend) {
     assert_eq!(a.call(DcsCall::RenewLeader(lease)).await, DcsReply::Refused);
     backend.tool_put(LEADER_PATH, "b").await;
     assert_eq!(a.call(DcsCall::RenewLeader(lease)).await, DcsReply::Refused);
-    assert_eq!(a.call(DcsCall::AcquireLeader).await, DcsReply::Lost);
+    assert_eq!(a.call(TAKE).await, DcsReply::Lost);
     assert_eq!(leader(&mut a).await.as_deref(), Some("b"));
 }
 
@@ -103,6 +103,40 @@ pub async fn adopting_needs_what_was_seen(backend: &impl Backend) {
     backend.tool_delete(LEADER_PATH).await;
     assert_eq!(twin.call(adopt(lease.id, lease.leader_created)).await, DcsReply::Lost, "gone");
     assert_eq!(leader(&mut a).await, None, "adopting creates nothing");
+}
+
+pub async fn taking_is_recorded(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let record = async |store: &mut _| {
+        let key = snapshot(store).await.keys.remove(LAST_LEADER_PATH).expect("a record");
+        assert_eq!(key.lease, None, "it outlives the lease");
+        serde_json::from_str::<LastLeader>(&key.value).expect("JSON")
+    };
+    let lease = won(&mut a).await;
+    assert_eq!(record(&mut a).await, LastLeader { leader: NodeName::new("a"), lease: lease.id });
+    let (mut later, _) = backend.node("a", Millis(10_000));
+    let reply = later.call(DcsCall::AdoptLeader { old: lease.id, created: lease.leader_created }).await;
+    let DcsReply::Won(adopted) = reply else { panic!("{reply:?}") };
+    assert_eq!(record(&mut later).await.lease, adopted.id);
+    later.set_ttl(Millis(12_000));
+    let moved = kept(&mut later, adopted).await;
+    assert_ne!(moved.id, adopted.id);
+    assert_eq!(record(&mut later).await.lease, moved.id);
+    backend.tool_delete(LEADER_PATH).await;
+    assert_eq!(record(&mut later).await.lease, moved.id, "it outlives the key");
+}
+
+pub async fn an_old_view_takes_nothing(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let (mut b, _) = backend.node("b", Millis(10_000));
+    let before = snapshot(&mut b).await.revision;
+    won(&mut a).await;
+    backend.tool_delete(LEADER_PATH).await;
+    assert_eq!(b.call(DcsCall::AcquireLeader { seen: before }).await, DcsReply::Lost, "somebody led meanwhile");
+    assert_eq!(leader(&mut b).await, None);
+    let now = snapshot(&mut b).await.revision;
+    let reply = b.call(DcsCall::AcquireLeader { seen: now }).await;
+    assert!(matches!(reply, DcsReply::Won(_)), "{reply:?}");
 }
 
 pub async fn releasing_announces(backend: &impl Backend) {

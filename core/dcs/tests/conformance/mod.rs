@@ -15,6 +15,9 @@ use ha_core::lease::Lease;
 use ha_dcs::{Store, Watch, WatchEvent};
 use std::time::Duration;
 
+/// Takes the leader key whatever was seen before.
+pub const TAKE: DcsCall = DcsCall::AcquireLeader { seen: Revision(i64::MAX) };
+
 /// One real server (or cluster of servers) of the store under test, empty at first.
 pub trait Backend {
     type Store: Store;
@@ -40,7 +43,8 @@ macro_rules! suite {
         $crate::suite!(@cases $start,
             leadership: one_of_two_wins, acquiring_again_finds_our_own_key, renewing_counts_from_sending,
                 renewing_never_creates, an_overwritten_key_is_lost, a_deleted_and_remade_key_is_lost,
-                adopting_keeps_the_create_revision, adopting_needs_what_was_seen, releasing_announces,
+                adopting_keeps_the_create_revision, adopting_needs_what_was_seen, taking_is_recorded,
+                an_old_view_takes_nothing, releasing_announces,
                 releasing_a_foreign_key_does_nothing;
             edits: absent_is_won_once, unchanged_is_compare_and_swap, only_the_leader_writes_as_leader,
                 our_member_key_comes_back, leased_keys_vanish, paths_are_relative;
@@ -64,7 +68,7 @@ macro_rules! suite {
 }
 
 pub async fn won(store: &mut impl Store) -> Lease {
-    match store.call(DcsCall::AcquireLeader).await {
+    match store.call(TAKE).await {
         DcsReply::Won(lease) => lease,
         other => panic!("the key was free, but: {other:?}"),
     }

@@ -1,6 +1,6 @@
 //! Answers that are late, lost, or not from our store.
 
-use crate::conformance::{edit, kept, leader, member, released, snapshot, won, written};
+use crate::conformance::{TAKE, edit, kept, leader, member, released, snapshot, won, written};
 use crate::support::backend::{only_through, options};
 use crate::support::etcd::Etcd;
 use crate::support::proxy::Proxy;
@@ -29,7 +29,7 @@ fn a_lost_answer_is_unknown_and_then_ours() {
         let mut store = Etcd3::connect(&only_through(proxy.host(), "a"));
         store.call(DcsCall::KeepSession).await;
         proxy.hold_answers(true);
-        let (took, reply) = timed(store.call(DcsCall::AcquireLeader)).await;
+        let (took, reply) = timed(store.call(TAKE)).await;
         assert!(matches!(reply, DcsReply::Unknown(_)), "{reply:?}");
         assert!(took < Millis(3_500), "{took}");
         let mut witness = Etcd3::connect(&options(etcd.hosts(), "b"));

@@ -1,6 +1,6 @@
 //! Authentication: tokens that expire, permissions, passwords.
 
-use crate::conformance::{changed_to, kept, leader, member, won, written};
+use crate::conformance::{TAKE, changed_to, kept, leader, member, won, written};
 use crate::support::backend::options;
 use crate::support::certs::Certs;
 use crate::support::etcd::{Etcd, Plan};
@@ -8,7 +8,7 @@ use crate::support::proxy::Proxy;
 use crate::support::{run, sleep_ms, timed};
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
 use ha_core::clock::Millis;
-use ha_core::dcs::{DcsCall, DcsReply};
+use ha_core::dcs::DcsReply;
 use ha_dcs::etcd3::{Etcd3, Options};
 use ha_dcs::{ReadError, Store, Watch, WatchEvent};
 
@@ -88,7 +88,7 @@ fn who_may_not_is_denied_at_once() {
         let etcd = guarded(&[]).await;
         for (user, password) in [("ha", "wrong"), ("nobody", "secret"), ("guest", "secret")] {
             let mut store = Etcd3::connect(&as_user(etcd.hosts(), user, password));
-            let (took, reply) = timed(store.call(DcsCall::AcquireLeader)).await;
+            let (took, reply) = timed(store.call(TAKE)).await;
             assert!(matches!(reply, DcsReply::Denied(_)), "{user}: {reply:?}");
             assert!(took < Millis(1_500), "{user}: {took}");
             let read = store.snapshot().await;
@@ -97,7 +97,7 @@ fn who_may_not_is_denied_at_once() {
             assert!(matches!(event, WatchEvent::Lost(_)), "{user}: {event:?}");
         }
         let mut nameless = Etcd3::connect(&options(etcd.hosts(), "a"));
-        let reply = nameless.call(DcsCall::AcquireLeader).await;
+        let reply = nameless.call(TAKE).await;
         assert!(matches!(reply, DcsReply::Denied(_)), "{reply:?}");
     });
 }

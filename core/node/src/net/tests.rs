@@ -84,7 +84,7 @@ impl Main {
     fn acquire(&mut self) -> Lease {
         let kept = self.call(&DcsCall::KeepSession);
         assert!(matches!(kept, DcsReply::SessionKept { .. }), "{kept:?}");
-        let won = self.call(&DcsCall::AcquireLeader);
+        let won = self.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX) });
         let DcsReply::Won(lease) = won else { panic!("{won:?}") };
         lease
     }
@@ -131,7 +131,7 @@ fn another_node_sees_the_release_by_its_watch_and_takes_over() {
     second.wait_fresh();
     let lease = first.acquire();
     assert!(matches!(second.call(&DcsCall::KeepSession), DcsReply::SessionKept { .. }));
-    assert_eq!(second.call(&DcsCall::AcquireLeader), DcsReply::Lost);
+    assert_eq!(second.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX) }), DcsReply::Lost);
     second.until("leader", 1000, |news| news.cluster.as_ref()?.leader.clone());
     let announce = Released { leader: NodeName::new("pg1"), lease: lease.id, created: lease.leader_created, lsn: None };
     assert_eq!(first.call(&DcsCall::ReleaseLeader { lease, announce: announce.clone() }), DcsReply::Released);
@@ -140,7 +140,7 @@ fn another_node_sees_the_release_by_its_watch_and_takes_over() {
         cluster.leader.is_none().then(|| cluster.released.clone())
     });
     assert_eq!(released, Some(announce));
-    assert!(matches!(second.call(&DcsCall::AcquireLeader), DcsReply::Won(_)));
+    assert!(matches!(second.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX) }), DcsReply::Won(_)));
 }
 
 #[test]

@@ -42,7 +42,10 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
         let Some(position) = position else { continue };
         let node = &world.nodes[index];
         let connected = world.net.healthy(index, winner) && world.net.healthy(index, world.net.store());
-        let barred = node.settings.tags.nofailover() || node.cannot_write;
+        // Without its member key for as long as a lease lasts, it cannot get at the store: the others stop waiting for it.
+        let cut_off = world.store.key(&Key::Member(node.name.clone()).path()).is_none()
+            && world.now - vanished.at >= node.settings.ttl_ms.0;
+        let barred = cut_off || node.settings.tags.nofailover() || node.cannot_write;
         if index == winner || !connected || barred || troubled(world, index, vanished.at) {
             continue;
         }
