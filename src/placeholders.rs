@@ -1,8 +1,11 @@
-//! History files that hold only a comment: they make the server skip a timeline that another node claimed (ADR 0002).
+//! History files that hold only a comment (ADR 0002). Above a server's own timeline they make it skip a number that another
+//! node claimed. Below it they stand for numbers that were skipped: a standby from before them asks its upstream for every
+//! history file in between, and streams nothing while one is missing.
 
 use ha_core::ids::Timeline;
 use ha_node::files;
 use ha_node::paths::Paths;
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
@@ -17,15 +20,29 @@ pub fn put(paths: &Paths, timeline: Timeline) -> io::Result<()> {
     files::write_atomically(&path, TEXT)
 }
 
-/// Removes what a promotion that did not come through left behind. Before recovery begins, because recovery would take the
-/// newest history file for its target, find no ancestor in it, and wait for WAL that never comes.
-pub fn clear(data_dir: &Path) -> io::Result<()> {
+/// How far back standbys may come from.
+const FILLED: u32 = 1000;
+
+/// Fills the gaps below `timeline`: numbers that were skipped, and those whose files a copy did not bring along.
+pub fn fill(paths: &Paths, timeline: Timeline) -> io::Result<()> {
+    (timeline.0.saturating_sub(FILLED).max(2)..timeline.0).try_for_each(|number| put(paths, Timeline(number)))
+}
+
+/// Removes what a promotion that did not come through left behind: numbers above `timeline`, where recovery will begin.
+/// Recovery takes the newest history file above that for its target, would find no ancestor in it, and wait for WAL that
+/// never comes.
+pub fn clear(data_dir: &Path, timeline: Timeline) -> io::Result<()> {
     for entry in std::fs::read_dir(data_dir.join("pg_wal"))? {
         let entry = entry?;
-        let is_history = Path::new(&entry.file_name()).extension().is_some_and(|ext| ext == "history");
-        if is_history && entry.metadata()?.len() == TEXT.len() as u64 && std::fs::read(entry.path())? == TEXT {
+        let above = number(&entry.file_name()).is_some_and(|number| number > timeline);
+        if above && entry.metadata()?.len() == TEXT.len() as u64 && std::fs::read(entry.path())? == TEXT {
             std::fs::remove_file(entry.path())?;
         }
     }
     Ok(())
+}
+
+/// The timeline that a history file is about.
+fn number(file_name: &OsStr) -> Option<Timeline> {
+    u32::from_str_radix(file_name.to_str()?.strip_suffix(".history")?, 16).ok().map(Timeline)
 }

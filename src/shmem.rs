@@ -4,6 +4,7 @@
 //! A fresh or re-initialised segment is all zeros, and zero means: fence closed, nothing known.
 #![allow(unsafe_code)]
 
+use ha_core::ids::Timeline;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use std::ffi::c_void;
@@ -185,6 +186,17 @@ extern "C-unwind" fn on_request() {
     unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Shared>()) };
 }
 
+/// A promotion that was asked for before a crash must not happen after it: whoever asked may not lead any more. The server
+/// itself removes the trigger only when the postmaster starts.
+fn forget_promotion() {
+    let data_dir = crate::pg::process::data_dir();
+    let trigger = ha_node::files::remove(&data_dir.join("promote")).map(|_| ());
+    let timeline = crate::pg::control::recovery_timeline().unwrap_or(Timeline(0));
+    if let Err(error) = trigger.and(crate::placeholders::clear(&data_dir, timeline)) {
+        pgrx::log!("ha_ext: what a promotion left behind cannot be removed: {error}");
+    }
+}
+
 /// Runs again after every crash cycle, with memory that is new and zero: the fence is closed then. Recovery begins after it.
 #[pgrx::pg_guard]
 extern "C-unwind" fn on_startup() {
@@ -194,9 +206,7 @@ extern "C-unwind" fn on_startup() {
         // SAFETY: turns an error of the hook into an unwinding of ours, as the bindings do.
         unsafe { pg_guard_ffi_boundary(call) };
     }
-    if let Err(error) = crate::placeholders::clear(&crate::pg::process::data_dir()) {
-        pgrx::log!("ha_ext: history files of skipped timelines cannot be removed: {error}");
-    }
+    forget_promotion();
     let mut found = false;
     // SAFETY: inside shmem_startup_hook; the postmaster is alone, so that no lock is needed around it.
     let segment = unsafe { pg_sys::ShmemInitStruct(c"ha_ext".as_ptr(), size_of::<Shared>(), &raw mut found) };

@@ -27,14 +27,7 @@ pub struct ControlFile {
 impl ControlFile {
     /// Finds it. Waits for its lock this one time.
     pub fn attach() -> Option<Self> {
-        let mut found = false;
-        let size = size_of::<pg_sys::ControlFileData>();
-        // SAFETY: the server made this segment, under this name and with this size, before any worker started.
-        let shared = unsafe { pg_sys::ShmemInitStruct(c"Control File".as_ptr(), size, &raw mut found) };
-        if !found {
-            return None;
-        }
-        let shared: *const pg_sys::ControlFileData = shared.cast();
+        let shared = find()?;
         // SAFETY: a worker with access to shared memory may take locks.
         unsafe { pg_sys::LWLockAcquire(lock(), pg_sys::LWLockMode::LW_SHARED) };
         // SAFETY: found above, and whole while the lock is held.
@@ -56,6 +49,21 @@ impl ControlFile {
         }
         self.newest
     }
+}
+
+/// The timeline on which recovery begins, by the server's own rule. For the postmaster, while it is alone.
+pub fn recovery_timeline() -> Option<Timeline> {
+    // SAFETY: found, and nobody else runs who could write it.
+    let data = unsafe { find()?.read() };
+    Some(Timeline(data.checkPointCopy.ThisTimeLineID.max(data.minRecoveryPointTLI)))
+}
+
+fn find() -> Option<*const pg_sys::ControlFileData> {
+    let mut found = false;
+    let size = size_of::<pg_sys::ControlFileData>();
+    // SAFETY: the server made this segment, under this name and with this size, before anybody could ask for it.
+    let shared = unsafe { pg_sys::ShmemInitStruct(c"Control File".as_ptr(), size, &raw mut found) };
+    found.then_some(shared.cast_const().cast())
 }
 
 fn lock() -> *mut pg_sys::LWLock {
