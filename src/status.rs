@@ -164,7 +164,6 @@ fn obstacle(driver: &Driver, cluster: &Cluster, member: &Member, lag: Option<u64
         return Some(format!("Its server is not running ({}).", member.state));
     }
     if let (Some(theirs), Some(ours)) = (member.timeline, cluster.history_timeline())
-        && settings.check_timeline
         && theirs < ours
     {
         return Some(format!("It is on timeline {theirs}, the cluster on {ours}."));

@@ -25,8 +25,6 @@ pub struct Settings {
     pub may_replace_data: bool,
     /// `postgresql.use_slots`.
     pub use_slots: bool,
-    /// `check_timeline`.
-    pub check_timeline: bool,
     /// `pause`.
     pub pause: bool,
     /// Our tags.
@@ -46,7 +44,6 @@ impl Default for Settings {
             use_pg_rewind: false,
             may_replace_data: false,
             use_slots: true,
-            check_timeline: false,
             pause: false,
             tags: Tags::default(),
             bootstrap_dcs: serde_json::Value::Object(serde_json::Map::new()),

@@ -48,13 +48,17 @@ impl Tags {
     }
 
     fn failover_priority_raw(&self) -> Option<i64> {
-        let value = self.all.get("failover_priority")?;
-        value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
+        integer(self.all.get("failover_priority")?)
     }
 
     fn boolean(&self, name: &str) -> Option<bool> {
         crate::parse::boolean(self.all.get(name)?)
     }
+}
+
+/// A number, or text that is one.
+pub(crate) fn integer(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
 #[cfg(test)]

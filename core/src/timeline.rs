@@ -51,8 +51,12 @@ pub fn branch(local: Timeline, end: WalEnd, leader: Timeline, history: &[History
     if local > leader {
         return Branch::Diverged;
     }
-    // Rows hold every ancestor of the leader's timeline: one that is missing below the newest row is none.
+    // Rows hold every ancestor of the leader's timeline, so one that is missing below the newest row is none. Not so below
+    // the oldest: Patroni keeps no more than `max_timelines_history` of them.
     let Some(row) = history.iter().find(|row| row.timeline == local) else {
+        if history.iter().map(|row| row.timeline).min().is_some_and(|oldest| local < oldest) {
+            return Branch::Unknown;
+        }
         let newest = history.iter().map(|row| row.timeline).max();
         let passed = complete || newest.is_some_and(|newest| newest > local);
         return if passed { Branch::Diverged } else { Branch::Unknown };
@@ -101,6 +105,7 @@ mod tests {
         assert_eq!(branch(Timeline(3), end, Timeline(2), &[row(1, 5)], false), Branch::Diverged);
         assert_eq!(branch(Timeline(2), end, Timeline(4), &[row(1, 5), row(3, 9)], false), Branch::Diverged);
         assert_eq!(branch(Timeline(2), end, Timeline(3), &[row(1, 5)], false), Branch::Unknown);
+        assert_eq!(branch(Timeline(2), end, Timeline(5), &[row(3, 5), row(4, 9)], true), Branch::Unknown, "trimmed");
         assert_eq!(branch(Timeline(1), end, Timeline(2), &[], false), Branch::Unknown);
         let skipped = branch(Timeline(2), end, Timeline(3), &[row(1, 5)], true);
         assert_eq!(skipped, Branch::Diverged, "timeline 2 was claimed and never became the leader's");

@@ -120,9 +120,7 @@ pub(super) fn dynamic(merged: &Merged) -> Dynamic {
         loop_wait_ms: merged.millis("loop_wait", 10_000),
         retry_timeout_ms: merged.millis("retry_timeout", 10_000),
         maximum_lag_on_failover_bytes: lag,
-        max_timelines_history: merged.number("max_timelines_history", 0),
         primary_start_timeout_ms: merged.millis("primary_start_timeout", 300_000),
-        check_timeline: merged.bool("check_timeline", false),
     }
 }
 
@@ -257,16 +255,33 @@ pub(super) fn default_dcs() -> Value {
     json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10, "maximum_lag_on_failover": 1_048_576})
 }
 
-pub(super) fn tags(merged: &Merged) -> Tags {
+pub(super) fn tags(merged: &mut Merged) -> Tags {
     let mut all = merged.map("tags");
-    let priority = all.contains_key("failover_priority");
-    // Falsy known tags say nothing, except a `nofailover` that contradicts a priority (wire.md 1.1).
+    // Falsy known tags say nothing, except one that contradicts a priority (wire.md 1.1).
+    let (failover, sync) = (all.contains_key("failover_priority"), all.contains_key("sync_priority"));
     all.retain(|name, value| {
         let says_nothing = crate::parse::boolean(value) == Some(false) || value.is_null();
+        let contradicts = (name == "nofailover" && failover) || (name == "nosync" && sync);
         let known = matches!(name.as_str(), "clonefrom" | "noloadbalance" | "nosync" | "nostream" | "nofailover");
-        !(known && says_nothing && !(name == "nofailover" && priority))
+        !known || !says_nothing || contradicts
     });
+    warn_of_conflict(merged, &all, "nofailover", "failover_priority");
+    warn_of_conflict(merged, &all, "nosync", "sync_priority");
     Tags { all }
+}
+
+/// In Patroni's words, for whoever looks for them in logs (wire.md 11).
+fn warn_of_conflict(merged: &mut Merged, tags: &Map<String, Value>, never: &str, priority: &str) {
+    let Some(set) = tags.get(never).and_then(crate::parse::boolean) else { return };
+    let Some(number) = tags.get(priority).and_then(crate::tags::integer) else { return };
+    if set == (number <= 0) {
+        return;
+    }
+    let set = if set { "True" } else { "False" };
+    let message = format!(
+        "Conflicting configuration between {never}: {set} and {priority}: {number}. Defaulting to {never}: {set}"
+    );
+    merged.warnings.push(super::Warning { path: "tags".to_owned(), message });
 }
 
 pub(super) fn postgresql(merged: &mut Merged) -> Postgresql {

@@ -107,7 +107,6 @@ const fn key(
     Key { path, kind, layer, env, default, about }
 }
 
-const ANY_COUNT: Kind = Kind::Count { min: 0, max: i64::MAX };
 const SECONDS: Kind = Kind::Time(TimeUnit::Second);
 
 /// Every key that we honour, in the order of the documentation.
@@ -122,9 +121,7 @@ pub const KEYS: &[Key] = &[
     key("loop_wait", SECONDS, Layer::Any, "", "10", "Longest pause between two looks at the world, at least 1 s."),
     key("retry_timeout", SECONDS, Layer::Any, "", "10", "How long one operation on the store is retried, at least 3 s (less when ttl is short)."),
     key("maximum_lag_on_failover", Kind::Size, Layer::Any, "", "1MB", "A standby further behind the last known position does not take over by itself."),
-    key("max_timelines_history", ANY_COUNT, Layer::Any, "", "0", "Rows kept in the history; 0 keeps all."),
     key("primary_start_timeout", SECONDS, Layer::Any, "", "300", "How long a crashed leader may take to start again before it gives up the lead; 0 gives it up at once."),
-    key("check_timeline", Kind::Bool, Layer::Any, "", "false", "A standby on an older timeline than the cluster's does not take over."),
 
     key("restapi.listen", Kind::Address(8008), Layer::Local, "RESTAPI_LISTEN", "", "Where the REST API listens. Required."),
     key("restapi.connect_address", Kind::Address(8008), Layer::Local, "RESTAPI_CONNECT_ADDRESS", "restapi.listen", "How others reach the REST API. Required when restapi.listen is a wildcard."),
@@ -206,6 +203,8 @@ const fn not_built(path: &'static str, instead: &'static str) -> NotBuilt {
 #[rustfmt::skip]
 pub const NOT_BUILT: &[NotBuilt] = &[
     NotBuilt { path: "ctl", instead: "read by patronictl alone", silent: true },
+    not_built("max_timelines_history", "all rows are kept: they tell a returning node where it left the leader's history"),
+    not_built("check_timeline", "a standby on an older timeline than the cluster's never takes over"),
     not_built("pause", "roles go on changing by themselves"),
     not_built("synchronous_mode", "replication stays asynchronous"),
     not_built("synchronous_mode_strict", "replication stays asynchronous"),

@@ -124,7 +124,7 @@ impl Config {
             etcd3: build::etcd3(&mut merged),
             postgresql: build::postgresql(&mut merged),
             bootstrap: build::bootstrap(&mut merged, bootstrap_dcs.cloned().unwrap_or_else(build::default_dcs)),
-            tags: build::tags(&merged),
+            tags: build::tags(&mut merged),
             listed: listed::all(&merged),
             name: NodeName::new(name),
             scope,
@@ -186,7 +186,6 @@ impl Config {
             may_replace_data: self.postgresql.remove_data_directory_on_rewind_failure
                 || self.postgresql.remove_data_directory_on_diverged_timelines,
             use_slots: self.postgresql.use_slots,
-            check_timeline: self.dynamic.check_timeline,
             // Not built: nobody may be told that it holds.
             pause: false,
             tags: self.tags.clone(),

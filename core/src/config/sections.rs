@@ -210,12 +210,8 @@ pub struct Dynamic {
     pub retry_timeout_ms: Millis,
     /// `maximum_lag_on_failover`.
     pub maximum_lag_on_failover_bytes: u64,
-    /// `max_timelines_history`: rows kept in `history`, 0 keeps all.
-    pub max_timelines_history: u32,
     /// `primary_start_timeout`.
     pub primary_start_timeout_ms: Millis,
-    /// `check_timeline`.
-    pub check_timeline: bool,
 }
 
 /// `log.level`.

@@ -326,14 +326,30 @@ fn tags_keep_what_says_something() {
 }
 
 #[test]
+fn tags_that_contradict_each_other_are_named() {
+    let warnings = |tags: Value| {
+        let local = with(&json!({"tags": tags}));
+        let (_, warnings) = Config::from_layers(&local, &BTreeMap::new(), None).unwrap_or_else(|e| panic!("{e}"));
+        warnings.into_iter().filter(|warning| warning.path == "tags").map(|warning| warning.message).collect::<Vec<_>>()
+    };
+    let conflict = "Conflicting configuration between nofailover: True and failover_priority: 1. \
+                    Defaulting to nofailover: True";
+    assert_eq!(warnings(json!({"nofailover": "on", "failover_priority": "1"})), [conflict]);
+    let conflict = "Conflicting configuration between nosync: False and sync_priority: 0. Defaulting to nosync: False";
+    assert_eq!(warnings(json!({"nosync": false, "sync_priority": 0})), [conflict]);
+    assert!(warnings(json!({"nofailover": true, "failover_priority": 0, "x": 1})).is_empty());
+    assert!(warnings(json!({"nofailover": false, "failover_priority": 3})).is_empty());
+}
+
+#[test]
 fn a_patch_merges_and_refuses_new_mistakes_only() {
     let current = json!({"ttl": 30, "strange": 1, "postgresql": {"parameters": {"work_mem": "4MB", "a": "b"}}});
     let patch =
-        json!({"ttl": "30", "check_timeline": true, "postgresql": {"parameters": {"a": null, "work_mem": "8MB"}}});
+        json!({"ttl": "30", "primary_start_timeout": 5, "postgresql": {"parameters": {"a": null, "work_mem": "8MB"}}});
     let patched = Config::patched_dynamic(&current, &patch).expect("a good patch");
     assert_eq!(
         patched,
-        json!({"ttl": 30, "check_timeline": true, "strange": 1, "postgresql": {"parameters": {"work_mem": "8MB"}}})
+        json!({"ttl": 30, "primary_start_timeout": 5, "strange": 1, "postgresql": {"parameters": {"work_mem": "8MB"}}})
     );
     for (patch, expected) in [
         (json!({"ttl": "x"}), "ttl: expected a time"),
