@@ -17,6 +17,9 @@ pub struct Cluster {
     pub initialize_lease: Option<LeaseId>,
     /// The `leader` key.
     pub leader: Option<LeaderKey>,
+    /// Create revision of a `leader` key that hangs on no lease: a tool or a restore made it. Nobody leads by it, and nobody can lead
+    /// while it is there.
+    pub unleased_leader: Option<Revision>,
     /// `members/*`, by name.
     pub members: BTreeMap<NodeName, Member>,
     /// The revision of a `config` key that is no JSON object.

@@ -127,6 +127,11 @@ pub enum DcsCall {
         /// The announcement.
         announce: Released,
     },
+    /// Delete a leader key that hangs on no lease.
+    RemoveUnleasedLeader {
+        /// Create revision of the key as it was seen.
+        created: Revision,
+    },
     /// Ask whether a lease of somebody else is still alive.
     CheckLease(LeaseId),
     /// A conditional write.

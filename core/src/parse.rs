@@ -15,7 +15,10 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
     let mut out = Cluster { revision: raw.revision, ..Cluster::default() };
     for (path, key) in &raw.keys {
         match path.as_str() {
-            LEADER_PATH => out.leader = leader(key),
+            LEADER_PATH => {
+                out.leader = leader(key);
+                out.unleased_leader = key.lease.is_none().then_some(key.created);
+            }
             RELEASED_PATH => {
                 out.released = serde_json::from_str::<Released>(&key.value).ok();
                 out.released_revision = Some(key.modified);
@@ -55,8 +58,7 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
 }
 
 fn leader(key: &RawKey) -> Option<LeaderKey> {
-    // A leader key without a lease is of no node that is alive in our sense; it still blocks an acquisition.
-    let lease = key.lease.unwrap_or(crate::ids::LeaseId(0));
+    let lease = key.lease?;
     (!key.value.is_empty()).then(|| LeaderKey { name: NodeName::new(key.value.clone()), lease, created: key.created })
 }
 
@@ -281,6 +283,14 @@ mod tests {
         assert_eq!(cluster.initialize, Initialize::Running);
         let request = cluster.failover.map(|f| f.value).unwrap_or_default();
         assert_eq!((request.leader, request.member), (Some(NodeName::new("pg1")), Some(NodeName::new("pg2"))));
+    }
+
+    #[test]
+    fn a_leader_key_without_a_lease_makes_no_leader() {
+        let mut raw = raw(&[("leader", "pg1")]);
+        raw.keys.get_mut("leader").expect("there").lease = None;
+        let cluster = cluster(&raw);
+        assert_eq!((cluster.leader, cluster.unleased_leader), (None, Some(Revision(3))));
     }
 
     #[test]

@@ -40,6 +40,7 @@ rules! {
     LeaderForeignTimeline = "leader.foreign_timeline", "Another member owns the timeline this server is on; demote.";
     LeaderTakingBack = "leader.taking_back", "The leader key vanished and this primary is on the newest timeline; take the key again.";
     LeaderAdopting = "leader.adopting", "The leader key hangs on a lease of this node's earlier life; take it over.";
+    LeaderKeyUnleased = "leader.key_without_lease", "The leader key hangs on no lease, so nobody leads by it; it is removed after one ttl.";
     LeaderKeyOfNamesake = "leader.key_of_namesake", "The leader key has this node's name but a lease it never held; wait until that lease ends.";
     PrimaryWaiting = "primary.waiting", "This primary holds no lease; nothing is acknowledged until the store answers.";
     PrimaryOutdated = "primary.outdated", "Another timeline was made since this primary led; demote.";

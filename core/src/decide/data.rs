@@ -232,6 +232,9 @@ fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verd
     if turn.memory.bootstrapping {
         // An earlier attempt may have ended in a release; what is won now is kept.
         turn.memory.stage = Stage::Steady;
+        if let Some(verdict) = election::unleased(turn, cluster) {
+            return verdict;
+        }
         if let Some(lease) = eligibility::predecessor(turn, cluster) {
             return election::wait_for_predecessor(turn, lease);
         }

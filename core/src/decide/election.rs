@@ -7,6 +7,7 @@ use super::turn::{Turn, Verdict};
 use super::{eligibility, primary};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, Initialize};
+use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
 use crate::local::{Receiver, StandbyView};
@@ -41,6 +42,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
     if named.is_some() && !am_named && turn.now().since(gone_at) < NAMED_CANDIDATE_WAIT {
         return Verdict::of(Rule::ElectionLeavingToCandidate).soon(500);
     }
+    if let Some(verdict) = unleased(turn, cluster) {
+        return verdict;
+    }
     if am_named && handed_over(turn, standby, cluster) {
         let acquire = turn.acquire(cluster);
         return Verdict::of(Rule::ElectionNamed).and(acquire).soon(20);
@@ -59,6 +63,16 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return Verdict::of(Rule::ElectionStoppingReceiver).soon(5);
     }
     vote(turn, standby, cluster, gone_at)
+}
+
+/// A leader key without a lease stands in everybody's way for ever. A tool that is about to put it on one has a ttl for that, unless it
+/// was our own key that it wrote over.
+pub(super) fn unleased(turn: &Turn<'_>, cluster: &Cluster) -> Option<Verdict> {
+    let created = cluster.unleased_leader?;
+    let ours = cluster.last_leader.as_ref().is_some_and(|last| last.value.leader == *turn.me());
+    let due = ours || turn.passed(turn.memory.leader_gone_at, turn.view.settings.ttl_ms);
+    let removal = if due { turn.store(DcsCall::RemoveUnleasedLeader { created }) } else { None };
+    Some(Verdict::of(Rule::LeaderKeyUnleased).and(removal).soon(250))
 }
 
 /// The leader itself released the key after its shutdown, naming its end of WAL, and this candidate has all of it:

@@ -149,6 +149,10 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
     if outdated(turn, primary, cluster) {
         return demote(turn, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }
+    if let Some(mut verdict) = super::election::unleased(turn, cluster) {
+        verdict.effects.insert(0, Effect::CloseFence);
+        return verdict;
+    }
     if super::eligibility::may_be_blind(turn, cluster) {
         return Verdict::of(Rule::ElectionPredecessorAlive).with(Effect::CloseFence).soon(250);
     }

@@ -28,6 +28,15 @@ impl World {
 
     pub(super) fn operator_deletes_leader(&mut self) {
         let before = self.store.leader();
+        if self.rng.chance(200) {
+            let named = self.rng.index(self.nodes.len());
+            let name = self.nodes[named].name.clone();
+            let text = format!("operator: leader := {name} on no lease");
+            self.log.line(self.now, "oper", &text);
+            self.store.put(LEADER_PATH, name.as_str(), None);
+            self.store_changed(before.as_ref());
+            return;
+        }
         if self.store.delete(LEADER_PATH) {
             self.log.line(self.now, "oper", "operator: deletes the leader key");
             self.store_changed(before.as_ref());

@@ -49,6 +49,9 @@ pub(super) enum Request {
         lease: Lease,
         announcement: String,
     },
+    RemoveUnleased {
+        created: Revision,
+    },
     TimeToLive(LeaseId),
     Write {
         edit: KeyEdit,
@@ -92,8 +95,7 @@ impl Store {
 
     pub(super) fn leader(&self) -> Option<LeaderKey> {
         let key = self.key(LEADER_PATH)?;
-        let lease = key.lease.unwrap_or(LeaseId(0));
-        Some(LeaderKey { name: NodeName::new(key.value.clone()), lease, created: key.created })
+        Some(LeaderKey { name: NodeName::new(key.value.clone()), lease: key.lease?, created: key.created })
     }
 
     /// When this lease ends (or ended), if it is known.
@@ -151,6 +153,11 @@ impl Store {
                 }
                 self.raw.keys.remove(LEADER_PATH);
                 Answer::Done(self.put(RELEASED_PATH, announcement, None))
+            }
+            Request::RemoveUnleased { created } => {
+                let there = self.key(LEADER_PATH).is_some_and(|key| key.lease.is_none() && key.created == *created);
+                let removed = there && self.delete(LEADER_PATH);
+                self.verdict(removed)
             }
             Request::TimeToLive(lease) => self.verdict(self.expires(*lease).is_some_and(|expires| now < expires)),
             Request::Write { edit, session } => self.write(me, edit, *session),

@@ -34,6 +34,7 @@ impl World {
             DcsCall::ReleaseLeader { lease, announce } => {
                 Request::Release { lease: *lease, announcement: serde_json::to_string(announce).unwrap_or_default() }
             }
+            DcsCall::RemoveUnleasedLeader { created } => Request::RemoveUnleased { created: *created },
             DcsCall::CheckLease(lease) => Request::TimeToLive(*lease),
             DcsCall::Write(edit) if edit.leased && session.is_none() => Request::Grant { ttl_ms },
             DcsCall::Write(edit) => Request::Write { edit: edit.clone(), session },
@@ -166,8 +167,10 @@ impl World {
                 Next::Send(Request::Write { edit, session: Some(lease) })
             }
             (DcsCall::Write(edit), Answer::Gone) if edit.leased && !flight.regranted => grant_again(flight),
-            (DcsCall::Write(_), Answer::Done(revision)) => Next::End(DcsReply::Written(revision)),
-            (DcsCall::Write(_), _) => Next::End(DcsReply::Conflict),
+            (DcsCall::Write(_) | DcsCall::RemoveUnleasedLeader { .. }, Answer::Done(revision)) => {
+                Next::End(DcsReply::Written(revision))
+            }
+            (DcsCall::Write(_) | DcsCall::RemoveUnleasedLeader { .. }, _) => Next::End(DcsReply::Conflict),
         }
     }
 

@@ -224,6 +224,32 @@ impl Etcd3 {
         Err(Stopped { failure, doubt: true })
     }
 
+    /// Deletes a leader key that hangs on no lease.
+    pub(super) async fn remove_unleased(
+        &mut self,
+        created: Revision,
+        budget: &mut Budget,
+    ) -> Result<DcsReply, Stopped> {
+        let (shared, key) = (&self.shared, self.leader_key());
+        let as_seen = [
+            Compare::create_revision(key.as_str(), CompareOp::Equal, created.0),
+            Compare::lease(key.as_str(), CompareOp::Equal, 0),
+        ];
+        let txn = Txn::new().when(as_seen).and_then([TxnOp::delete(key.as_str(), None)]);
+        let settled = self.members.settle(&self.options, budget, async |link| {
+            let answer = link.kv().txn(txn.clone()).await?;
+            shared.check(answer.header())?;
+            let revision = Revision(answer.header().map_or(0, etcd_client::ResponseHeader::revision));
+            Ok(answer.succeeded().then_some(revision))
+        });
+        let settled = settled.await?;
+        Ok(match settled.answer {
+            Some(revision) => DcsReply::Written(revision),
+            None if settled.doubt => DcsReply::Unknown("an attempt to remove the leader key had no answer".to_owned()),
+            None => DcsReply::Conflict,
+        })
+    }
+
     pub(super) async fn check_lease(&mut self, lease: LeaseId, budget: &mut Budget) -> Result<DcsReply, Stopped> {
         let (shared, key) = (&self.shared, self.leader_key());
         let settled = self.members.settle(&self.options, budget, async |link| {

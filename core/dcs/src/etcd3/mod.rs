@@ -111,6 +111,7 @@ impl Etcd3 {
             DcsCall::AdoptLeader { old, created } => self.adopt(old, created, &mut budget).await,
             DcsCall::RenewLeader(lease) => self.renew(lease, &mut budget).await,
             DcsCall::ReleaseLeader { lease, announce } => self.release(lease, &announce, &mut budget).await,
+            DcsCall::RemoveUnleasedLeader { created } => self.remove_unleased(created, &mut budget).await,
             DcsCall::CheckLease(lease) => self.check_lease(lease, &mut budget).await,
             DcsCall::Write(edit) => self.write(&edit, &mut budget).await,
         }

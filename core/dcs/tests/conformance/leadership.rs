@@ -139,6 +139,22 @@ pub async fn an_old_view_takes_nothing(backend: &impl Backend) {
     assert!(matches!(reply, DcsReply::Won(_)), "{reply:?}");
 }
 
+pub async fn only_a_key_without_a_lease_is_removed(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let (mut b, _) = backend.node("b", Millis(10_000));
+    let remove = |created| DcsCall::RemoveUnleasedLeader { created };
+    let lease = won(&mut a).await;
+    assert_eq!(b.call(remove(lease.leader_created)).await, DcsReply::Conflict, "it has a lease");
+    kept(&mut a, lease).await;
+    backend.tool_put(LEADER_PATH, "c").await;
+    let created = snapshot(&mut b).await.keys[LEADER_PATH].created;
+    assert_eq!(b.call(TAKE).await, DcsReply::Lost, "it is in the way");
+    assert_eq!(b.call(remove(Revision(created.0 + 1))).await, DcsReply::Conflict, "another key");
+    assert!(matches!(b.call(remove(created)).await, DcsReply::Written(_)));
+    assert_eq!(b.call(remove(created)).await, DcsReply::Conflict, "gone");
+    won(&mut b).await;
+}
+
 pub async fn releasing_announces(backend: &impl Backend) {
     let (mut a, _) = backend.node("a", Millis(10_000));
     let (mut b, _) = backend.node("b", Millis(10_000));

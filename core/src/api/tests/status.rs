@@ -93,6 +93,10 @@ fn the_cluster() {
         r#""pause": true, "scheduled_switchover": {"at": "2027-01-01T00:00:00+00:00", "from": "pg1", "to": "pg3"}, "scope": "demo"}"#
     );
     assert_eq!(refused(answer), (200, expected.to_owned()));
+    let mut in_recovery = cluster.clone();
+    in_recovery.members.get_mut(&NodeName::new("pg1")).expect("there").role = "replica".to_owned();
+    let (_, body) = refused(fresh(&primary(), &in_recovery, "GET", "/cluster", ""));
+    assert!(!body.contains("leader"), "the key alone makes no primary: {body}");
     let answer = after_fresh(&Question::Cluster, Err("timeout"), &primary());
     assert_eq!(refused(answer), (503, "the store cannot be read: timeout".to_owned()));
 }
