@@ -9,6 +9,7 @@ use crate::ports::Ports;
 use crate::rest::{self, Reply};
 use crate::scratch::Scratch;
 use crate::sql::Server;
+use crate::terms::TermWatch;
 use crate::wait::{poll, secs};
 use crate::writer::{Ack, CREATE_TABLE, Refusal, Style, Target, Writers};
 use serde_json::json;
@@ -185,11 +186,14 @@ impl Cluster {
     /// Starts writing and watching.
     #[must_use]
     pub fn observe(&self) -> Observation {
+        let name = |server: &Server| format!("{}:{}", server.host, server.port);
+        let holders = self.nodes.iter().map(|node| (node.name.clone(), name(&node.server))).collect();
+        let terms = TermWatch::start(self.etcd.attach(), self.key("leader"), holders);
         let roaming = (0..ROAMING).map(|_| Target::AnyPrimary(self.servers_from(0)));
         let pinned = self.nodes.iter().map(|node| Target::Pinned(node.server.clone()));
         let writers = Writers::start(roaming.chain(pinned).collect(), &Style::default());
         let servers: Vec<Server> = self.nodes.iter().map(|node| node.server.clone()).collect();
-        let observation = Observation { writers, watch: FlushWatch::start(&servers) };
+        let observation = Observation { writers, watch: FlushWatch::start(&servers), terms };
         self.wait("the writers to be under way", secs(20), || (observation.writers.acked() > 50).then_some(()));
         observation
     }
@@ -213,9 +217,12 @@ impl Cluster {
     pub fn conclude(&self, observation: Observation) -> Conclusion {
         let (acks, refusals) = observation.writers.stop();
         let flushed = observation.watch.stop();
+        let terms = observation.terms.stop();
+        assert!(!terms.is_empty(), "the store was never seen to have a leader");
         let leader = self.wait_healthy(secs(60));
         self.wait_equal(leader);
         let verdict = judge(&acks, &flushed, &self.nodes[leader].server);
+        let verdict = Verdict { late: terms.late(&acks), ..verdict };
         Conclusion { verdict, acks, refusals, flushed }
     }
 
@@ -250,6 +257,7 @@ pub struct Observation {
     /// The writers.
     pub writers: Writers,
     watch: FlushWatch,
+    terms: TermWatch,
 }
 
 /// What an observation showed.

@@ -6,7 +6,7 @@ use crate::rest;
 use crate::wait::{poll, secs};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where one member listens.
 #[derive(Clone, Debug)]
@@ -25,6 +25,28 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
+}
+
+/// A key that hangs on a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its value.
+    pub holder: String,
+    /// Revision at which it was made.
+    pub created: String,
+    /// Its lease.
+    pub lease: String,
+    /// Whole seconds that the lease lives at least; negative when it is over.
+    pub remaining_s: i64,
+    /// How long it lives after each renewal.
+    pub ttl: Duration,
+}
+
+/// No member answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// All of them refused at once: nobody else can have been answered then either.
+    pub refused: bool,
 }
 
 #[derive(Debug)]
@@ -92,13 +114,45 @@ impl Etcd {
         String::from_utf8(text).ok()
     }
 
-    /// Everything etcd knows about a key, through its JSON gateway: starting etcdctl each time would be slow.
+    /// Who holds a key, and how long its lease lives if nobody renews it; `None` when it is absent.
+    pub fn held(&self, key: &str) -> Result<Option<Held>, Unreachable> {
+        let found = self.gateway("/v3/kv/range", &json!({ "key": base64::encode(key.as_bytes()) }))?;
+        let entry = &found["kvs"][0];
+        if !entry.is_object() {
+            return Ok(None);
+        }
+        let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        let holder = base64::decode(&text("value")).unwrap_or_default();
+        let life = self.gateway("/v3/lease/timetolive", &json!({ "ID": entry["lease"] }))?;
+        // The gateway leaves out what is zero.
+        let seconds = |name: &str| life[name].as_str().and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+        Ok(Some(Held {
+            holder: String::from_utf8_lossy(&holder).into_owned(),
+            created: text("create_revision"),
+            lease: text("lease"),
+            remaining_s: seconds("TTL"),
+            ttl: secs(u64::try_from(seconds("grantedTTL")).unwrap_or(0)),
+        }))
+    }
+
+    /// The answer of the first member that gives one; its JSON gateway, since starting etcdctl each time would be slow.
+    fn gateway(&self, path: &str, body: &Value) -> Result<Value, Unreachable> {
+        let mut refused = true;
+        for endpoint in self.endpoints() {
+            let begun = Instant::now();
+            match rest::ask(&format!("http://{endpoint}"), path, body) {
+                Ok(reply) if reply.status == 200 => return Ok(reply.json()),
+                Ok(_) => refused = false,
+                Err(_) => refused &= begun.elapsed() < secs(1),
+            }
+        }
+        Err(Unreachable { refused })
+    }
+
+    /// Everything etcd knows about a key.
     fn entry(&self, key: &str) -> Option<Value> {
         let body = json!({ "key": base64::encode(key.as_bytes()) });
-        let answers = self.endpoints().into_iter();
-        let answer =
-            answers.filter_map(|endpoint| rest::ask(&format!("http://{endpoint}"), "/v3/kv/range", &body).ok());
-        let entry = answer.filter(|reply| reply.status == 200).map(|reply| reply.json()["kvs"][0].clone()).next()?;
+        let entry = self.gateway("/v3/kv/range", &body).ok()?["kvs"][0].clone();
         entry.is_object().then_some(entry)
     }
 

@@ -18,5 +18,6 @@ pub mod process;
 pub mod rest;
 pub mod scratch;
 pub mod sql;
+pub mod terms;
 pub mod wait;
 pub mod writer;

@@ -1,6 +1,7 @@
 //! What must hold for everything the writers saw.
 
 use crate::sql::Server;
+use crate::terms::DELIVERY;
 use crate::writer::Ack;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -8,9 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// An acknowledgement may lie in a socket buffer or a waiting thread of this loaded machine for so long.
-const DELIVERY: Duration = Duration::from_millis(250);
 
 /// What each standby was known to have flushed, per timeline: the rows below must survive.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +96,8 @@ pub struct Verdict {
     pub lost_though_flushed: Vec<Ack>,
     /// Two servers acknowledging at the same time, in words.
     pub overlaps: Vec<String>,
+    /// Acknowledgements by a server that held no lease, in words; [`crate::terms::Terms::late`] finds them.
+    pub late: Vec<String>,
     /// The longest time between two acknowledgements of writers that go to any primary.
     pub gap: Duration,
 }
@@ -137,8 +137,9 @@ impl Verdict {
         );
     }
 
-    /// Fails the test if two servers acknowledged at the same time.
+    /// Fails the test if two servers acknowledged at the same time, or one without a lease.
     pub fn expect_one_primary(&self, story: &str) {
+        assert!(self.late.is_empty(), "{story}: acknowledged without a lease: {}", self.late.join("; "));
         assert!(self.overlaps.is_empty(), "{story}: two primaries: {}", self.overlaps.join("; "));
         assert!(self.acked > 0, "{story}: the writers wrote nothing, so nothing was tested");
     }
@@ -181,7 +182,7 @@ pub fn compare(acks: &[Ack], flushed: &Flushed, present: &BTreeSet<(u32, u64)>) 
         })
         .cloned()
         .collect();
-    Verdict { acked: acks.len(), lost, lost_though_flushed, overlaps: overlaps(acks), gap: gap(acks) }
+    Verdict { acked: acks.len(), lost, lost_though_flushed, overlaps: overlaps(acks), late: Vec::new(), gap: gap(acks) }
 }
 
 fn overlaps(acks: &[Ack]) -> Vec<String> {

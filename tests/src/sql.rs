@@ -28,6 +28,10 @@ pub enum SqlError {
         code: String,
         /// Primary message, detail and hint.
         message: String,
+        /// The detail alone.
+        detail: String,
+        /// The hint alone.
+        hint: String,
     },
     /// The connection is broken; the outcome is unknown.
     Broken(String),
@@ -37,7 +41,7 @@ impl fmt::Display for SqlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SqlError::TimedOut => f.write_str("no answer in time"),
-            SqlError::Refused { code, message } => write!(f, "{code}: {message}"),
+            SqlError::Refused { code, message, .. } => write!(f, "{code}: {message}"),
             SqlError::Broken(reason) => write!(f, "connection lost: {reason}"),
         }
     }
@@ -55,6 +59,8 @@ impl From<tokio_postgres::Error> for SqlError {
                     .flatten()
                     .collect::<Vec<_>>()
                     .join("; "),
+                detail: db.detail().unwrap_or_default().to_owned(),
+                hint: db.hint().unwrap_or_default().to_owned(),
             },
             None => SqlError::Broken(error.to_string()),
         }
@@ -79,10 +85,15 @@ impl fmt::Debug for Session {
 impl Session {
     /// Connects as superuser to database postgres.
     pub fn open(server: &Server, within: Duration) -> Result<Self, SqlError> {
+        Self::open_as(server, "postgres", PASSWORD, within)
+    }
+
+    /// Connects as somebody else.
+    pub fn open_as(server: &Server, user: &str, password: &str, within: Duration) -> Result<Self, SqlError> {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
         let client = runtime.block_on(async {
             let mut config = Config::new();
-            config.host(&server.host).port(server.port).user("postgres").password(PASSWORD).dbname("postgres");
+            config.host(&server.host).port(server.port).user(user).password(password).dbname("postgres");
             config.application_name("ha_tests").connect_timeout(within);
             let connecting = tokio::time::timeout(within, config.connect(NoTls));
             let (client, connection) = connecting.await.map_err(|_| SqlError::TimedOut)??;

@@ -177,7 +177,7 @@ const ALLOWED: &[&str] = &[
 
 fn expect_refused(bare: &Bare, statement: &str, hint: &str) {
     match bare.run(statement) {
-        Err(SqlError::Refused { code, message }) => {
+        Err(SqlError::Refused { code, message, .. }) => {
             assert_eq!(code, "25006", "{statement}: {message}");
             assert!(message.contains(hint), "{statement}: the hint \"{hint}\" is missing in \"{message}\"");
         }

@@ -75,6 +75,7 @@ fn the_oracle_sees_a_split_brain() {
     agent.thaw();
     let conclusion = cluster.conclude(observation);
     assert!(!conclusion.verdict.overlaps.is_empty(), "two servers acknowledged and nobody noticed");
+    assert!(!conclusion.verdict.late.is_empty(), "the old one acknowledged without a lease and nobody noticed");
     assert!(!conclusion.verdict.lost.is_empty(), "acknowledged rows were discarded and nobody noticed");
     println!(
         "Patroni, agent frozen: {} of {} acknowledged rows lost",
