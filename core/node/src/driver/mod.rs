@@ -50,6 +50,8 @@ pub struct Driver {
     cluster: Option<Arc<Cluster>>,
     store: StoreHealth,
     store_answered_unix_s: u64,
+    /// The request that failed last at the store, so that what is repeated is logged once.
+    store_failure: Option<String>,
     peers: BTreeMap<NodeName, PeerView>,
     outcomes: Vec<Outcome>,
     written: Vec<(u64, DcsReply)>,
@@ -93,6 +95,7 @@ impl Driver {
             cluster: None,
             store: StoreHealth::Unreachable { since: crate::clock::now(), why },
             store_answered_unix_s: 0,
+            store_failure: None,
             peers: BTreeMap::new(),
             outcomes: Vec::new(),
             written: Vec::new(),

@@ -3,6 +3,8 @@
 use super::{Driver, EventKind, Port, log_warnings};
 use crate::net::{Command, News, StoreHealth};
 use ha_core::config::Config;
+use ha_core::dcs::{DcsCall, DcsReply};
+use ha_core::outcome::Outcome;
 
 impl Driver {
     pub(super) fn take_news(&mut self, port: &mut impl Port) {
@@ -10,6 +12,7 @@ impl Driver {
             self.net.take_news();
         if !outcomes.is_empty() {
             self.dcs_busy = false;
+            outcomes.iter().for_each(|outcome| self.store_answered(outcome));
             self.outcomes.extend(outcomes);
         }
         self.written.extend(written);
@@ -48,18 +51,46 @@ impl Driver {
                 tracing::info!("the store can be followed");
                 self.events.record(EventKind::Store, "store.fresh", "The store can be followed.");
             }
-            (StoreHealth::Fresh, StoreHealth::Unreachable { why, .. }) => {
-                tracing::warn!("the store cannot be followed: {why}");
-                self.events.record(EventKind::Store, "store.unreachable", format!("It cannot be followed: {why}."));
-            }
+            (StoreHealth::Fresh, StoreHealth::Unreachable { why, .. }) => self.cannot_follow(why),
             (StoreHealth::Fresh, StoreHealth::Fresh) => return,
-            (StoreHealth::Unreachable { since, .. }, StoreHealth::Unreachable { why, .. }) => {
+            (StoreHealth::Unreachable { since, why: known }, StoreHealth::Unreachable { why, .. }) => {
+                let (since, other) = (*since, known != why);
+                if other {
+                    self.cannot_follow(why);
+                }
                 // Since the first failure.
-                self.store = StoreHealth::Unreachable { since: *since, why: why.clone() };
+                self.store = StoreHealth::Unreachable { since, why: why.clone() };
                 return;
             }
         }
         self.store = health;
+    }
+
+    fn cannot_follow(&mut self, why: &str) {
+        let hosts = self.configuration.store_options().hosts.join(", ");
+        tracing::warn!("the store at {hosts} cannot be followed: {why}");
+        let text = format!("The store at {hosts} cannot be followed: {why}.");
+        self.events.record(EventKind::Store, "store.unreachable", text);
+    }
+
+    /// A request that the store refused, or did not answer, is worth a line; the same one again is not, even if
+    /// another host of the store now gives another reason.
+    fn store_answered(&mut self, outcome: &Outcome) {
+        let Outcome::Dcs { call, reply, .. } = outcome else { return };
+        let (failure, why) = match reply {
+            DcsReply::Denied(why) => (format!("the store refuses {}", asked_for(call)), why),
+            DcsReply::Unknown(why) => (format!("the store did not answer {}", asked_for(call)), why),
+            _ => {
+                self.store_failure = None;
+                return;
+            }
+        };
+        if self.store_failure.as_ref() != Some(&failure) {
+            let text = format!("{failure}: {why}");
+            tracing::warn!("{text}");
+            self.events.record(EventKind::Failure, "failure", text);
+            self.store_failure = Some(failure);
+        }
     }
 
     pub(super) fn config_changed(&mut self, before: &Config, port: &mut impl Port) {
@@ -74,5 +105,19 @@ impl Driver {
         }
         self.events.record(EventKind::Config, "config.changed", "The configuration has changed.");
         port.reconfigured(self.configuration.config(), self.configuration.dynamic());
+    }
+}
+
+/// A request, in words.
+fn asked_for(call: &DcsCall) -> String {
+    match call {
+        DcsCall::KeepSession => "the request to keep the node lease".to_owned(),
+        DcsCall::AcquireLeader { .. } => "the request to take the leader key".to_owned(),
+        DcsCall::AdoptLeader { .. } => "the request to take over the leader key of our earlier life".to_owned(),
+        DcsCall::RenewLeader(_) => "the request to renew the leader key".to_owned(),
+        DcsCall::ReleaseLeader { .. } => "the request to release the leader key".to_owned(),
+        DcsCall::RemoveUnleasedLeader { .. } => "the request to remove a leader key without a lease".to_owned(),
+        DcsCall::CheckLease(_) => "the question whether another member's lease is alive".to_owned(),
+        DcsCall::Write(edit) => format!("the request to write the key {}", edit.key.path()),
     }
 }

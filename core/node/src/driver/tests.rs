@@ -71,10 +71,14 @@ struct Node {
 }
 
 fn local(etcd: &TestEtcd, name: &str) -> Value {
+    local_at(name, &etcd.host())
+}
+
+fn local_at(name: &str, store: &str) -> Value {
     json!({
         "scope": "batman",
         "name": name,
-        "etcd3": {"host": etcd.host()},
+        "etcd3": {"host": store},
         "restapi": {"listen": "127.0.0.1:8008", "connect_address": "127.0.0.1:8008"},
         "bootstrap": {"dcs": {"ttl": 20, "loop_wait": 2, "retry_timeout": 3}},
         "postgresql": {
@@ -104,8 +108,11 @@ fn hooks(wake: Sender<()>) -> Hooks {
 
 impl Node {
     fn start(etcd: &TestEtcd, name: &str) -> Self {
+        Self::of(Layers { local: local(etcd, name), ..Layers::default() })
+    }
+
+    fn of(layers: Layers) -> Self {
         let (wake, wakes) = channel();
-        let layers = Layers { local: local(etcd, name), ..Layers::default() };
         let driver = Driver::new(Options { layers, hooks: hooks(wake) }).expect("driver");
         Self { driver, port: BareNode::default(), wakes, ticks: 0 }
     }
@@ -121,7 +128,8 @@ impl Node {
                 return;
             }
             let now = crate::clock::now();
-            assert!(now < deadline, "no {what} within {within_ms} ms, at {:?}", ticked.rule);
+            let told = || self.driver.events().since(0).map(|event| event.text.as_str()).collect::<Vec<_>>();
+            assert!(now < deadline, "no {what} within {within_ms} ms, at {:?}: {:#?}", ticked.rule, told());
             let wait = ticked.next_wake.min(deadline).since(now);
             let _ = self.wakes.recv_timeout(Duration::from_millis(wait.0));
         }
@@ -214,6 +222,51 @@ fn an_unreachable_store_is_said_since_its_first_failure_until_it_is_back() {
     });
     etcd.thaw();
     node.until("return", 10_000, |driver, _| driver.store() == &StoreHealth::Fresh);
+}
+
+fn texts(driver: &Driver, kind: EventKind) -> Vec<&str> {
+    driver.events().since(0).filter(|event| event.kind == kind).map(|event| event.text.as_str()).collect()
+}
+
+#[test]
+fn a_store_that_was_never_reached_is_named_with_the_reason() {
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let mut layers = Layers { local: local_at("pg1", &nobody.to_string()), ..Layers::default() };
+    layers.local["bootstrap"] = json!({"dcs": {"ttl": 5, "loop_wait": 1, "retry_timeout": 2}});
+    let mut node = Node::of(layers);
+    node.until("reason", 8000, |driver, _| {
+        let told = texts(driver, EventKind::Store);
+        told.iter().any(|text| text.contains(&nobody.to_string()) && text.contains("refused"))
+    });
+    node.until("request without an answer", 8000, |driver, _| {
+        let told = texts(driver, EventKind::Failure);
+        told.iter().any(|text| text.contains("did not answer the request to keep the node lease"))
+    });
+    let told = texts(&node.driver, EventKind::Failure).len();
+    let began = crate::clock::now();
+    node.until("three seconds", 4000, |_, _| crate::clock::now().since(began) > Millis(3000));
+    assert_eq!(texts(&node.driver, EventKind::Failure).len(), told, "said once");
+}
+
+#[test]
+fn a_request_that_the_store_refuses_is_named_with_the_reason() {
+    let etcd = TestEtcd::start();
+    etcd.ctl(&["user", "add", "root:root"]);
+    etcd.ctl(&["user", "grant-role", "root", "root"]);
+    etcd.ctl(&["user", "add", "reader:secret"]);
+    etcd.ctl(&["role", "add", "reader"]);
+    etcd.ctl(&["role", "grant-permission", "reader", "read", "--prefix=true", "/service/"]);
+    etcd.ctl(&["user", "grant-role", "reader", "reader"]);
+    etcd.ctl(&["auth", "enable"]);
+    let mut layers = Layers { local: local(&etcd, "pg1"), ..Layers::default() };
+    layers.local["etcd3"]["username"] = json!("reader");
+    layers.local["etcd3"]["password"] = json!("secret");
+    let mut node = Node::of(layers);
+    node.until("refusal", 8000, |driver, _| {
+        let told = texts(driver, EventKind::Failure);
+        told.iter().any(|text| text.contains("the store refuses the request to") && text.contains("permission denied"))
+    });
+    assert!(texts(&node.driver, EventKind::Failure).iter().all(|text| !text.contains("secret")));
 }
 
 #[test]
