@@ -44,7 +44,7 @@ fn after_demotion(
         return give_up(turn, lease, None, Rule::ReleaseAfterCrash);
     }
     let checkpoint = control.checkpoint;
-    if received(turn, candidate, checkpoint) {
+    if received(turn, candidate, control) {
         return give_up(turn, lease, Some(checkpoint), Rule::ReleaseHandedOver);
     }
     let targets = turn.peer_targets();
@@ -56,13 +56,15 @@ fn after_demotion(
     Verdict::of(Rule::ReleaseWaiting).and(poll).and(renewal).soon(10)
 }
 
-/// Whether the candidate (or any member that may lead) says it has the record that starts at `checkpoint`.
-fn received(turn: &Turn<'_>, candidate: Option<&NodeName>, checkpoint: Lsn) -> bool {
+/// Whether the candidate (or any member that may lead) says it has the shutdown checkpoint, on its timeline: a longer tail of
+/// another one has not.
+fn received(turn: &Turn<'_>, candidate: Option<&NodeName>, control: &Control) -> bool {
     turn.view.peers.iter().any(|peer| {
         let wanted = candidate.is_none_or(|name| *name == peer.name);
         match &peer.answer {
             PeerAnswer::Status(status) => {
-                wanted && status.state == "running" && !status.tags.nofailover() && status.lsn > checkpoint
+                let has_it = status.lsn > control.checkpoint && status.timeline == Some(control.timeline);
+                wanted && status.state == "running" && !status.tags.nofailover() && has_it
             }
             PeerAnswer::Pending | PeerAnswer::Unreachable(_) => false,
         }

@@ -3,7 +3,7 @@
 use super::turn::{Turn, Verdict};
 use super::{lease, primary};
 use crate::clock::{Millis, Tick};
-use crate::cluster::{Cluster, FailoverRequest};
+use crate::cluster::{Cluster, FailoverRequest, Member};
 use crate::dcs::{Expect, Key};
 use crate::effect::Effect;
 use crate::ids::{Lsn, NodeName, Revision};
@@ -14,8 +14,8 @@ use crate::rule::Rule;
 use crate::seat::LeaveReason;
 use crate::view::Seat;
 
-/// How far behind replay may be: what is left to replay goes into the write gap one to one.
-const REPLAY_LAG_MAX_BYTES: u64 = 64 << 20;
+/// How far behind a candidate may be: what is left to send or to replay goes into the write gap one to one.
+const LAG_MAX_BYTES: u64 = 64 << 20;
 /// How long the checkpoint before the stop may take before the switchover goes on without it.
 const CHECKPOINT_WAIT: Millis = Millis(30_000);
 
@@ -84,25 +84,52 @@ fn chosen(
     }
     match &request.member {
         Some(name) if name == turn.me() => Err(format!("{name} is already the leader")),
-        Some(name) => may_take_over(turn, cluster, primary, name).map(|()| name.clone()),
+        Some(name) => may_take_over(turn, cluster, primary, name, true).map(|_| name.clone()),
         None => {
-            let able = |name: &&NodeName| may_take_over(turn, cluster, primary, name).is_ok();
-            let rank = |name: &&NodeName| {
-                let connection = connection(primary, name).map(|c| c.replayed);
-                (cluster.members[*name].tags.failover_priority(), connection)
-            };
-            let best = cluster.members.keys().filter(able).max_by_key(rank);
-            best.cloned().ok_or_else(|| "no member can take over: none streams with little lag".to_owned())
+            let able = cluster.members.iter().filter_map(|(name, member)| {
+                let progress = may_take_over(turn, cluster, primary, name, false).ok()?;
+                Some((member.tags.failover_priority(), progress, name))
+            });
+            let best = able.max_by_key(|(priority, progress, _)| (*priority, *progress));
+            best.map(|(_, _, name)| name.clone())
+                .ok_or_else(|| "no member can take over: none streams with little lag".to_owned())
         }
     }
 }
 
-fn connection<'a>(primary: &'a PrimaryView, name: &NodeName) -> Option<&'a crate::local::StandbyConnection> {
-    let slot = name.slot_name();
-    primary.standbys.iter().find(|standby| standby.slot == slot)
+/// How far a standby of this server has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Progress {
+    replayed: Lsn,
+    flushed: Lsn,
 }
 
-fn may_take_over(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, name: &NodeName) -> Result<(), String> {
+/// As the server sees it, or else as the member says. `None` if it does not stream from here.
+fn progress(turn: &Turn<'_>, primary: &PrimaryView, name: &NodeName, member: &Member) -> Option<Progress> {
+    let position = |key: &str| member.json.get(key).and_then(serde_json::Value::as_u64).map(Lsn);
+    let flushed = member.xlog_location.unwrap_or_default();
+    let published = Progress { replayed: position("replay_lsn").unwrap_or(flushed), flushed };
+    let slot = name.slot_name();
+    match primary.standbys.iter().find(|standby| standby.slot == slot) {
+        // It has just connected and reported nothing yet.
+        Some(standby) if standby.streaming && standby.flushed == Lsn(0) => Some(published),
+        Some(standby) if standby.streaming => Some(Progress { replayed: standby.replayed, flushed: standby.flushed }),
+        Some(_) => None,
+        // Without slots the server cannot tell who is who.
+        None => {
+            let streams = member.json.get("replication_state").is_some_and(|state| state == "streaming");
+            (streams && !turn.view.settings.use_slots).then_some(published)
+        }
+    }
+}
+
+fn may_take_over(
+    turn: &Turn<'_>,
+    cluster: &Cluster,
+    primary: &PrimaryView,
+    name: &NodeName,
+    named: bool,
+) -> Result<Progress, String> {
     let member = cluster.members.get(name).ok_or_else(|| "candidate does not exists".to_owned())?;
     if name == turn.me() {
         return Err(format!("{name} is already the leader"));
@@ -113,18 +140,22 @@ fn may_take_over(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, name
     if member.state != "running" {
         return Err(format!("{name} is in state \"{}\"", member.state));
     }
-    let Some(connection) = connection(primary, name) else {
-        return Err(format!("{name} does not stream from this leader through its slot"));
+    let Some(progress) = progress(turn, primary, name, member) else {
+        return Err(format!("{name} does not stream from this leader"));
     };
-    let lag = primary.flushed.ahead_of(connection.flushed);
-    if !connection.streaming || lag > turn.view.settings.maximum_lag_on_failover_bytes {
+    // An operator who names a candidate knows that it lags (lesson 6), and nothing is lost: the old leader sends everything
+    // before it stops.
+    let allowed = turn.view.settings.maximum_lag_on_failover_bytes;
+    let most = allowed.max(LAG_MAX_BYTES);
+    let lag = primary.flushed.ahead_of(progress.flushed);
+    if lag > if named { most } else { allowed } {
         return Err(format!("{name} lags {lag} bytes behind"));
     }
-    let replay = primary.flushed.ahead_of(connection.replayed);
-    if replay > REPLAY_LAG_MAX_BYTES.max(turn.view.settings.maximum_lag_on_failover_bytes) {
+    let replay = primary.flushed.ahead_of(progress.replayed);
+    if replay > most {
         return Err(format!("{name} has {replay} bytes left to replay"));
     }
-    Ok(())
+    Ok(progress)
 }
 
 /// Turns the request down: the key is emptied, nothing else changes, and the reason stays visible.
@@ -146,7 +177,8 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
         // Asked for again, since one that ran already may have begun too early; the executor asks the server once at a time.
         return Verdict::of(Rule::SwitchoverPreparing).with(Effect::Checkpoint).soon(10);
     }
-    if let Err(reason) = may_take_over(turn, cluster, primary, &prepared.candidate) {
+    // It may have been named or chosen: a little lag that has grown since is no reason to turn back.
+    if let Err(reason) = may_take_over(turn, cluster, primary, &prepared.candidate, true) {
         return reject(turn, prepared.request, reason);
     }
     if !lease::enough_left(turn, &lease) || turn.view.dcs_busy {
