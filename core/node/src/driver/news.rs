@@ -12,7 +12,9 @@ impl Driver {
             self.net.take_news();
         if !outcomes.is_empty() {
             self.dcs_busy = false;
-            outcomes.iter().for_each(|outcome| self.store_answered(outcome));
+            for outcome in &outcomes {
+                self.store_answered(outcome);
+            }
             self.outcomes.extend(outcomes);
         }
         self.written.extend(written);

@@ -404,7 +404,9 @@ fn a_client_that_waits_for_a_switchover_moves_with_the_seat() {
     };
     member("pg8");
     member("pg9");
-    etcd.ctl(&["put", "/service/batman/leader", "pg9"]);
+    let granted = etcd.ctl(&["lease", "grant", "300"]);
+    let lease = format!("--lease={}", granted.split_whitespace().nth(1).expect("its number"));
+    etcd.ctl(&["put", &lease, "/service/batman/leader", "pg9"]);
     let mut node = Node::start(&etcd, "pg1");
     let port = node.serve();
     node.until("leader", 8000, |driver, _| driver.cluster().is_some_and(|cluster| cluster.leader.is_some()));
@@ -427,7 +429,7 @@ fn a_client_that_waits_for_a_switchover_moves_with_the_seat() {
     other.driver.adopt_rest_waits(waits);
     other.until("view", 8000, |driver, _| driver.cluster().is_some());
     assert!(told.try_recv().is_err(), "no answer yet");
-    etcd.ctl(&["put", "/service/batman/leader", "pg8"]);
+    etcd.ctl(&["put", &lease, "/service/batman/leader", "pg8"]);
     let mut answer = None;
     other.until("answer", 5000, |_, _| {
         answer = answer.take().or_else(|| told.recv_timeout(Duration::from_millis(20)).ok());
