@@ -50,8 +50,7 @@ fn pgbench(hosts: &str, ports: &str, words: &[&str]) -> Child {
 
 #[test]
 fn under_pgbench_nothing_is_lost() {
-    // The shutdown sends a candidate all it lacks: how far it lags behind pgbench on a busy machine must not matter.
-    let cluster = Cluster::running(Plan { lag_bytes_max: 1 << 30, ..Plan::short() });
+    let cluster = Cluster::running(Plan::short());
     let leader = cluster.leader().expect("a healthy cluster has a leader");
     let server = &cluster.nodes[leader].server;
     let status = pgbench(&server.host, &server.port.to_string(), &["-i", "-s", "5", "-q"]).wait();
