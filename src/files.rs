@@ -157,10 +157,13 @@ impl Thread {
     fn execute(&mut self, job: Job) {
         let done = match job {
             Job::Follow(text) => Some(Done::Followed(files::write_atomically(&self.paths.conf(), text.as_bytes()))),
-            Job::ServerFiles(config, refused) => match server_files::write(&self.paths, &config, &refused) {
-                Ok(changed) => changed.then_some(Done::ServerFiles),
-                Err(error) => Some(Done::Failed(format!("the server's configuration: {error}"))),
-            },
+            Job::ServerFiles(config, named) => {
+                let refused = server_files::refused_by_running(&self.paths, &config, &named);
+                match server_files::write(&self.paths, &config, &refused) {
+                    Ok(changed) => changed.then_some(Done::ServerFiles),
+                    Err(error) => Some(Done::Failed(format!("the server's configuration: {error}"))),
+                }
+            }
             Job::Dynamic(value) => {
                 let path = self.paths.dynamic_config();
                 failed("patroni.dynamic.json", files::write_atomically(&path, value.to_string().as_bytes()))

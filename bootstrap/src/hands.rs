@@ -50,8 +50,6 @@ impl Port for Hands {
 
     fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&serde_json::Value>) {
         self.outside.site.config = Arc::clone(config);
-        if self.acting {
-            self.outside.keep_dynamic(dynamic);
-        }
+        self.outside.keep_dynamic(dynamic, self.acting);
     }
 }

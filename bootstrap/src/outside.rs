@@ -57,6 +57,8 @@ pub struct Outside {
     outcomes: Vec<Outcome>,
     exit: Option<i32>,
     prepare_only: bool,
+    /// The dynamic configuration in force.
+    dynamic: Option<serde_json::Value>,
     /// What was last said about a damaged data directory.
     damage: Option<String>,
     events: (Sender<Event>, Receiver<Event>),
@@ -78,6 +80,7 @@ impl Outside {
             outcomes: Vec::new(),
             exit: None,
             prepare_only: false,
+            dynamic: None,
             damage: None,
             events: channel(),
             wake,
@@ -130,10 +133,12 @@ impl Outside {
         PidFile::read(self.site.data_dir()).map(|file| file.started_unix_s.saturating_mul(1_000_000))
     }
 
-    /// Keeps the dynamic configuration for a start without the store.
-    pub fn keep_dynamic(&self, dynamic: Option<&serde_json::Value>) {
+    /// Keeps the dynamic configuration for a start without the store, and for the worker of the next server.
+    pub fn keep_dynamic(&mut self, dynamic: Option<&serde_json::Value>, acting: bool) {
+        self.dynamic = dynamic.cloned();
         let Some(dynamic) = dynamic else { return };
-        if !self.site.data_dir().join("PG_VERSION").exists() || self.running.is_some() {
+        // Else the worker does, or the step that runs.
+        if !acting || !self.site.data_dir().join("PG_VERSION").exists() || self.running.is_some() {
             return;
         }
         if let Err(error) = pgdata::write_durably(&self.site.paths.dynamic_config(), &dynamic.to_string()) {
@@ -359,6 +364,7 @@ impl Outside {
             postmaster: self.postmaster.clone(),
             marker_lease: ha_node::marker::lease_to_name(self.marker().as_ref(), &self.site.config.name, memory),
             prepare_only: self.prepare_only,
+            dynamic: self.dynamic.clone(),
             events: self.events.0.clone(),
             wake: Arc::clone(&self.wake),
         };

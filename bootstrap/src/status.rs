@@ -8,12 +8,14 @@ use crate::pgdata;
 use crate::postmaster::{PidFile, Postmaster};
 use crate::rest_client;
 use crate::site::Site;
+use crate::steps::parameters;
 use ha_core::cluster::Cluster;
 use ha_core::config::host_port;
 use ha_core::effect::Effect;
 use ha_core::local::{DataDir, LocalView};
 use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
+use ha_core::pgconf::{self, Refusal, Refusals};
 use ha_core::view::Seat;
 use ha_node::clock;
 use ha_node::driver::{Driver, Options, Port};
@@ -71,6 +73,7 @@ pub fn collect(loaded: Loaded, site: &Site) -> Result<Value> {
         "supervisor_runs": checks::supervisor_runs(site),
         "server": server,
         "data": data,
+        "refused_parameters": refused(site),
         "marker": marker.map_or_else(|error| json!({"error": error.to_string()}), |marker| json!(marker)),
         "rest": rest.map_or_else(
             |error| json!({"error": error.to_string()}),
@@ -78,6 +81,16 @@ pub fn collect(loaded: Loaded, site: &Site) -> Result<Value> {
         ),
         "store": store(loaded)?,
     }))
+}
+
+/// Parameters that the server would not start with, and what it has instead.
+fn refused(site: &Site) -> Value {
+    let refused = parameters::refused(site).into_iter();
+    let row = |(name, refusal): (String, Refusal)| {
+        let asked = pgconf::value_of(&site.config, &Refusals::new(), &name);
+        (name, json!({"refused": asked, "instead": refusal.instead}))
+    };
+    Value::Object(refused.map(row).collect())
 }
 
 fn control(site: &Site) -> Result<Value> {
@@ -145,7 +158,7 @@ pub fn text(status: &Value) -> String {
     for section in ["name", "scope", "data_dir", "supervisor_runs"] {
         let _ = writeln!(out, "{:<16} {}", section.replace('_', " "), plain(&status[section]));
     }
-    for section in ["server", "data", "marker", "rest", "store"] {
+    for section in ["server", "data", "refused_parameters", "marker", "rest", "store"] {
         match &status[section] {
             Value::Object(fields) => {
                 let _ = writeln!(out, "{section}");

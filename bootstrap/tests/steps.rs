@@ -4,6 +4,7 @@ mod harness;
 
 use ha_bootstrap::outside::Outside;
 use ha_bootstrap::seat::Seat;
+use ha_bootstrap::steps::parameters;
 use ha_bootstrap::{control_data, detach, pgdata};
 use ha_core::effect::Step;
 use ha_core::local::{ControlState, DataDir, Server};
@@ -12,6 +13,7 @@ use ha_node::seat_socket::{Connection, RecvError};
 use harness::{BIN, Node, as_postgres};
 use rustix::process::Signal;
 use serde_json::json;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,9 +55,10 @@ fn a_new_cluster_has_its_roles_and_keeps_its_secrets() {
         assert!(log.contains("shut down"), "{log}");
         assert!(!["super 'secret", "rep\\secret", "rew:secret"].iter().any(|password| log.contains(password)), "{log}");
         let left = std::fs::read_dir(node.site.paths.control_dir()).expect("listed");
-        let mut left: Vec<String> = left.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+        let mut left: Vec<String> =
+            left.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
         left.sort();
-        assert_eq!(left, ["founding", "postgres.log"]);
+        assert_eq!(left, ["founding", "postgres.log", "started.conf"]);
     });
 }
 
@@ -282,11 +285,70 @@ fn what_a_killed_postmaster_leaves_is_found_and_ended() {
 #[test]
 fn a_start_that_fails_says_why() {
     as_postgres("a_start_that_fails_says_why", |dir| {
-        let node = Node::with(dir, "pg1", &json!({"shared_buffers": "1"}));
+        let node = Node::with(dir, "pg1", &json!({"unix_socket_directories": "/nonexistent"}));
         node.initdb();
         let role = ha_core::effect::StartRole::Standby { upstream: None };
-        let error = node.step(&Step::Start { role }).expect_err("no such setting");
-        assert!(error.contains("shared_buffers") && error.contains("exit status: 1"), "{error}");
+        let error = node.step(&Step::Start { role }).expect_err("no such directory");
+        assert!(error.contains("/nonexistent") && error.contains("exit status: 1"), "{error}");
+        assert!(!node.site.paths.started_conf().exists());
+    });
+}
+
+#[test]
+fn a_mistake_in_the_parameters_does_not_keep_a_server_down() {
+    as_postgres("a_mistake_in_the_parameters_does_not_keep_a_server_down", |dir| {
+        let good = Node::with(dir, "pg1", &json!({"work_mem": "5MB", "max_connections": 33}));
+        good.initdb();
+        good.start_primary();
+        good.stop();
+
+        // What the server sees by itself is left out, one by one; all else takes effect.
+        let mistakes = json!({
+            "work_mem": "much", "max_connections": 10_000_000, "shared_buffers": "99999TB", "wrk_mem": "1MB",
+            "shared_preload_libraries": "no_such_library", "ssl": "on", "maintenance_work_mem": "33MB",
+        });
+        let node = Node::with(dir, "pg1", &mistakes);
+        node.start_primary();
+        let show = |node: &Node, name: &str| node.sql(&format!("SHOW {name}")).expect("it answers");
+        assert_eq!((show(&node, "work_mem"), show(&node, "max_connections")), ("5MB".to_owned(), "33".to_owned()));
+        assert_eq!(
+            (show(&node, "maintenance_work_mem"), show(&node, "shared_buffers")),
+            ("33MB".to_owned(), "128MB".to_owned())
+        );
+        assert_eq!(show(&node, "shared_preload_libraries"), "ha_ext");
+        let refused = || -> Vec<String> { parameters::refused(&node.site).into_keys().collect() };
+        let expected = ["max_connections", "shared_buffers", "shared_preload_libraries", "ssl", "work_mem", "wrk_mem"];
+        assert_eq!(refused(), expected);
+        node.stop();
+
+        // What only a start can show takes the server back to the parameters of its last start.
+        let only_a_start_knows = json!({"unix_socket_directories": "/nonexistent", "work_mem": "6MB"});
+        let node = Node::with(dir, "pg1", &only_a_start_knows);
+        node.start_primary();
+        assert_eq!(show(&node, "work_mem"), "5MB");
+        node.stop();
+        let complaints = || node.log().matches("\"/nonexistent/").count();
+        assert_eq!(complaints(), 1);
+        node.start_primary();
+        assert_eq!(complaints(), 1, "it is known by now");
+        node.stop();
+
+        let node = Node::with(dir, "pg1", &json!({"work_mem": "6MB"}));
+        node.start_primary();
+        assert_eq!((show(&node, "max_connections"), show(&node, "work_mem")), ("100".to_owned(), "6MB".to_owned()));
+        assert_eq!(parameters::refused(&node.site).len(), 0);
+        node.stop();
+
+        // A mistake may be mended where nobody tells us.
+        let node = Node::with(dir, "pg1", &json!({"shared_preload_libraries": "not_yet"}));
+        node.start_primary();
+        assert_eq!(show(&node, "shared_preload_libraries"), "ha_ext");
+        node.stop();
+        let some_library = Path::new(BIN).join("../lib/auto_explain.so");
+        std::fs::copy(some_library, dir.join("lib/not_yet.so")).expect("installed");
+        node.start_primary();
+        assert_eq!(show(&node, "shared_preload_libraries"), "ha_ext,not_yet");
+        node.stop();
     });
 }
 

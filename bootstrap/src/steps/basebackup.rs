@@ -1,6 +1,6 @@
 //! Copies the data directory of another member.
 
-use super::{Context, conf};
+use super::{Context, conf, parameters};
 use crate::error::Result;
 use crate::pgdata;
 use crate::process::Ran;
@@ -44,6 +44,7 @@ fn copy(context: &Context, from: &Upstream, conninfo: &str, landing: &Path) -> R
     command.args(site.config.postgresql.basebackup.iter().map(ha_core::config::CommandOption::argument));
     context.run(&mut command, "")?;
     pgdata::land(site, landing)?;
+    parameters::inherit(site)?;
     take_possession(context, from)
 }
 

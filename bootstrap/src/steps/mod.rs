@@ -6,6 +6,7 @@ pub mod basebackup;
 pub mod conf;
 pub mod initdb;
 pub mod leftover;
+pub mod parameters;
 pub mod recovery;
 pub mod rewind;
 pub mod set_aside;
@@ -37,6 +38,8 @@ pub struct Context {
     pub marker_lease: Option<LeaseId>,
     /// Make everything ready for a start, but start nothing.
     pub prepare_only: bool,
+    /// The dynamic configuration in force, if it came from the store.
+    pub dynamic: Option<serde_json::Value>,
     /// To the main thread.
     pub events: Sender<Event>,
     /// Wakes the main thread after an event was sent.

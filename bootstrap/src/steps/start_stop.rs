@@ -1,14 +1,15 @@
 //! Starts and stops the server.
 
-use super::{Context, conf};
+use super::{Context, conf, parameters};
 use crate::control_data;
 use crate::error::{Error, Result};
 use crate::outside::Event;
 use crate::pgdata;
 use crate::postmaster::{PidFile, Postmaster};
 use crate::process::{OwnChild, last_lines, scrub_environment, wait_readable};
+use crate::site::Site;
 use ha_core::effect::{StartRole, StopMode};
-use ha_core::pgconf;
+use ha_core::pgconf::{self, Refusals};
 use rustix::process::Signal;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -50,34 +51,60 @@ pub fn start(context: &Context, role: &StartRole) -> Result<()> {
         }
     }
     context.write_marker()?;
+    if let Some(dynamic) = &context.dynamic {
+        // The server's worker begins with it, and must not take what it is started with for a change.
+        pgdata::write_durably(&site.paths.dynamic_config(), &dynamic.to_string())?;
+    }
+    parameters::settle(context)?;
     if context.prepare_only {
         return Ok(());
     }
-    let (log, before) = open_log(&site.server_log())?;
-    let child = OwnChild::spawn(&mut command(context, role, log)?)?;
+    let refused = parameters::refused(site);
+    match attempt(context, role, &refused) {
+        Err(why @ Error::Program { .. }) if parameters::fall_back(context)? => {
+            let again = attempt(context, role, &parameters::refused(site));
+            parameters::fell_back(context, &refused, again.is_ok(), &why)?;
+            again.map_err(|_| why)?;
+        }
+        other => other?,
+    }
+    parameters::started_well(site)
+}
+
+fn attempt(context: &Context, role: &StartRole, refused: &Refusals) -> Result<()> {
+    let path = context.site.server_log();
+    let (log, before) = open_log(&path)?;
+    let child = OwnChild::spawn(&mut command(context, role, refused, log)?)?;
     let postmaster = Arc::new(Postmaster::of_child(child)?);
     // At once: the worker may say hello before this step is over.
     context.tell(Event::Spawned(Arc::clone(&postmaster)));
-    wait_until_up(context, &postmaster).map_err(|error| with_log(error, &site.server_log(), before))
+    wait_until_up(context, &postmaster).map_err(|error| with_log(error, &path, before))
 }
 
-fn command(context: &Context, role: &StartRole, log: File) -> Result<Command> {
-    let site = &context.site;
+/// The server's program with all that it is started with.
+#[must_use]
+pub fn postgres(site: &Site, refused: &Refusals) -> Command {
     let mut command = site.local("postgres");
     command.arg("-D").arg(site.data_dir());
-    command.args(pgconf::command_line(&site.config));
+    command.args(pgconf::command_line(&site.config, refused));
     command.arg("-c").arg(format!("ha_ext.config_file={}", site.config_file.display()));
+    scrub_environment(&mut command);
+    command
+}
+
+fn command(context: &Context, role: &StartRole, refused: &Refusals, log: File) -> Result<Command> {
+    let site = &context.site;
+    let mut command = postgres(site, refused);
     if matches!(role, StartRole::Standby { .. }) {
         let floors = control_data::read(site.data_dir())?.floors;
         for (name, floor) in FLOORS.iter().zip(floors) {
-            let ours = site.config.postgresql.parameters.get(*name).and_then(|value| value.parse::<i32>().ok());
-            if ours.is_some_and(|ours| ours < floor) {
+            let ours = pgconf::value_of(&site.config, refused, name).and_then(|value| value.parse::<i32>().ok());
+            if ours.is_none_or(|ours| ours < floor) {
                 tracing::info!(name, floor, "raised to what the WAL was written with");
                 command.arg("-c").arg(format!("{name}={floor}"));
             }
         }
     }
-    scrub_environment(&mut command);
     let copy = log.try_clone().map_err(Error::io(|| "sharing the server's log".to_owned()))?;
     // A process group of its own: Ctrl-C in a terminal is for the supervisor, which then stops the server.
     command.process_group(0).stdin(Stdio::null()).stdout(copy).stderr(log);

@@ -115,7 +115,9 @@ impl Node {
                 },
             },
         });
-        let (config, _) = Config::from_layers(&local, &BTreeMap::new(), None).expect("a configuration");
+        // Those that all members share are read from the store alone.
+        let dynamic = json!({"postgresql": {"parameters": parameters}});
+        let (config, _) = Config::from_layers(&local, &BTreeMap::new(), Some(&dynamic)).expect("a configuration");
         let site = Site::new(Arc::new(config), dir.join(format!("{name}.yml")));
         site.make_control_dir().expect("a control directory");
         Self { site, port, name: name.to_owned(), postmaster: Rc::default() }
@@ -142,6 +144,7 @@ impl Node {
             postmaster: self.postmaster.borrow().clone(),
             marker_lease: Some(LeaseId(7)),
             prepare_only: false,
+            dynamic: None,
             events,
             wake: Arc::new(|| {}),
         };

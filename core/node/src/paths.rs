@@ -55,6 +55,12 @@ impl Paths {
         self.control_dir.join("founding")
     }
 
+    /// `postgresql.conf` as of the last start that succeeded.
+    #[must_use]
+    pub fn started_conf(&self) -> PathBuf {
+        self.control_dir.join("started.conf")
+    }
+
     /// `PATRONI_*` variables of the supervisor, for the worker.
     #[must_use]
     pub fn environment(&self) -> PathBuf {

@@ -4,7 +4,7 @@
 use crate::files;
 use crate::paths::Paths;
 use ha_core::config::Config;
-use ha_core::pgconf;
+use ha_core::pgconf::{self, Refusal, Refusals};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -22,9 +22,9 @@ pub fn base(paths: &Paths) -> PathBuf {
     paths.data_dir().join(pgconf::BASE_CONF)
 }
 
-/// Writes what does not depend on whom the server follows, without the parameters named in `refused`. Whether the
-/// server has something to read again.
-pub fn write(paths: &Paths, config: &Config, refused: &BTreeSet<String>) -> io::Result<bool> {
+/// Writes what does not depend on whom the server follows, without what is `refused`. Whether the server has something to
+/// read again.
+pub fn write(paths: &Paths, config: &Config, refused: &Refusals) -> io::Result<bool> {
     let (main, base) = (main(paths), base(paths));
     if !base.try_exists()? && main.try_exists()? {
         // A copy, not a rename: the server can be started at any moment in between.
@@ -43,12 +43,30 @@ pub fn write(paths: &Paths, config: &Config, refused: &BTreeSet<String>) -> io::
     Ok(changed)
 }
 
-/// Parameters that the server refused when it ran last, and that have not changed since.
+/// What the server refused when it ran last, as far as it has not changed since.
 #[must_use]
-pub fn still_refused(paths: &Paths, config: &Config) -> BTreeSet<String> {
-    // Whatever stands there: in doubt nothing is known to be refused.
-    let bytes = std::fs::read(main(paths)).unwrap_or_default();
-    pgconf::still_refused(config, &String::from_utf8_lossy(&bytes))
+pub fn still_refused(paths: &Paths, config: &Config) -> Refusals {
+    pgconf::still_refused(config, &text(&main(paths)))
+}
+
+/// What a running server refuses: the parameters `named`, and those that were refused before it started, which it cannot always
+/// judge. It goes on with the values it has.
+#[must_use]
+pub fn refused_by_running(paths: &Paths, config: &Config, named: &BTreeSet<String>) -> Refusals {
+    let present = text(&main(paths));
+    let mut refused = pgconf::still_refused(config, &present);
+    let before = pgconf::parameters_in(&present);
+    for name in named {
+        let refusal = Refusal { instead: before.get(name).cloned(), by_start: false };
+        refused.entry(name.clone()).or_insert(refusal);
+    }
+    refused
+}
+
+/// A configuration file of the server; empty if it cannot be read, for in doubt nothing is known.
+#[must_use]
+pub fn text(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
 }
 
 /// Writes a file unless it holds this text already; whether it did.
@@ -103,7 +121,7 @@ mod tests {
         let dir = TestDir::new("server_files");
         let paths = Paths::new(dir.path());
         std::fs::write(main(&paths), "work_mem = '1MB' # by initdb\n").expect("written");
-        let none = BTreeSet::new();
+        let none = Refusals::new();
         let first = config(dir.path(), &json!({}));
         assert!(write(&paths, &first, &none).expect("written"));
         assert_eq!(read(&base(&paths)), "work_mem = '1MB' # by initdb\n");
@@ -125,11 +143,22 @@ mod tests {
     fn what_a_server_refused_is_known_at_its_next_start() {
         let dir = TestDir::new("server_files_refused");
         let paths = Paths::new(dir.path());
-        let bad = config(dir.path(), &json!({"postgresql": {"parameters": {"work_mem": "much"}}}));
-        assert_eq!(still_refused(&paths, &bad), BTreeSet::new());
-        let refused = BTreeSet::from(["work_mem".to_owned()]);
+        let work_mem = |value: &str| config(dir.path(), &json!({"postgresql": {"parameters": {"work_mem": value}}}));
+        let named = BTreeSet::from(["work_mem".to_owned()]);
+        write(&paths, &work_mem("5MB"), &Refusals::new()).expect("written");
+        let bad = work_mem("much");
+        assert_eq!(still_refused(&paths, &bad), Refusals::new());
+        let refused = refused_by_running(&paths, &bad, &named);
+        assert_eq!(refused["work_mem"].instead.as_deref(), Some("5MB"), "what it has stays");
         write(&paths, &bad, &refused).expect("written");
         assert_eq!(still_refused(&paths, &bad), refused);
         assert!(!write(&paths, &bad, &still_refused(&paths, &bad)).expect("nothing to do"));
+        assert_eq!(refused_by_running(&paths, &bad, &named), refused, "twice changes nothing");
+        // It stays refused until it changes, whatever a running server thinks of it.
+        assert_eq!(refused_by_running(&paths, &bad, &BTreeSet::new()), refused);
+        let by_start = Refusals::from([("work_mem".to_owned(), Refusal { by_start: true, ..Refusal::default() })]);
+        write(&paths, &bad, &by_start).expect("written");
+        assert_eq!(refused_by_running(&paths, &bad, &BTreeSet::new()), by_start);
+        assert_eq!(refused_by_running(&paths, &work_mem("6MB"), &BTreeSet::new()), Refusals::new());
     }
 }

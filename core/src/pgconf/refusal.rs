@@ -3,7 +3,7 @@
 
 use super::{LIBRARIES, OUR_LIBRARY, quoted, set, settings};
 use crate::config::Config;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Begins the comment of a setting that the server refuses by itself.
 const REFUSED: &str = "# refused by the server: ";
@@ -36,16 +36,21 @@ impl Refusal {
     }
 }
 
-/// Settings that were refused when `postgresql.conf` was written with this text, if their values are still the same.
+/// Settings that were refused when `postgresql.conf` was written with this text, if their values are still the same. Of those
+/// that a failed start has shown to be wrong nobody knows which it was: one that changes clears them all.
 #[must_use]
 pub fn still_refused(config: &Config, text: &str) -> Refusals {
+    let lines = |kind: &'static str| text.lines().filter_map(move |line| line.strip_prefix(kind)).collect();
+    let refused: BTreeSet<&str> = lines(REFUSED);
+    let failed: BTreeSet<&str> = lines(FAILED);
+    let settings: Vec<(String, String)> =
+        settings(config).into_iter().map(|(name, value)| (format!("{name} = {}", quoted(&value)), name)).collect();
+    let all_there = failed.iter().all(|line| settings.iter().any(|(setting, _)| setting == line));
     let instead = parameters_in(text);
     let mut out = Refusals::new();
-    for (name, value) in settings(config) {
-        let setting = format!("{name} = {}", quoted(&value));
-        let refused = |kind: &str| text.lines().any(|line| line.strip_prefix(kind) == Some(setting.as_str()));
-        let by_start = refused(FAILED);
-        if by_start || refused(REFUSED) {
+    for (setting, name) in settings {
+        let by_start = all_there && failed.contains(setting.as_str());
+        if by_start || refused.contains(setting.as_str()) {
             let instead = instead.get(&name).cloned();
             out.insert(name, Refusal { instead, by_start });
         }
@@ -60,7 +65,7 @@ pub fn parameters_in(text: &str) -> BTreeMap<String, String> {
         let (name, value) = line.split_once(" = ")?;
         let value = value.strip_prefix('\'')?.strip_suffix('\'')?;
         let plain = !name.contains(|c: char| c.is_whitespace() || c == '#');
-        plain.then(|| (name.to_owned(), value.replace("\'\'", "\'").replace("\\\\", "\\")))
+        plain.then(|| (name.to_owned(), value.replace("''", "'").replace("\\\\", "\\")))
     };
     text.lines().filter_map(setting).collect()
 }

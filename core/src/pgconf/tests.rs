@@ -99,8 +99,13 @@ fn what_is_refused_leaves_the_value_before_in_force() {
     assert_eq!(still_refused(&after, &text), refused);
     assert!(command_line(&after, &refused).contains(&"shared_preload_libraries=ha_ext,x".to_owned()));
     assert_eq!(changed_since(&after, &text).len(), 3, "they are still not in force");
+    let one = json!({"parameters": {"ssl_ciphers": "", "shared_preload_libraries": "y", "ssl": "off"}});
+    assert_eq!(still_refused(&config(&one), &text), Refusals::new(), "it may have been that one alone");
     let bare = Refusals::from([("shared_preload_libraries".to_owned(), Refusal::default())]);
-    assert!(command_line(&after, &bare).contains(&"shared_preload_libraries=ha_ext".to_owned()), "we are always loaded");
+    assert!(
+        command_line(&after, &bare).contains(&"shared_preload_libraries=ha_ext".to_owned()),
+        "we are always loaded"
+    );
 }
 
 #[test]
