@@ -48,6 +48,7 @@ rules! {
     DemotionRunning = "demotion.running", "The fence is closed and the supervisor was asked to stop the server.";
     DemotionStopping = "demotion.stopping", "The server is being told to stop.";
     DemotionDraining = "demotion.draining", "The server is stopping; its standbys receive the rest of the log.";
+    DemotionCannotStop = "demotion.cannot_stop", "Not even SIGKILL ends the server; its lease is left to end, since the key is never released before.";
     DemotionStoppingAtOnce = "demotion.stopping_at_once", "The stop took too long; the server is stopped at once.";
     SwitchoverPreparing = "switchover.preparing", "A switchover was requested; a checkpoint keeps the stop short.";
     SwitchoverRejected = "switchover.rejected", "The requested switchover is not possible; nothing was changed.";

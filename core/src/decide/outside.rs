@@ -2,7 +2,7 @@
 
 use super::turn::{Standing, Turn, Verdict};
 use super::{data, lease, release};
-use crate::clock::Millis;
+use crate::clock::{Millis, Tick};
 use crate::effect::{Effect, Step, StopMode};
 use crate::local::Server;
 use crate::memory::Stage;
@@ -10,6 +10,8 @@ use crate::rule::Rule;
 
 /// A fast stop that takes longer is cut short: a demotion must end.
 const FAST_STOP_MAX: Millis = Millis(30_000);
+/// What a fast stop may take at least: sessions end and a checkpoint is written.
+const FAST_STOP_MIN: Millis = Millis(2000);
 /// What a start may take at least, whatever `primary_start_timeout` says.
 const START_MIN: Millis = Millis(1000);
 /// After the lease was lost nothing is gained by a drained shutdown.
@@ -39,14 +41,33 @@ pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
     Verdict::of(Rule::OutsideLeaderStarting).and(renewal).soon(1000)
 }
 
-fn stopping(turn: &mut Turn<'_>, release: bool, since: crate::clock::Tick) -> Verdict {
-    let patience = if release { FAST_STOP_MAX } else { FAST_STOP_MAX_LEASE_LOST };
-    let renewal = lease::renewal(turn);
+/// How long a fast stop may take. One that hangs must not cost more than a failover, which takes a ttl: half of that, so that the other
+/// half is left for what follows. With nobody to take over, nothing is gained by haste.
+fn patience(turn: &Turn<'_>, release: bool) -> Millis {
+    match (release, release::others_could_lead(turn)) {
+        (true, true) => Millis(turn.view.settings.ttl_ms.0 / 2).clamp(FAST_STOP_MIN, FAST_STOP_MAX),
+        (true, false) => FAST_STOP_MAX,
+        (false, _) => FAST_STOP_MAX_LEASE_LOST,
+    }
+}
+
+/// Nothing makes the server go, not even SIGKILL: its processes hang in the kernel. The key must not be released while they
+/// exist, but once the lease is over no backend of it acknowledges anything, and another may lead.
+fn cannot_be_stopped(turn: &Turn<'_>, since: Tick, patience: Millis) -> bool {
+    let at_most = Millis(patience.0.saturating_add(turn.view.settings.ttl_ms.0 / 2));
+    turn.now().since(since) >= at_most && release::others_could_lead(turn)
+}
+
+fn stopping(turn: &mut Turn<'_>, release: bool, since: Tick) -> Verdict {
+    let patience = patience(turn, release);
+    let given_up = cannot_be_stopped(turn, since, patience);
+    let renewal = if given_up { None } else { lease::renewal(turn) };
     if turn.now().since(since) >= patience {
         let already = turn.view.local.step_running == Some(Step::Stop { mode: StopMode::Immediate });
         // Sharper than the stop that runs: the executor lets it overtake.
         let stop = (!already).then_some(Effect::Run(Step::Stop { mode: StopMode::Immediate }));
-        return Verdict::of(Rule::DemotionStoppingAtOnce).and(renewal.or(stop)).soon(1000);
+        let rule = if given_up { Rule::DemotionCannotStop } else { Rule::DemotionStoppingAtOnce };
+        return Verdict::of(rule).and(renewal.or(stop)).soon(1000);
     }
     let renewing = renewal.is_some();
     let stop = if renewing { None } else { turn.run(Step::Stop { mode: StopMode::Fast }) };
@@ -58,6 +79,13 @@ fn stopping(turn: &mut Turn<'_>, release: bool, since: crate::clock::Tick) -> Ve
 /// The postmaster is gone, but not all of its processes.
 pub(super) fn leftover(turn: &mut Turn<'_>) -> Verdict {
     let clear = turn.run(Step::ClearLeftover);
+    let since = match turn.memory.stage {
+        Stage::Demoting { since, .. } => since,
+        Stage::Steady | Stage::Preparing { .. } => *turn.memory.not_running_since.get_or_insert(turn.view.now),
+    };
+    if cannot_be_stopped(turn, since, patience(turn, true)) {
+        return Verdict::of(Rule::DemotionCannotStop).and(clear).soon(250);
+    }
     let effect = clear.or_else(|| lease::renewal(turn));
     Verdict::of(Rule::OutsideClearingLeftover).and(effect).soon(250)
 }

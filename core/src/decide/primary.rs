@@ -2,7 +2,7 @@
 
 use super::turn::{Standing, Turn, Verdict};
 use super::{duties, lease, switchover};
-use crate::cluster::{Cluster, Initialize, LeaderKey};
+use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect};
 use crate::ids::{LeaseId, Timeline};
@@ -146,7 +146,9 @@ fn outdated(turn: &Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> bool {
 
 /// Nobody leads: a primary that is still on the cluster's newest timeline takes the key (back).
 fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> Verdict {
-    if outdated(turn, primary, cluster) {
+    // With the history deleted, it is the members that tell.
+    let on_newer = |member: &Member| member.timeline.is_some_and(|newer| newer.is_plausibly_after(primary.timeline));
+    if outdated(turn, primary, cluster) || cluster.members.values().any(on_newer) {
         return demote(turn, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }
     if let Some(mut verdict) = super::election::unleased(turn, cluster) {
@@ -157,8 +159,9 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
         return Verdict::of(Rule::ElectionPredecessorAlive).with(Effect::CloseFence).soon(250);
     }
     if let Some(lease) = super::eligibility::predecessor(turn, cluster) {
-        let check = check_lease(turn, lease);
-        return Verdict::of(Rule::ElectionPredecessorAlive).with(Effect::CloseFence).and(check).soon(100);
+        let mut verdict = super::election::wait_for_predecessor(turn, lease);
+        verdict.effects.insert(0, Effect::CloseFence);
+        return verdict;
     }
     let acquire = turn.acquire(cluster);
     Verdict::of(Rule::LeaderTakingBack).with(Effect::CloseFence).and(acquire).soon(100)

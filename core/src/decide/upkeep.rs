@@ -6,6 +6,7 @@ use crate::clock::{Millis, Tick};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::Effect;
 use crate::member;
+use crate::rule::Rule;
 use serde_json::Value;
 
 /// Fields that change all the time: alone they are written once per `loop_wait`.
@@ -63,8 +64,8 @@ pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
         next = next.min(now + soon);
     }
     if let Some(held) = turn.memory.lease {
-        // With a request under way its end is the event to wait for.
-        if !turn.view.dcs_busy {
+        // With a request under way its end is the event to wait for; a lease that is left to end needs none.
+        if !turn.view.dcs_busy && verdict.rule != Rule::DemotionCannotStop {
             next = next.min(turn.store_ready_at().max(held.sent_at + lease::renew_every(turn)));
         }
         if held.valid_at(now) {

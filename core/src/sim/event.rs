@@ -50,6 +50,8 @@ pub(super) enum Event {
     CheckpointDone { node: usize, server: u64, attempt: u64, redo: Lsn },
     StopCheckpoint { node: usize, server: u64 },
     StopDone { node: usize, server: u64, give_up: u64 },
+    StopPending { node: usize, server: u64 },
+    StopFailed { node: usize, step: u64 },
     LeftoverGone { node: usize, server: u64 },
     StepEnd { node: usize, step: u64 },
     StepBegun { node: usize, step: u64 },
@@ -131,6 +133,8 @@ impl Event {
             | Event::CheckpointDone { node, .. }
             | Event::StopCheckpoint { node, .. }
             | Event::StopDone { node, .. }
+            | Event::StopPending { node, .. }
+            | Event::StopFailed { node, .. }
             | Event::LeftoverGone { node, .. }
             | Event::StepEnd { node, .. }
             | Event::StepBegun { node, .. }

@@ -34,15 +34,16 @@ enum Kind {
     LoseData,
     NoSupervisor,
     ClockRate,
+    HangServer,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
-    FreezeNode, FreezeSupervisor, FreezeWorker, Isolate, KillPostmaster, KillSupervisor, KillWorker, LoseData,
-    LostOutcomes, NoSupervisor, StallMain, StopNode, StopServer, StoreDown, StoreElection, Switchover,
+    FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
+    LoseData, LostOutcomes, NoSupervisor, StallMain, StopNode, StopServer, StoreDown, StoreElection, Switchover,
 };
 
-const ALL: [Kind; 25] = [
+const ALL: [Kind; 26] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -68,6 +69,7 @@ const ALL: [Kind; 25] = [
     LoseData,
     NoSupervisor,
     ClockRate,
+    HangServer,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -175,6 +177,7 @@ impl World {
                 self.nodes[node].supervised = false;
                 self.kill_supervisor(node);
             }
+            HangServer => self.hang_server(node, short_or_long),
             ClockRate => {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;
@@ -338,5 +341,6 @@ fn name(kind: Kind) -> &'static str {
         LoseData => "data lost",
         NoSupervisor => "supervisor gone for good",
         ClockRate => "clock rate changes",
+        HangServer => "postmaster hangs",
     }
 }

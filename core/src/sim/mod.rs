@@ -14,6 +14,7 @@ mod event;
 mod faults;
 mod faults_net;
 mod genesis;
+mod hang;
 mod heal;
 mod inside;
 mod invariants;

@@ -198,6 +198,10 @@ pub(super) struct Server {
     pub(super) checkpointing: bool,
     pub(super) redo: Lsn,
     pub(super) fence: Fence,
+    /// It does not react to signals.
+    pub(super) hang: Option<super::hang::Hang>,
+    /// A signal to stop that it has not reacted to.
+    pub(super) stop_pending: Option<crate::effect::StopMode>,
     /// Backends of sessions that were open; a crash cycle ends them all.
     pub(super) sessions: u64,
 }

@@ -31,6 +31,8 @@ impl World {
             checkpointing: false,
             redo: data.checkpoint,
             fence: Fence::default(),
+            hang: None,
+            stop_pending: None,
             sessions: 0,
         };
         self.nodes[node].server = Some(server);

@@ -1,6 +1,7 @@
 //! Stopping and dying of a server, and of the children it has.
 
 use super::event::{Event, Who};
+use super::hang::{Deaf, KILL_AFTER_MS};
 use super::node::{Fence, Phase};
 use super::world::World;
 use crate::effect::StopMode;
@@ -15,8 +16,12 @@ impl World {
     /// SIGINT or SIGQUIT to the postmaster, by whomever.
     pub(super) fn begin_stop(&mut self, node: usize, mode: StopMode) {
         let since = self.local(node);
+        if self.stop_is_pending(node, mode) {
+            return;
+        }
         let takes = match mode {
             StopMode::Fast => self.rng.skewed(10, 1500),
+            StopMode::Immediate if self.is_deaf(node, Deaf::Quit) => KILL_AFTER_MS,
             StopMode::Immediate => self.rng.between(5, 200),
         };
         let Some(server) = self.nodes[node].server.as_mut() else { return };
@@ -211,7 +216,9 @@ impl World {
 
     pub(super) fn leftover_gone(&mut self, node: usize, life: u64) {
         let gone = self.nodes[node].server_of(life).is_some_and(|server| server.phase == Phase::Leftover);
-        if gone {
+        if gone && self.is_deaf(node, Deaf::Kill) {
+            self.later(500, Event::LeftoverGone { node, server: life });
+        } else if gone {
             self.end_server(node);
         }
     }

@@ -1,6 +1,7 @@
 //! The supervisor's executors: steps on a server that is down, or is to be.
 
 use super::event::{Event, Frozen};
+use super::hang::Deaf;
 use super::node::{DiskState, Pgdata, Phase, RunningStep};
 use super::wal::{Branch, Position};
 use super::world::World;
@@ -63,6 +64,13 @@ impl World {
     pub(super) fn stop_step_ends(&mut self, node: usize) {
         if matches!(self.nodes[node].step.as_ref().map(|s| &s.step), Some(Step::Stop { .. })) {
             self.finish_step(node, Ok(()));
+        }
+    }
+
+    /// Nothing made the postmaster go.
+    pub(super) fn stop_failed(&mut self, node: usize, number: u64) {
+        if self.running(node, number).is_some() {
+            self.finish_step(node, Err("the postmaster cannot be killed".to_owned()));
         }
     }
 
@@ -163,6 +171,9 @@ impl World {
             Step::Start { role } => return self.started(node, role),
             Step::ClearLeftover => {
                 let leftover = self.server(node).is_some_and(|server| server.phase == Phase::Leftover);
+                if leftover && self.is_deaf(node, Deaf::Kill) {
+                    return Err("processes are left that cannot be killed".to_owned());
+                }
                 if leftover {
                     self.end_server(node);
                 }

@@ -203,6 +203,8 @@ impl World {
             Event::CheckpointDone { node, server, attempt, redo } => self.checkpoint_done(node, server, attempt, redo),
             Event::StopCheckpoint { node, server } => self.stop_checkpoint(node, server),
             Event::StopDone { node, server, give_up } => self.stop_done(node, server, give_up),
+            Event::StopPending { node, server } => self.stop_pending(node, server),
+            Event::StopFailed { node, step } => self.stop_failed(node, step),
             Event::LeftoverGone { node, server } => self.leftover_gone(node, server),
             Event::StepBegun { node, step } => self.step_begun(node, step),
             Event::StepEnd { node, step } => self.step_end(node, step),
