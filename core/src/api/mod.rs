@@ -157,7 +157,7 @@ pub fn after_fresh(question: &Question, cluster: Result<&Cluster, &str>, snapsho
         Question::Cluster => Answer::Now(cluster_view::cluster(cluster, &snapshot.config.scope)),
         Question::History => Answer::Now(cluster_view::history(cluster)),
         Question::Config => Answer::Now(dynamic::get(cluster)),
-        Question::PatchConfig(patch) => dynamic::patch(cluster, patch),
+        Question::PatchConfig(patch) => dynamic::patch(cluster, patch, snapshot.last_good_dynamic.as_ref()),
         Question::PutConfig(next) => dynamic::put(cluster, next),
         Question::Switchover(action, body) => switchover::post(*action, body, cluster, &snapshot.settings),
         Question::DeleteSwitchover => switchover::delete(cluster),

@@ -7,6 +7,7 @@ use crate::local::LocalView;
 use crate::memory::Memory;
 use crate::rule::Rule;
 use crate::settings::Settings;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Everything as of one tick.
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// The settings in force, as decisions were given them.
     pub settings: Settings,
+    /// Where the `config` key holds nothing that can be read: the dynamic configuration that is in force nevertheless.
+    pub last_good_dynamic: Option<Value>,
     /// This node.
     pub local: LocalView,
     /// What the driver remembers: our lease and what is under way.

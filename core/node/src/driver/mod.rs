@@ -355,9 +355,11 @@ impl Driver {
     }
 
     fn publish(&self, server: ServerFacts, local: LocalView, rule: Rule, now: Tick, next_wake: Tick) {
+        let unreadable = self.cluster.as_ref().and_then(|cluster| cluster.config_unreadable);
         self.net.publish(Arc::new(Snapshot {
             config: self.configuration.config().clone(),
             settings: self.configuration.settings().clone(),
+            last_good_dynamic: unreadable.and_then(|_| self.configuration.dynamic().cloned()),
             local,
             memory: self.memory.clone(),
             cluster: self.cluster.clone(),

@@ -27,6 +27,27 @@ fn patching_the_configuration() {
 }
 
 #[test]
+fn a_configuration_that_is_no_object_can_be_mended() {
+    let broken = Cluster { config: None, config_unreadable: Some(Revision(33)), ..cluster() };
+    let Answer::Write { edit, .. } = fresh(&primary(), &broken, "PUT", "/config", r#"{"ttl":20}"#) else {
+        panic!("a write")
+    };
+    assert_eq!((edit.value.as_deref(), edit.expect), (Some(r#"{"ttl":20}"#), Expect::Unchanged(Revision(33))));
+
+    let unknown = fresh(&primary(), &broken, "PATCH", "/config", r#"{"ttl":20}"#);
+    let (status, text) = refused(unknown);
+    assert!(status == 409 && text.contains("PUT /config"), "{status} {text}");
+
+    let knows = Snapshot { last_good_dynamic: Some(json!({"ttl": 20, "loop_wait": 3})), ..primary() };
+    for (patch, whole) in
+        [(r#"{"ttl":25}"#, r#"{"loop_wait":3,"ttl":25}"#), (r#"{"ttl":20}"#, r#"{"loop_wait":3,"ttl":20}"#)]
+    {
+        let Answer::Write { edit, .. } = fresh(&knows, &broken, "PATCH", "/config", patch) else { panic!("a write") };
+        assert_eq!((edit.value.as_deref(), edit.expect), (Some(whole), Expect::Unchanged(Revision(33))));
+    }
+}
+
+#[test]
 fn bodies_that_make_no_sense() {
     let status = |method: &str, path: &str, body: Option<&str>| {
         refused(route(&request(method, path, body), Some(&primary()), live(0))).0

@@ -86,6 +86,7 @@ fn snapshot(server: Server) -> Snapshot {
     Snapshot {
         settings: config.settings(),
         config,
+        last_good_dynamic: None,
         local: LocalView {
             data: DataDir::Present(Control {
                 system_id: SystemId(7_400_000_000_000_000_001),

@@ -75,6 +75,7 @@ impl Backend for TestBackend {
         Some(Arc::new(Snapshot {
             config: self.config.clone(),
             settings: self.config.settings(),
+            last_good_dynamic: None,
             local: LocalView {
                 data: DataDir::Empty,
                 server: Postgres::Primary(PrimaryView::default()),
