@@ -1,11 +1,10 @@
-//! SIGSTOP longer than the lease: of the worker, of a backend in mid-commit, of the whole node; with and without a supervisor.
+//! SIGSTOP longer than the lease: of the worker, of an idle backend, of the whole node; with and without a supervisor.
 
 use ha_tests::cluster::Cluster;
 use ha_tests::plan::Plan;
 use ha_tests::process::Proc;
-use ha_tests::sql::{Session, SqlError};
-use ha_tests::wait::{millis, secs};
-use std::sync::mpsc;
+use ha_tests::sql::Session;
+use ha_tests::wait::secs;
 use std::time::{Duration, Instant};
 
 /// How much a frozen leader may have acknowledged that no standby had yet.
@@ -61,56 +60,6 @@ fn a_frozen_worker_without_a_supervisor_is_fenced() {
     let refused = conclusion.refusals.iter().filter(|refusal| refusal.error.starts_with("25006")).count();
     println!("fenced refusals seen by clients: {refused}");
     assert_eq!(cluster.leader(), Some(new));
-}
-
-#[test]
-fn a_backend_frozen_in_mid_commit_acknowledges_nothing_after_a_failover() {
-    let mut cluster = Cluster::running(Plan::short());
-    let leader = cluster.leader().expect("a healthy cluster has a leader");
-    let observation = cluster.observe();
-    let server = cluster.nodes[leader].server.clone();
-    cluster.nodes[leader].sql("CREATE TABLE mid_commit (id int PRIMARY KEY)").expect("the leader takes DDL");
-    let (report, committed) = mpsc::channel();
-    let (tell_pid, pid) = mpsc::channel();
-    let client = std::thread::Builder::new().name("mid-commit client".into()).spawn(move || {
-        let session = Session::open(&server, secs(3)).expect("the leader accepts connections");
-        let backend =
-            session.value("SELECT pg_backend_pid()", secs(3)).expect("a backend has a pid").expect("not null");
-        tell_pid.send(backend).expect("the test waits");
-        for id in 0.. {
-            let outcome = session.query(&format!("INSERT INTO mid_commit VALUES ({id})"), secs(60));
-            let last = outcome.is_err();
-            report.send((id, Instant::now(), outcome.map(|_| ()))).expect("the test waits");
-            if last {
-                break;
-            }
-        }
-    });
-    let backend: i32 = pid.recv().expect("the client runs").parse().expect("a pid is a number");
-    let backend = Proc::of(backend).expect("the backend lives");
-    std::thread::sleep(millis(300));
-    // It does nothing but commit, so it is somewhere within a commit now.
-    backend.freeze();
-    std::thread::sleep(millis(200));
-    let frozen = Instant::now();
-    cluster.nodes[leader].kill_supervisor();
-    let worker = cluster.nodes[leader].worker().expect("a leader has a loop worker");
-    worker.freeze();
-    let _ = cluster.wait_other_leader(leader, secs(30));
-    backend.thaw();
-    client.expect("the client was started").join().expect("the client ends when its connection does");
-    worker.thaw();
-    cluster.nodes[leader].start();
-    let new = cluster.wait_healthy(secs(60));
-    let rows: Vec<(i32, Instant, Result<(), SqlError>)> = committed.iter().collect();
-    let late: Vec<_> = rows.iter().filter(|(_, at, outcome)| outcome.is_ok() && *at > frozen).collect();
-    assert!(late.is_empty(), "acknowledged after another node led: {late:?}");
-    let error = rows.last().and_then(|(_, _, outcome)| outcome.as_ref().err()).map(ToString::to_string);
-    println!("{} commits, then {}", rows.len() - 1, error.unwrap_or_default());
-    let present = cluster.nodes[new].sql("SELECT id FROM mid_commit").expect("the leader can be read").len();
-    println!("{present} of them on the new leader");
-    let conclusion = cluster.conclude(observation);
-    conclusion.verdict.expect_only_unreplicated_lost("backend frozen in mid-commit", frozen, WINDOW);
 }
 
 #[test]
