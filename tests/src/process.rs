@@ -130,6 +130,13 @@ impl Proc {
         (field("Pss:"), field("Private_Clean:") + field("Private_Dirty:"))
     }
 
+    /// What it has written by now, to files and elsewhere.
+    #[must_use]
+    pub fn written_bytes(self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/io", self.pid)).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("wchar: ")?.trim().parse().ok()).unwrap_or(0)
+    }
+
     /// Its children.
     #[must_use]
     pub fn children(self) -> Vec<Proc> {
