@@ -40,7 +40,7 @@ impl Cluster {
     #[must_use]
     pub fn prepare(plan: Plan) -> Self {
         let scratch = Scratch::new();
-        let network = plan.network.then(|| Network::enter(plan.nodes + plan.etcd_members));
+        let network = plan.network.then(|| Network::enter(plan.nodes + plan.etcd_members + plan.spare_machines));
         Self::build(plan, scratch, network, None)
     }
 

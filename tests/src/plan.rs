@@ -34,6 +34,8 @@ pub struct Plan {
     pub lag_bytes_max: u64,
     /// Each node and etcd in a network namespace of its own instead of all on loopback.
     pub network: bool,
+    /// Machines of that network on which nothing runs yet.
+    pub spare_machines: usize,
     /// Who manages them.
     pub system: System,
     /// Additional server parameters for `bootstrap.dcs`, one YAML line each.
@@ -56,6 +58,7 @@ impl Default for Plan {
             primary_start_timeout: 300,
             lag_bytes_max: 1_048_576,
             network: false,
+            spare_machines: 0,
             system: System::HaExt,
             parameters: Vec::new(),
             postgresql: Vec::new(),
