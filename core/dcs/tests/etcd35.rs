@@ -44,3 +44,8 @@ mod one_member {
     use super::*;
     suite!(async { EtcdBackend(Etcd::single().await) });
 }
+
+mod three_members {
+    use super::*;
+    suite!(async { EtcdBackend(Etcd::three().await) });
+}
