@@ -117,6 +117,7 @@ pub fn route(request: &Request<'_>, snapshot: Option<&Snapshot>, live: LiveNow) 
                 None => change(request, segment),
             }
         }
+        ("POST", action) => now(reply::not_built(action)),
         _ => now(Reply::page(501)),
     }
 }

@@ -60,6 +60,18 @@ impl Reply {
     }
 }
 
+/// The answer to an action: what to do instead of one of Patroni's. `patronictl` shows it, and looks for the words of 501.
+#[must_use]
+pub fn not_built(action: &str) -> Reply {
+    let instead = match action {
+        "restart" => "restart ha_bootstrap on that node; a leader hands over first",
+        "reload" => "the dynamic configuration needs none; for the file send SIGHUP to ha_bootstrap on that node",
+        "reinitialize" => "stop ha_bootstrap on that node, remove the data directory, start it again",
+        _ => return Reply::page(501),
+    };
+    Reply::text(501, &format!("Server does not support this operation. Instead: {instead}. Nothing was changed."))
+}
+
 /// The words of a status.
 #[must_use]
 pub const fn reason(status: u16) -> &'static str {

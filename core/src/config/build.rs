@@ -225,7 +225,10 @@ pub(super) fn etcd3(merged: &mut Merged) -> Etcd3 {
         _ => {
             let given = |path: &str| merged.problems.iter().any(|problem| problem.path == path);
             if !given("etcd3.host") && !given("PATRONI_ETCD3_HOSTS") && !given("PATRONI_ETCD3_HOST") {
-                merged.missing("etcd3.hosts", "list the store's servers, HOST:PORT each");
+                merged.missing(
+                    "etcd3.hosts",
+                    "list the store's servers, HOST:PORT each; a section etcd for Patroni becomes etcd3",
+                );
             }
             Vec::new()
         }

@@ -77,6 +77,12 @@ fn what_is_not_supported_says_so_in_patronis_words() {
         assert_eq!(reply.status, 501, "{method} {path}");
         assert!(reply.body.contains("Server does not support this operation"));
     }
+    for (path, instead) in
+        [("/restart", "restart ha_bootstrap"), ("/reload", "SIGHUP"), ("/reinitialize", "remove the data")]
+    {
+        let reply = at_once(&primary(), live(0), "POST", path);
+        assert!(reply.body.contains(instead) && !reply.body.contains('<'), "{}", reply.body);
+    }
 }
 
 #[test]
