@@ -20,7 +20,7 @@ pub const INITIALISING: &str = "initialising a new cluster";
 #[must_use]
 pub fn observe(site: &Site) -> DataDir {
     let dir = site.data_dir();
-    let damaged = |reason: String| DataDir::Damaged { reason, half_copied: false };
+    let damaged = |reason: String| DataDir::Damaged { reason, half_copied: false, ours: false };
     match entries(dir) {
         Err(error) => return damaged(error.to_string()),
         Ok(found) if found.is_empty() => return DataDir::Empty,
@@ -28,10 +28,11 @@ pub fn observe(site: &Site) -> DataDir {
     }
     if let Ok(what) = std::fs::read_to_string(site.unfinished_mark()) {
         let half_copied = what.starts_with(COPYING);
-        return DataDir::Damaged { reason: format!("interrupted: {}", what.trim()), half_copied };
+        return DataDir::Damaged { reason: format!("interrupted: {}", what.trim()), half_copied, ours: true };
     }
     if site.paths.rewinding().exists() {
-        return damaged("an earlier rewind was interrupted".to_owned());
+        let reason = "an earlier rewind was interrupted".to_owned();
+        return DataDir::Damaged { reason, half_copied: false, ours: true };
     }
     if !dir.join("PG_VERSION").exists() {
         return damaged(format!("{} has files but no PG_VERSION", dir.display()));

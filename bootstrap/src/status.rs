@@ -55,8 +55,8 @@ pub fn collect(loaded: Loaded, site: &Site) -> Result<Value> {
     let config = &site.config;
     let data = match pgdata::observe(site) {
         DataDir::Empty => json!({"state": "empty"}),
-        DataDir::Damaged { reason, half_copied } => {
-            json!({"state": "damaged", "reason": reason, "half_copied": half_copied})
+        DataDir::Damaged { reason, half_copied, ours } => {
+            json!({"state": "damaged", "reason": reason, "half_copied": half_copied, "ours": ours})
         }
         DataDir::Present(_) => control(site)?,
     };

@@ -45,12 +45,14 @@ pub struct PendingSetting {
 pub enum DataDir {
     /// Missing, empty, or nothing but `lost+found` and dot files.
     Empty,
-    /// Has files but no readable control file, or a mark says an earlier rewind or copy was interrupted.
+    /// Has files but no readable control file, or a mark says that an earlier copy, rewind or `initdb` was interrupted.
     Damaged {
         /// What was found, for the operator.
         reason: String,
         /// It is our own half-made copy: nothing in it can be missed.
         half_copied: bool,
+        /// Our own mark says that we left it like this. Without one it may be anything, even another's: it is never touched.
+        ours: bool,
     },
     /// A usable data directory.
     Present(Control),

@@ -21,8 +21,10 @@ pub struct Settings {
     pub primary_start_timeout_ms: Millis,
     /// `postgresql.use_pg_rewind`.
     pub use_pg_rewind: bool,
-    /// `postgresql.remove_data_directory_on_rewind_failure` or `..._on_diverged_timelines`: a copy may replace the data.
-    pub may_replace_data: bool,
+    /// `postgresql.remove_data_directory_on_rewind_failure`: a copy may replace data whose rewind failed or was interrupted.
+    pub replace_after_failed_rewind: bool,
+    /// `postgresql.remove_data_directory_on_diverged_timelines`: a copy may replace data that diverged and cannot be rewound.
+    pub replace_diverged: bool,
     /// `postgresql.use_slots`.
     pub use_slots: bool,
     /// `pause`.
@@ -42,7 +44,8 @@ impl Default for Settings {
             maximum_lag_on_failover_bytes: 1_048_576,
             primary_start_timeout_ms: Millis::from_secs(300),
             use_pg_rewind: false,
-            may_replace_data: false,
+            replace_after_failed_rewind: false,
+            replace_diverged: false,
             use_slots: true,
             pause: false,
             tags: Tags::default(),

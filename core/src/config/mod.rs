@@ -183,8 +183,8 @@ impl Config {
             maximum_lag_on_failover_bytes: self.dynamic.maximum_lag_on_failover_bytes,
             primary_start_timeout_ms: self.dynamic.primary_start_timeout_ms,
             use_pg_rewind: self.postgresql.use_pg_rewind,
-            may_replace_data: self.postgresql.remove_data_directory_on_rewind_failure
-                || self.postgresql.remove_data_directory_on_diverged_timelines,
+            replace_after_failed_rewind: self.postgresql.remove_data_directory_on_rewind_failure,
+            replace_diverged: self.postgresql.remove_data_directory_on_diverged_timelines,
             use_slots: self.postgresql.use_slots,
             // Not built: nobody may be told that it holds.
             pause: false,

@@ -19,7 +19,7 @@ pub(super) fn decide(turn: &mut Turn<'_>) -> Verdict {
     }
     match &turn.view.local.data {
         DataDir::Empty => empty(turn),
-        DataDir::Damaged { half_copied, .. } => damaged(turn, *half_copied),
+        DataDir::Damaged { half_copied, ours, .. } => damaged(turn, *half_copied, *ours),
         DataDir::Present(control) => present(turn, control),
     }
 }
@@ -106,13 +106,13 @@ fn copy(turn: &Turn<'_>, cluster: &Cluster) -> Verdict {
     }
 }
 
-fn damaged(turn: &mut Turn<'_>, half_copied: bool) -> Verdict {
+fn damaged(turn: &mut Turn<'_>, half_copied: bool, ours: bool) -> Verdict {
     if turn.memory.bootstrapping {
         let aside = turn.run(Step::SetAside);
         return Verdict::of(Rule::BootstrapFailed).and(aside).soon(500);
     }
     match turn.fresh() {
-        Some(cluster) if half_copied || turn.view.settings.may_replace_data => copy(turn, cluster),
+        Some(cluster) if half_copied || ours && turn.view.settings.replace_after_failed_rewind => copy(turn, cluster),
         Some(_) | None => Verdict::of(Rule::DataDamaged).soon(5000),
     }
 }
@@ -221,7 +221,7 @@ fn mend(turn: &Turn<'_>, cluster: &Cluster, upstream: Option<Upstream>) -> Verdi
     if rejoin::can_rewind(turn) {
         return Verdict::of(Rule::RejoinRewinding).and(turn.run(Step::Rewind { from })).soon(1000);
     }
-    if turn.view.settings.may_replace_data {
+    if rejoin::may_copy(turn) {
         return Verdict::of(Rule::RejoinCopying).and(turn.run(Step::BaseBackup { from })).soon(1000);
     }
     Verdict::of(Rule::RejoinImpossible).soon(5000)

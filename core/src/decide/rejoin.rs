@@ -26,14 +26,25 @@ pub(super) fn leader_ready(cluster: &Cluster) -> bool {
 
 /// Whether the configuration lets us do anything about a divergence.
 pub(super) fn can_mend(turn: &Turn<'_>) -> bool {
-    can_rewind(turn) || turn.view.settings.may_replace_data
+    can_rewind(turn) || may_copy(turn)
 }
 
 /// Whether `pg_rewind` is allowed and possible. After a failure a copy is preferred where one is allowed; else the
 /// rewind is tried again, once per loop (lesson 38).
 pub(super) fn can_rewind(turn: &Turn<'_>) -> bool {
+    rewindable(turn) && !(turn.memory.rewind_failed && turn.view.settings.replace_after_failed_rewind)
+}
+
+/// Whether a copy may replace this node's data. Each permission is for its own case (lesson 48).
+pub(super) fn may_copy(turn: &Turn<'_>) -> bool {
     let settings = turn.view.settings;
-    settings.use_pg_rewind
-        && !(turn.memory.rewind_failed && settings.may_replace_data)
-        && turn.control().is_some_and(|control| control.can_be_rewound)
+    if rewindable(turn) {
+        turn.memory.rewind_failed && settings.replace_after_failed_rewind
+    } else {
+        settings.replace_diverged
+    }
+}
+
+fn rewindable(turn: &Turn<'_>) -> bool {
+    turn.view.settings.use_pg_rewind && turn.control().is_some_and(|control| control.can_be_rewound)
 }

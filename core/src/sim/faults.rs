@@ -297,7 +297,8 @@ impl World {
         }
         self.judge.leader_data_lost |= copy_elsewhere;
         self.trouble(node);
-        let damaged = DiskState::Damaged { reason: "global/pg_control is missing".to_owned(), half_copied: false };
+        let damaged =
+            DiskState::Damaged { reason: "global/pg_control is missing".to_owned(), half_copied: false, ours: false };
         self.nodes[node].disk.state = if self.rng.chance(500) { damaged } else { DiskState::Empty };
         self.nodes[node].disk.marker = None;
         self.wake_seat(node);

@@ -70,14 +70,15 @@ pub(super) fn rate_ppm(rng: &mut Rng) -> i64 {
 
 pub(super) fn begin(world: &mut World) {
     let text = format!(
-        "{} nodes, ttl {} loop_wait {} retry_timeout {} primary_start_timeout {} rewind {} replace {}",
+        "{} nodes, ttl {} loop_wait {} retry_timeout {} primary_start_timeout {} rewind {} replace {} {}",
         world.params.nodes,
         world.params.settings.ttl_ms,
         world.params.settings.loop_wait_ms,
         world.params.settings.retry_timeout_ms,
         world.params.settings.primary_start_timeout_ms,
         world.params.settings.use_pg_rewind,
-        world.params.settings.may_replace_data,
+        world.params.settings.replace_after_failed_rewind,
+        world.params.settings.replace_diverged,
     );
     world.log.line(0, "world", &text);
     for node in 0..world.nodes.len() {

@@ -121,6 +121,7 @@ pub(super) enum DiskState {
     Damaged {
         reason: String,
         half_copied: bool,
+        ours: bool,
     },
     Present(Pgdata),
 }

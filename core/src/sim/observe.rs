@@ -14,8 +14,8 @@ pub(super) fn local(world: &World, who: Who) -> LocalView {
     let node = &world.nodes[who.node];
     let (data, history) = match &node.disk.state {
         DiskState::Empty => (DataDir::Empty, Vec::new()),
-        DiskState::Damaged { reason, half_copied } => {
-            (DataDir::Damaged { reason: reason.clone(), half_copied: *half_copied }, Vec::new())
+        DiskState::Damaged { reason, half_copied, ours } => {
+            (DataDir::Damaged { reason: reason.clone(), half_copied: *half_copied, ours: *ours }, Vec::new())
         }
         DiskState::Present(data) => {
             let timeline = world.wal.branch(data.at.branch).timeline;

@@ -74,7 +74,8 @@ fn settings(rng: &mut Rng) -> Settings {
         maximum_lag_on_failover_bytes: if rng.chance(200) { 20_000 } else { 1_048_576 },
         primary_start_timeout_ms: Millis::from_secs([0, 5, 30, 300, 300][rng.index(5)]),
         use_pg_rewind: rng.chance(850),
-        may_replace_data: rng.chance(700),
+        replace_after_failed_rewind: rng.chance(700),
+        replace_diverged: rng.chance(700),
         use_slots: true,
         ..Settings::default()
     }

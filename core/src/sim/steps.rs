@@ -113,7 +113,7 @@ impl World {
             return;
         }
         let reason = format!("{step} was interrupted");
-        self.nodes[node].disk.state = DiskState::Damaged { reason, half_copied: !rewind };
+        self.nodes[node].disk.state = DiskState::Damaged { reason, half_copied: !rewind, ours: true };
         if let Some(running) = self.running(node, number) {
             running.source = Some((index, life));
             running.result = Some(copy);
@@ -158,7 +158,7 @@ impl World {
         };
         if result.is_err() && step == Step::Initdb {
             let reason = "initdb failed".to_owned();
-            self.nodes[node].disk.state = DiskState::Damaged { reason, half_copied: false };
+            self.nodes[node].disk.state = DiskState::Damaged { reason, half_copied: false, ours: true };
         }
         self.finish_step(node, result);
     }
@@ -283,7 +283,7 @@ impl World {
         match running.step {
             Step::Initdb => {
                 let reason = "initdb was interrupted".to_owned();
-                self.nodes[node].disk.state = DiskState::Damaged { reason, half_copied: true };
+                self.nodes[node].disk.state = DiskState::Damaged { reason, half_copied: true, ours: true };
             }
             Step::CrashRecover => {
                 if let Some(data) = self.nodes[node].disk.data_mut() {

@@ -205,11 +205,15 @@ impl Scene {
     }
 
     fn take_data(&mut self, rest: &str) -> Result<(), String> {
-        let damaged = |half_copied| DataDir::Damaged { reason: "a rewind was interrupted".to_owned(), half_copied };
+        let damaged = |half_copied, ours| {
+            let reason = "a rewind was interrupted".to_owned();
+            DataDir::Damaged { reason, half_copied, ours }
+        };
         match rest {
             "empty" => self.data = Some(DataDir::Empty),
-            "damaged" => self.data = Some(damaged(false)),
-            "half_copied" => self.data = Some(damaged(true)),
+            "damaged" => self.data = Some(damaged(false, true)),
+            "strange" => self.data = Some(damaged(false, false)),
+            "half_copied" => self.data = Some(damaged(true, true)),
             changes => patch(&mut self.control, &json_of(changes)?)?,
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! Source: architecture section 9; style 1.5 (safety phase, then heal and require convergence).
 
 use crate::rule::Rule;
-use crate::sim::node::{Node, Phase};
+use crate::sim::node::{DiskState, Node, Phase};
 use crate::sim::world::World;
 use crate::view::Side;
 
@@ -103,10 +103,14 @@ fn excused(world: &World, node: usize, leader: usize) -> bool {
     {
         return true;
     }
-    if here.settings.may_replace_data {
+    let rule = rule(here);
+    // Whatever it is, it is not ours to replace.
+    if rule == Some(Rule::DataDamaged) && matches!(here.disk.state, DiskState::Damaged { ours: false, .. }) {
+        return true;
+    }
+    if here.settings.replace_after_failed_rewind && here.settings.replace_diverged {
         return false;
     }
-    let rule = rule(here);
     matches!(
         rule,
         Some(Rule::RejoinImpossible | Rule::DataDamaged | Rule::StandbyDivergedWaiting | Rule::ForeignSystemId)
