@@ -35,6 +35,34 @@ pub fn supervisor_runs(site: &Site) -> bool {
     supervisor_lock::is_taken(&site.paths).unwrap_or(false)
 }
 
+/// The programs of the server's installation that are run.
+const PROGRAMS: [&str; 5] = ["postgres", "initdb", "pg_basebackup", "pg_rewind", "psql"];
+
+/// Checks, before anything is written, that the places named in the configuration are there. A message names the key.
+pub fn place(site: &Site) -> Result<()> {
+    let postgresql = &site.config.postgresql;
+    if let Some(dir) = &postgresql.bin_dir
+        && let Some(missing) = PROGRAMS.iter().find(|name| !dir.join(name).is_file())
+    {
+        let why = format!("postgresql.bin_dir: {} has no program {missing}", dir.display());
+        return Err(Error::Refused(format!("{why} (give the directory of {})", PROGRAMS.join(", "))));
+    }
+    if let Some(dir) = postgresql.pgpass.parent().filter(|dir| !dir.is_dir() && *dir != site.paths.control_dir()) {
+        let why = format!("postgresql.pgpass: the directory {} does not exist", dir.display());
+        return Err(Error::Refused(format!("{why} (make it, or name another file)")));
+    }
+    let data_dir = site.data_dir();
+    if data_dir.exists() && !data_dir.is_dir() {
+        return Err(Error::Refused(format!("postgresql.data_dir: {} is no directory", data_dir.display())));
+    }
+    let beside = data_dir.ancestors().skip(1).find(|dir| dir.exists()).unwrap_or(data_dir);
+    if !site.paths.control_dir().is_dir() && rustix::fs::access(beside, rustix::fs::Access::WRITE_OK).is_err() {
+        let why = format!("postgresql.data_dir: this user may not write in {}", beside.display());
+        return Err(Error::Refused(format!("{why}, where files of ha_ext lie beside the data directory")));
+    }
+    Ok(())
+}
+
 /// Checks the place and the server's programs; the server's version number.
 pub fn environment(site: &Site) -> Result<u32> {
     let dir = site.data_dir();
@@ -46,7 +74,9 @@ pub fn environment(site: &Site) -> Result<u32> {
     {
         return Err(Error::Refused(format!("{} belongs to another user", dir.display())));
     }
-    let ran = run(site.local("postgres").arg("--version"), "", &Cancel::new()?, &NoNote)?.checked("postgres")?;
+    let ran = run(site.local("postgres").arg("--version"), "", &Cancel::new()?, &NoNote)
+        .map_err(|error| Error::Refused(format!("{error} (give postgresql.bin_dir: postgres is not in PATH)")))?
+        .checked("postgres")?;
     let version = version_num(&ran.out)
         .ok_or_else(|| Error::Refused(format!("postgres --version says \"{}\"", ran.out.trim())))?;
     let major = version / 10_000;
@@ -89,7 +119,51 @@ fn version_num(text: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::version_num;
+    use super::{PROGRAMS, place, version_num};
+    use crate::site::Site;
+    use ha_core::config::Config;
+    use serde_json::{Value, json};
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// What is said about a node whose section `postgresql` is changed like this.
+    fn said(dir: &Path, change: impl FnOnce(&mut Value)) -> String {
+        let mut local = json!({
+            "scope": "s", "name": "pg1", "etcd3": {"host": "127.0.0.1:2379"}, "restapi": {"listen": "127.0.0.1:8008"},
+            "postgresql": {
+                "listen": "127.0.0.1:5432", "data_dir": dir.join("new/data"), "bin_dir": dir.join("bin"),
+                "pgpass": dir.join("pgpass"), "authentication": {"replication": {"username": "r"}}
+            }
+        });
+        change(&mut local["postgresql"]);
+        let (config, _) = Config::from_layers(&local, &BTreeMap::new(), None).expect("a configuration");
+        match place(&Site::new(Arc::new(config), "/node.yml".into())) {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_not_there_is_named_with_its_key() {
+        let dir = std::env::temp_dir().join(format!("ha_bootstrap.checks.{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("bin")).expect("a directory");
+        for name in PROGRAMS {
+            std::fs::write(dir.join("bin").join(name), "").expect("a file");
+        }
+        assert_eq!(said(&dir, |_| ()), "");
+        let text = said(&dir, |postgresql| postgresql["bin_dir"] = json!("/nonexistent/bin"));
+        assert!(text.contains("postgresql.bin_dir: /nonexistent/bin has no program postgres"), "{text}");
+        let text = said(&dir, |postgresql| postgresql["pgpass"] = json!("/nonexistent/pgpass"));
+        assert!(text.contains("postgresql.pgpass: the directory /nonexistent does not exist"), "{text}");
+        let text = said(&dir, |postgresql| postgresql["data_dir"] = json!(dir.join("bin/psql")));
+        assert!(text.contains("postgresql.data_dir: ") && text.contains("is no directory"), "{text}");
+        std::fs::remove_file(dir.join("bin/pg_rewind")).expect("removed");
+        let text = said(&dir, |_| ());
+        assert!(text.contains("has no program pg_rewind"), "{text}");
+        assert_eq!(said(&dir, |postgresql| postgresql["bin_dir"] = Value::Null), "");
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
 
     #[test]
     fn versions_are_read() {

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -69,13 +69,19 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             Some("-h" | "--help") => return Ok(Command::Help),
             Some("-V" | "--version") => return Ok(Command::Version),
             Some("--json") => json = true,
-            Some("--timeout") => at_most = seconds(arguments.next())?,
+            Some("--timeout") => at_most = seconds(&arguments.next().unwrap_or_default())?,
+            Some(option) if let Some(value) = option.strip_prefix("--timeout=") => {
+                at_most = seconds(OsStr::new(value))?;
+            }
             Some(option) if option.starts_with('-') => return Err(format!("unknown option {option}")),
             Some(_) | None => words.push(argument),
         }
     }
     let mut words = words.into_iter();
     let Some(name) = words.next() else { return Err("no command given".to_owned()) };
+    if name == "help" {
+        return Ok(Command::Help);
+    }
     let mut target = || -> Result<PathBuf, String> {
         let target = words.next().ok_or("no file given")?;
         if words.next().is_some() {
@@ -96,9 +102,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
     Ok(command)
 }
 
-fn seconds(argument: Option<OsString>) -> Result<Duration, String> {
-    let text = argument.and_then(|argument| argument.into_string().ok()).unwrap_or_default();
-    text.parse().map(Duration::from_secs).map_err(|_| "--timeout wants whole seconds".to_owned())
+fn seconds(argument: &OsStr) -> Result<Duration, String> {
+    argument.to_string_lossy().parse().map(Duration::from_secs).map_err(|_| "--timeout wants whole seconds".to_owned())
 }
 
 #[cfg(test)]
@@ -115,8 +120,10 @@ mod tests {
         assert_eq!(read("status --json a.yml"), Ok(Command::Status { file: "a.yml".into(), json: true }));
         let at_most = Duration::from_secs(5);
         assert_eq!(read("prepare a.yml --timeout 5"), Ok(Command::Prepare { file: "a.yml".into(), at_most }));
+        assert_eq!(read("prepare --timeout=5 a.yml"), Ok(Command::Prepare { file: "a.yml".into(), at_most }));
         assert_eq!(read("detach /d"), Ok(Command::Detach { target: "/d".into() }));
         assert_eq!(read("run --help"), Ok(Command::Help));
+        assert_eq!(read("help"), Ok(Command::Help));
         assert_eq!(read("-V"), Ok(Command::Version));
     }
 
@@ -128,6 +135,8 @@ mod tests {
         assert_eq!(read("start a"), Err("unknown command start".to_owned()));
         assert_eq!(read("run -x a"), Err("unknown option -x".to_owned()));
         assert_eq!(read("run --json a"), Err("--json is an option of status".to_owned()));
-        assert_eq!(read("prepare a --timeout x"), Err("--timeout wants whole seconds".to_owned()));
+        for line in ["prepare a --timeout x", "prepare a --timeout", "prepare a --timeout="] {
+            assert_eq!(read(line), Err("--timeout wants whole seconds".to_owned()), "{line}");
+        }
     }
 }

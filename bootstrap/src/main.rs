@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
         Ok(command) => command,
         Err(mistake) => {
-            eprintln!("ha_bootstrap: {mistake}\n\n{}", cli::HELP);
+            eprintln!("ha_bootstrap: {mistake} (ha_bootstrap --help shows the usage)");
             return ExitCode::from(2);
         }
     };
@@ -66,6 +66,7 @@ fn supervise(file: &Path, purpose: Purpose) -> Result<u8> {
 
 fn supervised(loaded: Loaded, purpose: Purpose) -> Result<u8> {
     let site = site_of(&loaded);
+    checks::place(&site)?;
     site.make_control_dir()?;
     let _lock = checks::lock_supervisor(&site)?;
     let version_num = checks::environment(&site)?;

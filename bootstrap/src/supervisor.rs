@@ -222,7 +222,14 @@ impl Supervisor {
         }
         let server_gone = self.hands.outside.postmaster().is_none_or(|postmaster| postmaster.ended());
         if self.seat.undecided_until().is_some_and(|until| server_gone || clock::now() >= until) {
-            tracing::info!("no worker has said hello: the seat is ours");
+            if server_gone {
+                tracing::info!("no worker has said hello: the seat is ours");
+            } else {
+                tracing::warn!(
+                    "the running server has no worker of ha_ext: it was started without the extension, or the worker \
+                     hangs; it is left alone: stop it once, then it is started as a member"
+                );
+            }
             self.seat.claim();
             self.serve_rest();
         }
