@@ -204,9 +204,12 @@ pub struct Released {
     pub lease: LeaseId,
     /// Create revision of the deleted key.
     pub created: Revision,
-    /// End of the releasing server's WAL, if known.
+    /// Where the releasing server's shutdown checkpoint starts, if it ended in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<Lsn>,
+    /// The timeline of that checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
 }
 
 /// Who took the leader key last. It outlives the key, so that whoever finds no leader knows whose lease has to be over.

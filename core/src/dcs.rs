@@ -126,6 +126,8 @@ pub enum DcsCall {
         lease: Lease,
         /// The announcement.
         announce: Released,
+        /// The last `status` of this leader, written along: whoever stands for election is measured by it.
+        status: Option<String>,
     },
     /// Delete a leader key that hangs on no lease.
     RemoveUnleasedLeader {

@@ -130,6 +130,10 @@ fn present(turn: &mut Turn<'_>, control: &Control) -> Verdict {
         }
         DcsView::Unreachable { .. } => return without_store(turn, control),
     };
+    if turn.view.local.marker.as_ref().is_some_and(|marker| marker.scope != turn.view.scope) {
+        // Another cluster's directory must not become the data of one that does not exist yet.
+        return outside::exit(Rule::ForeignSystemId, 1);
+    }
     if let Initialize::Done(id) = cluster.initialize
         && id != control.system_id
     {

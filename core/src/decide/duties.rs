@@ -4,11 +4,12 @@ use super::turn::Turn;
 use crate::cluster::{Cluster, HistoryRow, Initialize, LastLeader, TimelineClaim};
 use crate::dcs::{Expect, Key};
 use crate::effect::Effect;
-use crate::ids::Timeline;
+use crate::ids::{Lsn, Timeline};
 use crate::lease::Lease;
 use crate::local::PrimaryView;
 use crate::parse::history_json;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Whether the timeline this primary is on is known to be claimed by it. Somebody else's claim was dealt with
 /// before; ours, also one from an earlier lease, stands.
@@ -18,7 +19,7 @@ pub(super) fn owns_timeline(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
 }
 
 /// The write that claims `timeline`.
-pub(super) fn claim(turn: &Turn<'_>, timeline: Timeline, lsn: crate::ids::Lsn) -> Option<Effect> {
+pub(super) fn claim(turn: &Turn<'_>, timeline: Timeline, lsn: Lsn) -> Option<Effect> {
     let lease = turn.memory.lease?;
     let claim = TimelineClaim { node: turn.me().clone(), lsn, nonce: lease.id };
     let value = serde_json::to_string(&claim).ok()?;
@@ -94,12 +95,22 @@ fn status(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Leas
     if !due || cluster.status.optime == Some(primary.flushed) {
         return None;
     }
-    let mut slots: Map<String, Value> =
-        primary.standbys.iter().map(|standby| (standby.slot.clone(), json!(standby.flushed.0))).collect();
-    slots.insert(turn.me().slot_name(), json!(primary.flushed.0));
-    let mut value = json!({ "optime": primary.flushed.0, "slots": slots });
+    let slots = primary.standbys.iter().map(|standby| (standby.slot.clone(), standby.flushed)).collect();
+    turn.write(Key::Status, Some(status_text(turn, cluster, primary.flushed, slots)), Expect::WeLead(lease))
+}
+
+/// The `status` that a leader leaves behind whose server ended in a shutdown checkpoint at `checkpoint`.
+pub(super) fn last_status(turn: &Turn<'_>, checkpoint: Lsn) -> Option<String> {
+    let cluster = turn.fresh()?;
+    Some(status_text(turn, cluster, checkpoint, cluster.status.slots.clone()))
+}
+
+fn status_text(turn: &Turn<'_>, cluster: &Cluster, optime: Lsn, mut slots: BTreeMap<String, Lsn>) -> String {
+    slots.insert(turn.me().slot_name(), optime);
+    let slots: Map<String, Value> = slots.into_iter().map(|(slot, lsn)| (slot, json!(lsn.0))).collect();
+    let mut value = json!({ "optime": optime.0, "slots": slots });
     if !cluster.status.retain_slots.is_empty() {
         value["retain_slots"] = json!(cluster.status.retain_slots);
     }
-    turn.write(Key::Status, Some(value.to_string()), Expect::WeLead(lease))
+    value.to_string()
 }

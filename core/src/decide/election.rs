@@ -82,6 +82,7 @@ fn handed_over(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> boo
     let end = standby.received.max(standby.replayed);
     released.leader == last.name
         && released.created == last.created
+        && released.timeline.is_none_or(|timeline| timeline == standby.timeline)
         && released.lsn.is_some_and(|checkpoint| end > checkpoint)
 }
 

@@ -90,7 +90,9 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
         return Some(Obstacle::OldTimeline);
     }
     let end = standby.received.max(standby.replayed);
-    let lag_bytes = cluster.status.optime.map_or(0, |optime| optime.ahead_of(end));
+    // A leader that stopped in order says where it ended; what it wrote before is up to a loop old.
+    let ended = cluster.last_release().and_then(|released| released.lsn);
+    let lag_bytes = cluster.status.optime.max(ended).map_or(0, |position| position.ahead_of(end));
     if !named && lag_bytes > turn.view.settings.maximum_lag_on_failover_bytes {
         return Some(Obstacle::Lagging { lag_bytes });
     }

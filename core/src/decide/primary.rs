@@ -118,7 +118,8 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
 /// Whether a key with our name may be taken over: its lease was this data directory's or this very process's,
 /// and the store did not say that it is not ours.
 pub(super) fn may_adopt(turn: &Turn<'_>, leader: &LeaderKey) -> bool {
-    let marker = turn.view.local.marker.as_ref().and_then(|marker| marker.lease);
+    let marker = turn.view.local.marker.as_ref().filter(|marker| marker.member == *turn.me());
+    let marker = marker.and_then(|marker| marker.lease);
     let known = marker == Some(leader.lease) || turn.memory.session == Some(leader.lease);
     known && turn.memory.refused != Some(leader.created)
 }

@@ -1,12 +1,12 @@
 //! Giving the leader key up, once nothing of the old server is left.
 
-use super::lease;
 use super::turn::{Turn, Verdict};
+use super::{duties, lease};
 use crate::clock::Millis;
 use crate::cluster::Released;
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
-use crate::ids::{Lsn, NodeName};
+use crate::ids::NodeName;
 use crate::lease::Lease;
 use crate::local::{Control, ControlState, DataDir};
 use crate::memory::Stage;
@@ -43,13 +43,12 @@ fn after_demotion(
     if control.state != ControlState::ShutDown {
         return give_up(turn, lease, None, Rule::ReleaseAfterCrash);
     }
-    let checkpoint = control.checkpoint;
     if received(turn, candidate, control) {
-        return give_up(turn, lease, Some(checkpoint), Rule::ReleaseHandedOver);
+        return give_up(turn, lease, Some(control), Rule::ReleaseHandedOver);
     }
     let targets = turn.peer_targets();
     if targets.is_empty() || down >= RECEIVED_WAIT {
-        return give_up(turn, lease, Some(checkpoint), Rule::ReleaseNobodyReady);
+        return give_up(turn, lease, Some(control), Rule::ReleaseNobodyReady);
     }
     let poll = turn.poll(targets, Millis(5));
     let renewal = lease::renewal(turn);
@@ -88,8 +87,15 @@ pub(super) fn others_could_lead(turn: &Turn<'_>) -> bool {
     })
 }
 
-pub(super) fn give_up(turn: &Turn<'_>, lease: Lease, lsn: Option<Lsn>, rule: Rule) -> Verdict {
-    let announce = Released { leader: turn.me().clone(), lease: lease.id, created: lease.leader_created, lsn };
-    let release = turn.store(DcsCall::ReleaseLeader { lease, announce });
+pub(super) fn give_up(turn: &Turn<'_>, lease: Lease, checkpoint: Option<&Control>, rule: Rule) -> Verdict {
+    let announce = Released {
+        leader: turn.me().clone(),
+        lease: lease.id,
+        created: lease.leader_created,
+        lsn: checkpoint.map(|control| control.checkpoint),
+        timeline: checkpoint.map(|control| control.timeline),
+    };
+    let status = checkpoint.and_then(|control| duties::last_status(turn, control.checkpoint));
+    let release = turn.store(DcsCall::ReleaseLeader { lease, announce, status });
     Verdict::of(rule).with(Effect::CloseFence).and(release).soon(20)
 }

@@ -121,8 +121,14 @@ fn acquire(decision: &mut Decision, view: &View<'_>) {
 fn release_before_stop(decision: &mut Decision, view: &View<'_>) {
     let Some(lease) = decision.memory.lease else { return };
     if decision.rule == Rule::SwitchoverHandingOver && !view.dcs_busy {
-        let announce = Released { leader: view.me.clone(), lease: lease.id, created: lease.leader_created, lsn: None };
-        decision.effects = vec![Effect::Dcs(DcsCall::ReleaseLeader { lease, announce })];
+        let announce = Released {
+            leader: view.me.clone(),
+            lease: lease.id,
+            created: lease.leader_created,
+            lsn: None,
+            timeline: None,
+        };
+        decision.effects = vec![Effect::Dcs(DcsCall::ReleaseLeader { lease, announce, status: None })];
     }
 }
 

@@ -4,7 +4,7 @@
 //! keepalive brings it back. While the store is down no lease ends, and when it is back each has its full ttl again.
 
 use crate::cluster::{Cluster, LastLeader, LeaderKey};
-use crate::dcs::{Expect, KeyEdit, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
+use crate::dcs::{Expect, Key, KeyEdit, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
 use crate::ids::{LeaseId, NodeName, Revision};
 use crate::lease::Lease;
 use std::collections::BTreeMap;
@@ -48,6 +48,7 @@ pub(super) enum Request {
     Release {
         lease: Lease,
         announcement: String,
+        status: Option<String>,
     },
     RemoveUnleased {
         created: Revision,
@@ -147,11 +148,14 @@ impl Store {
                 Answer::Done(*created)
             }
             Request::Check(lease) => self.verdict(self.is_leader(me, lease)),
-            Request::Release { lease, announcement } => {
+            Request::Release { lease, announcement, status } => {
                 if !self.is_leader(me, lease) {
                     return Answer::No;
                 }
                 self.raw.keys.remove(LEADER_PATH);
+                if let Some(status) = status {
+                    self.put(&Key::Status.path(), status, None);
+                }
                 Answer::Done(self.put(RELEASED_PATH, announcement, None))
             }
             Request::RemoveUnleased { created } => {

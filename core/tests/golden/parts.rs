@@ -33,13 +33,15 @@ pub fn control() -> Control {
     }
 }
 
-pub fn marker(lease: i64) -> Marker {
-    Marker {
-        scope: "demo".to_owned(),
+/// `LEASE [SCOPE [MEMBER]]`.
+pub fn marker(rest: &str) -> Result<Marker, String> {
+    let mut words = rest.split(' ');
+    Ok(Marker {
+        lease: Some(LeaseId(number(words.next().unwrap_or_default())?)),
+        scope: words.next().unwrap_or("demo").to_owned(),
+        member: NodeName::new(words.next().unwrap_or("n1")),
         system_id: SystemId(SYSTEM),
-        member: NodeName::new("n1"),
-        lease: Some(LeaseId(lease)),
-    }
+    })
 }
 
 pub fn history(rest: &str) -> Result<Vec<(Timeline, Lsn)>, String> {

@@ -144,7 +144,7 @@ impl Scene {
             "data" => self.take_data(rest)?,
             "server" => self.local.server = server(rest)?,
             "history" => self.local.history = history(rest)?,
-            "marker" => self.local.marker = Some(marker(number(rest)?)),
+            "marker" => self.local.marker = Some(marker(rest)?),
             "running" => self.local.step_running = Some(serde_json::from_str(rest).map_err(text)?),
             "cannot_write" => self.local.cannot_write = Some("No space left on device".to_owned()),
             "peer" => self.peers.push(peer(rest)?),

@@ -10,7 +10,7 @@ use super::{Etcd3, put_on_lease};
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use ha_core::clock::Tick;
 use ha_core::cluster::Released;
-use ha_core::dcs::{DcsReply, LAST_LEADER_PATH, RELEASED_PATH};
+use ha_core::dcs::{DcsReply, Key, LAST_LEADER_PATH, RELEASED_PATH};
 use ha_core::ids::{LeaseId, Revision};
 use ha_core::lease::Lease;
 use std::cell::Cell;
@@ -196,6 +196,7 @@ impl Etcd3 {
         &mut self,
         lease: Lease,
         announce: &Released,
+        status: Option<&str>,
         budget: &mut Budget,
     ) -> Result<DcsReply, Stopped> {
         let announcement = serde_json::to_string(announce).unwrap_or_default();
@@ -204,10 +205,17 @@ impl Etcd3 {
             let (shared, key, name) = (&self.shared, self.leader_key(), self.options.name.as_str());
             let txn = Txn::new()
                 .when(self.leader_is(id, lease.leader_created))
-                .and_then([
-                    TxnOp::delete(key.as_str(), None),
-                    TxnOp::put(format!("{}{RELEASED_PATH}", self.base), announcement.as_str(), None),
-                ])
+                .and_then(
+                    [
+                        TxnOp::delete(key.as_str(), None),
+                        TxnOp::put(format!("{}{RELEASED_PATH}", self.base), announcement.as_str(), None),
+                    ]
+                    .into_iter()
+                    .chain(
+                        status.map(|status| TxnOp::put(format!("{}{}", self.base, Key::Status.path()), status, None)),
+                    )
+                    .collect::<Vec<_>>(),
+                )
                 .or_else([TxnOp::get(key.as_str(), None)]);
             let settled = self.members.settle(&self.options, budget, async |link| {
                 let answer = link.kv().txn(txn.clone()).await?;

@@ -110,7 +110,9 @@ impl Etcd3 {
             DcsCall::AcquireLeader { seen } => self.acquire(seen, &mut budget).await,
             DcsCall::AdoptLeader { old, created } => self.adopt(old, created, &mut budget).await,
             DcsCall::RenewLeader(lease) => self.renew(lease, &mut budget).await,
-            DcsCall::ReleaseLeader { lease, announce } => self.release(lease, &announce, &mut budget).await,
+            DcsCall::ReleaseLeader { lease, announce, status } => {
+                self.release(lease, &announce, status.as_deref(), &mut budget).await
+            }
             DcsCall::RemoveUnleasedLeader { created } => self.remove_unleased(created, &mut budget).await,
             DcsCall::CheckLease(lease) => self.check_lease(lease, &mut budget).await,
             DcsCall::Write(edit) => self.write(&edit, &mut budget).await,

@@ -164,9 +164,11 @@ pub async fn releasing_announces(backend: &impl Backend) {
     assert!(!seen.keys.contains_key(LEADER_PATH));
     let announced = &seen.keys[RELEASED_PATH];
     let text: Released = serde_json::from_str(&announced.value).expect("JSON");
-    let expected = Released { leader: NodeName::new("a"), lease: lease.id, created: lease.leader_created, lsn: None };
+    let created = lease.leader_created;
+    let expected = Released { leader: NodeName::new("a"), lease: lease.id, created, lsn: None, timeline: None };
     assert_eq!(text, expected);
     assert_eq!(announced.lease, None, "it outlives the lease");
+    assert_eq!(seen.keys["status"].value, r#"{"optime":5}"#);
     // Again: the same to us. And the next one takes it.
     assert_eq!(a.call(released("a", lease)).await, DcsReply::Released);
     won(&mut b).await;

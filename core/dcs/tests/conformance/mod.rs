@@ -82,8 +82,9 @@ pub async fn kept(store: &mut impl Store, lease: Lease) -> Lease {
 }
 
 pub fn released(name: &str, lease: Lease) -> DcsCall {
-    let announce = Released { leader: NodeName::new(name), lease: lease.id, created: lease.leader_created, lsn: None };
-    DcsCall::ReleaseLeader { lease, announce }
+    let created = lease.leader_created;
+    let announce = Released { leader: NodeName::new(name), lease: lease.id, created, lsn: None, timeline: None };
+    DcsCall::ReleaseLeader { lease, announce, status: Some(r#"{"optime":5}"#.to_owned()) }
 }
 
 pub fn edit(key: Key, value: &str, expect: Expect) -> DcsCall {

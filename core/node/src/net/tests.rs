@@ -133,8 +133,17 @@ fn another_node_sees_the_release_by_its_watch_and_takes_over() {
     assert!(matches!(second.call(&DcsCall::KeepSession), DcsReply::SessionKept { .. }));
     assert_eq!(second.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX) }), DcsReply::Lost);
     second.until("leader", 1000, |news| news.cluster.as_ref()?.leader.clone());
-    let announce = Released { leader: NodeName::new("pg1"), lease: lease.id, created: lease.leader_created, lsn: None };
-    assert_eq!(first.call(&DcsCall::ReleaseLeader { lease, announce: announce.clone() }), DcsReply::Released);
+    let announce = Released {
+        leader: NodeName::new("pg1"),
+        lease: lease.id,
+        created: lease.leader_created,
+        lsn: None,
+        timeline: None,
+    };
+    assert_eq!(
+        first.call(&DcsCall::ReleaseLeader { lease, announce: announce.clone(), status: None }),
+        DcsReply::Released
+    );
     let released = second.until("release", 1000, |news| {
         let cluster = news.cluster.as_ref()?;
         cluster.leader.is_none().then(|| cluster.released.clone())
