@@ -123,7 +123,10 @@ impl Etcd {
         }
         let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
         let holder = base64::decode(&text("value")).unwrap_or_default();
-        let life = self.gateway("/v3/lease/timetolive", &json!({ "ID": entry["lease"] }))?;
+        // One without a lease was put there by hand: it gives nobody any time.
+        let leased = entry["lease"].is_string();
+        let life = json!({ "ID": entry["lease"] });
+        let life = if leased { self.gateway("/v3/lease/timetolive", &life)? } else { json!({}) };
         // The gateway leaves out what is zero.
         let seconds = |name: &str| life[name].as_str().and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
         Ok(Some(Held {

@@ -116,7 +116,6 @@ fn an_empty_namesake_of_a_standby_that_cannot_ask_it_disturbs_nobody() {
 
 /// A restored snapshot of the leader's machine: its data directory knows the lease that the leader holds.
 #[test]
-#[ignore = "a clone takes the key over: the lease in its data directory is believed wherever the directory is"]
 fn a_clone_of_the_leader_that_cannot_ask_it_does_not_take_its_key() {
     let (cluster, leader) = with_a_spare_machine();
     let second = on_a_spare_machine(&cluster, leader);
