@@ -87,9 +87,20 @@ impl Cluster {
         for node in &mut cluster.nodes {
             node.start();
         }
-        cluster.wait_healthy(secs(60));
+        cluster.wait_ready_to_switch();
         cluster.create_table();
         cluster
+    }
+
+    /// Waits until the leader too says that every standby streams: one that has just connected catches up first.
+    #[allow(clippy::must_use_candidate)] // Often only the waiting matters.
+    pub fn wait_ready_to_switch(&self) -> usize {
+        let leader = self.wait_healthy(secs(60));
+        let others = (self.nodes.len() - 1).to_string();
+        self.wait("every standby to have caught up", secs(30), || {
+            let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+            (self.nodes[leader].value(streaming).ok()?? == others).then_some(leader)
+        })
     }
 
     /// Creates the writers' table and waits until every standby has it.

@@ -48,8 +48,7 @@ fn with_a_leader_the_candidate_takes_over_and_nothing_is_lost() {
 
 /// Kills a leader whose last rows no standby has: they lag more than is allowed, so nobody may take over by itself.
 fn leaderless(cluster: &mut Cluster, writer: u32) -> usize {
-    let leader = cluster.wait_healthy(secs(60));
-    cluster.wait_caught_up(leader);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
     cluster.nodes[leader].freeze_senders();
     let rows = format!("INSERT INTO ha_log SELECT {writer}, g FROM generate_series(1, 60000) g");
     cluster.nodes[leader].sql(&rows).expect("the leader takes writes");
@@ -79,6 +78,7 @@ fn without_a_leader_the_named_member_takes_over_although_it_lags() {
     cluster.nodes[leader].sql("CREATE EXTENSION ha_ext").expect("the leader takes DDL");
     let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
 
+    cluster.wait_caught_up(leader);
     let old = leaderless(&mut cluster, 70);
     let to = cluster.other_than(old);
     let third = cluster.other_than(to);
@@ -97,6 +97,7 @@ fn without_a_leader_the_named_member_takes_over_although_it_lags() {
     cluster.wait_equal(to);
 
     // The same in SQL, at the member that is to lead.
+    cluster.wait_caught_up(to);
     let old = leaderless(&mut cluster, 72);
     let to = cluster.other_than(old);
     nobody_leads_for(&cluster, 1);

@@ -23,7 +23,7 @@ fn cluster() -> Cluster {
         // The first to start founds the cluster: it must be one that may lead.
         cluster.wait("the founder to lead", secs(30), || cluster.nodes[0].is("/primary").then_some(()));
     }
-    cluster.wait_healthy(secs(60));
+    cluster.wait_ready_to_switch();
     cluster.nodes[0].sql("CREATE EXTENSION ha_ext").expect("the leader takes DDL");
     cluster.switch_over(0, 1);
     assert_eq!(cluster.wait_healthy(secs(30)), 1);
