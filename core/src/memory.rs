@@ -18,6 +18,8 @@ pub struct Memory {
     pub lease: Option<Lease>,
     /// The latest deadline that was ever confirmed: until then the fence of a server that is out of reach may be open.
     pub fence_until: Option<Tick>,
+    /// The server was started as a standby and has not been a primary since.
+    pub started_as_standby: bool,
     /// The postmaster is dead or restarting its children and the fence may be open: whoever asks is told "primary".
     pub may_acknowledge: bool,
     /// Create revision of a leader key that the store said is no longer ours.

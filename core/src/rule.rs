@@ -112,6 +112,7 @@ rules! {
     BootstrapFromData = "bootstrap.from_data", "The cluster does not exist yet; this member's data becomes its data.";
     BootstrapTakingKey = "bootstrap.taking_key", "The new cluster is made; this member takes the leader key.";
     BootstrapFailed = "bootstrap.failed", "Founding the cluster failed; the attempt is set aside.";
+    NodeSayingGoodbye = "node.saying_goodbye", "This node was told to stop, and its member key is made to say so.";
     NodeStopped = "node.stopped", "This node was told to stop and has.";
 }
 

@@ -4,7 +4,7 @@ use super::turn::Turn;
 use crate::clock::Tick;
 use crate::cluster::{Cluster, Initialize};
 use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
-use crate::effect::Step;
+use crate::effect::{StartRole, Step};
 use crate::ids::LeaseId;
 use crate::lease::Lease;
 use crate::local::Server;
@@ -80,11 +80,16 @@ fn kept(turn: &mut Turn<'_>, lease: LeaseId, sent_at: Tick) {
 pub(super) fn fence(turn: &mut Turn<'_>) {
     let confirmed = turn.memory.lease.map(|lease| lease.deadline());
     turn.memory.fence_until = turn.memory.fence_until.max(confirmed);
+    match (&turn.view.local.server, &turn.view.local.step_running) {
+        (_, Some(Step::Start { role })) => turn.memory.started_as_standby = matches!(role, StartRole::Standby { .. }),
+        (Server::Primary(_), _) => turn.memory.started_as_standby = false,
+        _ => {}
+    }
     // Nobody can close it then: orphans of a dead postmaster and the moments before a crash cycle has ended them all.
     let out_of_reach = matches!(turn.view.local.server, Server::Leftover | Server::Starting { .. });
     let open = turn.memory.fence_until.is_some_and(|until| turn.now() < until);
     let was_primary = turn.control().is_some_and(|control| !super::data::was_standby(control));
-    turn.memory.may_acknowledge = out_of_reach && open && was_primary;
+    turn.memory.may_acknowledge = out_of_reach && open && was_primary && !turn.memory.started_as_standby;
 }
 
 fn refused(turn: &mut Turn<'_>, lease: &Lease) {
@@ -120,7 +125,10 @@ fn step_ended(turn: &mut Turn<'_>, step: &Step, result: &Result<(), String>, at:
             turn.memory.step_error = None;
             match step {
                 Step::Rewind { .. } | Step::BaseBackup { .. } => turn.memory.rewind_failed = false,
-                Step::Start { .. } => turn.memory.not_running_since = Some(at),
+                Step::Start { role } => {
+                    turn.memory.not_running_since = Some(at);
+                    turn.memory.started_as_standby = matches!(role, StartRole::Standby { .. });
+                }
                 Step::SetAside | Step::Initdb | Step::CrashRecover | Step::Stop { .. } | Step::ClearLeftover => {}
             }
         }

@@ -1,7 +1,7 @@
 //! The supervisor has the seat: the server is coming, going or gone.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{data, lease, release};
+use super::{data, lease, release, upkeep};
 use crate::clock::{Millis, Tick};
 use crate::effect::{Effect, Step, StopMode};
 use crate::local::Server;
@@ -16,6 +16,9 @@ const FAST_STOP_MIN: Millis = Millis(2000);
 const START_MIN: Millis = Millis(1000);
 /// After the lease was lost nothing is gained by a drained shutdown.
 const FAST_STOP_MAX_LEASE_LOST: Millis = Millis(5000);
+
+/// How long after the server has gone a node that is told to stop still writes to the store.
+const FAREWELL_MAX: Millis = Millis(6000);
 
 /// The postmaster lives and its worker does not have the seat.
 pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
@@ -122,7 +125,21 @@ fn leaving(turn: &mut Turn<'_>) -> Verdict {
     }
     // With the store out of reach the lease ends by itself.
     match turn.fresh() {
-        Some(_) => release::decide(turn).unwrap_or_else(|| exit(Rule::NodeStopped, 0)),
+        Some(_) => release::decide(turn).unwrap_or_else(|| farewell(turn)),
+        None => exit(Rule::NodeStopped, 0),
+    }
+}
+
+/// The member key outlives this process by its lease: until then it should not say that a server runs here.
+fn farewell(turn: &Turn<'_>) -> Verdict {
+    let Stage::Demoting { down_since: Some(down), .. } = turn.memory.stage else { return exit(Rule::NodeStopped, 0) };
+    let there = turn.memory.session.is_some() && turn.now().since(down) < FAREWELL_MAX;
+    let Some(write) = upkeep::member_due(turn).filter(|_| there) else {
+        return exit(Rule::NodeStopped, 0);
+    };
+    match turn.store(write) {
+        Some(write) => Verdict::of(Rule::NodeSayingGoodbye).with(write).soon(20),
+        None if turn.view.dcs_busy => Verdict::of(Rule::NodeSayingGoodbye).soon(20),
         None => exit(Rule::NodeStopped, 0),
     }
 }

@@ -3,7 +3,7 @@
 use super::turn::{Turn, Verdict};
 use super::{lease, primary};
 use crate::clock::{Millis, Tick};
-use crate::cluster::{Cluster, FailoverRequest, Member};
+use crate::cluster::{Cluster, FailoverRequest, Member, Versioned};
 use crate::dcs::{Expect, Key};
 use crate::effect::Effect;
 use crate::ids::{Lsn, NodeName, Revision};
@@ -32,11 +32,22 @@ pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -
         return Some(go_on(turn, cluster, primary, lease, prepared));
     }
     let request = request?.clone();
-    if request.value.member.as_ref() == Some(turn.me()) && request.value.leader.as_ref() != Some(turn.me()) {
+    if is_done(turn, cluster, &request) {
         let clear = clear(turn, request.revision);
         return Some(Verdict::of(Rule::SwitchoverDone).and(clear));
     }
     Some(begin(turn, cluster, primary, &request.value, request.revision))
+}
+
+/// Whether it has come about: the named candidate leads, or another than the named leader after that one released the key.
+fn is_done(turn: &Turn<'_>, cluster: &Cluster, request: &Versioned<FailoverRequest>) -> bool {
+    let FailoverRequest { leader, member, .. } = &request.value;
+    if leader.as_ref() == Some(turn.me()) {
+        return false;
+    }
+    let released = cluster.released.as_ref().is_some_and(|released| Some(&released.leader) == leader.as_ref());
+    let since = cluster.released_revision > Some(request.revision);
+    member.as_ref() == Some(turn.me()) || (member.is_none() && released && since)
 }
 
 struct Prepared {

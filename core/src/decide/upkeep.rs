@@ -22,6 +22,11 @@ pub(super) fn add(turn: &mut Turn<'_>, verdict: &mut Verdict) {
 }
 
 fn member_key(turn: &Turn<'_>) -> Option<Effect> {
+    member_due(turn).and_then(|write| turn.store(write))
+}
+
+/// The write that our member key needs.
+pub(super) fn member_due(turn: &Turn<'_>) -> Option<DcsCall> {
     let cluster = turn.fresh()?;
     let view = turn.view;
     let record = member::record(view.identity, view.settings, view.local, &turn.memory);
@@ -36,7 +41,7 @@ fn member_key(turn: &Turn<'_>) -> Option<Effect> {
     if moved_only && !missing && !turn.passed(turn.memory.member_written_at, view.settings.loop_wait_ms) {
         return None;
     }
-    turn.store(DcsCall::Write(KeyEdit {
+    Some(DcsCall::Write(KeyEdit {
         key: Key::Member(turn.me().clone()),
         value: Some(record.to_string()),
         expect: Expect::Own,
