@@ -117,12 +117,12 @@ pub fn end_founding(site: &Site) -> Result<()> {
     ha_node::founding::end(&site.paths).map_err(Error::io(|| "removing the mark of a new cluster".to_owned()))
 }
 
-/// What an `initdb` was making when its supervisor died is no cluster and holds nothing: it goes.
+/// What an `initdb` was making when its supervisor died is no cluster and goes. It is only renamed, because somebody may have put
+/// a directory of his own in its place.
 pub fn clear_half_made(site: &Site) -> Result<()> {
     if std::fs::read_to_string(site.unfinished_mark()).is_ok_and(|what| what.trim() == INITIALISING) {
-        tracing::warn!("{} was being made by an interrupted initdb: it is emptied", site.data_dir().display());
-        clear(site)?;
-        end_unfinished(site)?;
+        tracing::warn!("{} was being made by an initdb that was interrupted", site.data_dir().display());
+        crate::steps::set_aside::data_directory(site)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::process::{self, Held, OwnChild};
 use crate::site::Site;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
 use rustix::process::Signal;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -124,8 +125,11 @@ pub fn single_user(data_dir: &Path) -> Option<i32> {
 #[must_use]
 pub fn tenancy_free(data_dir: &Path) -> bool {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(dir) = open(data_dir, flags, Mode::empty()) else { return true };
-    flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok()
+    match open(data_dir, flags, Mode::empty()) {
+        Ok(dir) => flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok(),
+        // Whatever else is in the way: it is not known.
+        Err(errno) => errno == Errno::NOENT,
+    }
 }
 
 /// Processes of a server whose postmaster is gone: they work in the data directory, are no programs of ours, and no
@@ -191,6 +195,9 @@ mod tests {
         assert!(!tenancy_free(&dir));
         drop(taken);
         assert!(tenancy_free(&dir));
+        assert!(tenancy_free(&dir.join("missing")), "where there is nothing, nobody works");
+        std::fs::write(dir.join("file"), "").expect("written");
+        assert!(!tenancy_free(&dir.join("file")), "what cannot be looked at is not free");
         std::fs::remove_dir_all(dir).expect("cleaned");
     }
 }

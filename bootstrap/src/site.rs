@@ -83,6 +83,12 @@ impl Site {
         self.paths.control_dir().join("step.pid")
     }
 
+    /// WAL that could not be archived before it would have been removed.
+    #[must_use]
+    pub fn unarchived(&self) -> PathBuf {
+        self.paths.control_dir().join("unarchived")
+    }
+
     /// Makes the control directory, for us alone.
     pub fn make_control_dir(&self) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt;

@@ -161,8 +161,11 @@ fn what_a_dead_founder_leaves_is_known_to_hold_nothing() {
         pgdata::begin_unfinished(&two.site, pgdata::INITIALISING).expect("marked");
         std::fs::create_dir_all(two.site.data_dir().join("base")).expect("made");
         assert!(matches!(pgdata::observe(&two.site), DataDir::Damaged { .. }));
-        pgdata::clear_half_made(&two.site).expect("emptied");
+        std::fs::write(two.site.data_dir().join("PG_VERSION"), "of somebody who has put his own directory here")
+            .expect("written");
+        pgdata::clear_half_made(&two.site).expect("out of the way");
         assert_eq!(pgdata::observe(&two.site), DataDir::Empty);
+        assert!(dir.join("pg2.failed/PG_VERSION").exists(), "nothing is lost for good");
 
         // It died between initdb and the founding of the cluster.
         let founding = |node: &Node| Outside::new(node.site.clone(), Arc::new(|| {})).look().founding;
@@ -185,6 +188,47 @@ fn what_a_dead_founder_leaves_is_known_to_hold_nothing() {
         std::fs::rename(one.site.data_dir(), two.site.data_dir()).expect("moved");
         ha_node::founding::begin(&two.site.paths, ha_core::ids::SystemId(7)).expect("marked");
         assert!(!founding(&two));
+    });
+}
+
+#[test]
+fn wal_that_waits_for_the_archive_outlives_a_change_of_role() {
+    as_postgres("wal_that_waits_for_the_archive_outlives_a_change_of_role", |dir| {
+        let archive = dir.join("archive");
+        std::fs::create_dir(&archive).expect("made");
+        let archiving = |command: &str| json!({"archive_mode": "on", "archive_command": command});
+        let works = format!("cp %p {}/%f", archive.display());
+        let waits = |node: &Node, segment: &str| {
+            let wal = node.site.data_dir().join("pg_wal");
+            std::fs::write(wal.join(segment), "wal").expect("written");
+            std::fs::write(wal.join(format!("archive_status/{segment}.ready")), "").expect("written");
+        };
+        let old = "000000010000000000000000";
+        let standby = || Step::Start { role: ha_core::effect::StartRole::Standby { upstream: None } };
+
+        // A primary that was shut down while its archive did not work.
+        let broken = Node::with(dir, "pg1", &archiving("false"));
+        broken.initdb();
+        waits(&broken, old);
+        broken.step(&standby()).expect("a broken archive keeps nobody down");
+        broken.stop();
+        let kept = broken.site.unarchived().join(old);
+        assert!(kept.exists() && !broken.site.data_dir().join("pg_wal").join(old).exists());
+        assert!(broken.site.data_dir().join(format!("pg_wal/archive_status/{old}.done")).exists());
+        let mended = Node::with(dir, "pg1", &archiving(&works));
+        mended.step(&standby()).expect("started");
+        mended.stop();
+        assert!(archive.join(old).exists() && !kept.exists(), "archived once that was possible");
+        std::fs::remove_file(archive.join(old)).expect("removed");
+
+        // One that is to be replaced by a copy.
+        let source = Node::new(dir, "pg2");
+        source.initdb();
+        source.start_primary();
+        waits(&mended, old);
+        mended.step(&Step::BaseBackup { from: source.upstream_for(&mended) }).expect("a copy");
+        assert!(archive.join(old).exists());
+        source.stop();
     });
 }
 
@@ -279,6 +323,21 @@ fn what_a_killed_postmaster_leaves_is_found_and_ended() {
         node.step(&Step::CrashRecover).expect("recovered");
         assert_eq!(control_data::read(node.site.data_dir()).expect("read").control.state, ControlState::ShutDown);
         node.step(&Step::CrashRecover).expect("twice does no harm");
+    });
+}
+
+#[test]
+fn a_frozen_postmaster_is_not_waited_for() {
+    as_postgres("a_frozen_postmaster_is_not_waited_for", |dir| {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("a subreaper");
+        let node = Node::new(dir, "pg1");
+        node.initdb();
+        node.start_primary();
+        node.postmaster().signal(Signal::STOP).expect("frozen");
+        let begun = std::time::Instant::now();
+        node.step(&Step::Stop { mode: ha_core::effect::StopMode::Immediate }).expect("stopped");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        node.step(&Step::ClearLeftover).expect("cleared");
     });
 }
 

@@ -1,6 +1,8 @@
 //! Copies the data directory of another member.
 
+use super::archive::{self, Keep};
 use super::{Context, conf, parameters};
+use crate::control_data;
 use crate::error::Result;
 use crate::pgdata;
 use crate::process::Ran;
@@ -17,6 +19,9 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
     let conninfo = pgconf::replication_conninfo(&site.config, from);
     // The source must let us in before anything here is given up for it.
     ask(context, &conninfo, "IDENTIFY_SYSTEM")?;
+    if control_data::read(site.data_dir()).is_ok() {
+        archive::ready_wal(context, Keep::Moved);
+    }
     pgdata::begin_unfinished(site, &format!("{} from {}", pgdata::COPYING, from.name))?;
     pgdata::clear(site)?;
     let landing = pgdata::landing(site)?;

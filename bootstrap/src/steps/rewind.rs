@@ -1,6 +1,7 @@
 //! Takes this data directory back to where it left the leader's history, and on from there.
 
-use super::{Context, archive, basebackup, conf, recovery};
+use super::archive::{self, Keep};
+use super::{Context, basebackup, conf, recovery};
 use crate::control_data;
 use crate::error::{Error, Result};
 use crate::pgdata;
@@ -18,9 +19,11 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
     }
     // For archive_command and restore_command: what an older run left may park the server.
     conf::write(site, Some(from))?;
-    archive::ready_wal(context);
+    archive::ready_wal(context, Keep::Copied);
     if !matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery) {
         recovery::perform(context)?;
+        // Recovery has found more.
+        archive::ready_wal(context, Keep::Copied);
     }
     context.clear_signals()?;
     let source = pgconf::rewind_conninfo(&site.config, from);

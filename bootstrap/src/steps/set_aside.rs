@@ -3,14 +3,19 @@
 use super::Context;
 use crate::error::{Error, Result};
 use crate::pgdata;
+use crate::site::Site;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Runs the step.
 pub fn perform(context: &Context) -> Result<()> {
-    let site = &context.site;
     context.needs_stopped_server()?;
+    data_directory(&context.site)
+}
+
+/// The same for a caller who knows that no server is at work there.
+pub fn data_directory(site: &Site) -> Result<()> {
     let dir = site.data_dir();
     if pgdata::entries(dir)?.is_empty() {
         pgdata::end_founding(site)?;

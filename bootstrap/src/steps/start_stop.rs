@@ -1,5 +1,6 @@
 //! Starts and stops the server.
 
+use super::archive::{self, Keep};
 use super::{Context, conf, parameters};
 use crate::control_data;
 use crate::error::{Error, Result};
@@ -9,6 +10,7 @@ use crate::postmaster::{PidFile, Postmaster};
 use crate::process::{OwnChild, last_lines, scrub_environment, wait_readable};
 use crate::site::Site;
 use ha_core::effect::{StartRole, StopMode};
+use ha_core::local::ControlState;
 use ha_core::pgconf::{self, Refusals};
 use rustix::process::Signal;
 use std::fs::{File, OpenOptions};
@@ -24,8 +26,11 @@ use std::time::{Duration, Instant};
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// The server's first log is begun anew once it is larger than this.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// How long a postmaster that was told to stop at once may take: it kills its children after 5 s itself.
-const IMMEDIATE_MAX: Duration = Duration::from_secs(8);
+/// How long a postmaster that was told to stop at once may take, and how long if it is stopped by a signal and cannot hear that.
+const IMMEDIATE_MAX: Duration = Duration::from_millis(2500);
+const IMMEDIATE_STOPPED_MAX: Duration = Duration::from_millis(500);
+/// How long the kernel may take to end a killed process.
+const KILLED_MAX: Duration = Duration::from_secs(8);
 /// Settings a standby may not have lower than the server its WAL comes from, in the order of the control file.
 const FLOORS: [&str; 5] = [
     "max_connections",
@@ -47,6 +52,12 @@ pub fn start(context: &Context, role: &StartRole) -> Result<()> {
         }
         StartRole::Standby { upstream } => {
             conf::write(site, upstream.as_ref())?;
+            if control_data::read(site.data_dir())?.control.state == ControlState::ShutDown {
+                // Its archiver was a primary's, and ends with it.
+                archive::ready_wal(context, Keep::Moved);
+            } else {
+                archive::kept_wal(context);
+            }
             pgdata::write_durably(&site.paths.standby_signal(), "")?;
         }
     }
@@ -140,26 +151,33 @@ fn wait_until_up(context: &Context, postmaster: &Postmaster) -> Result<()> {
 /// Stops the server.
 pub fn stop(context: &Context, mode: StopMode) -> Result<()> {
     let Some(postmaster) = &context.postmaster else { return Ok(()) };
-    let (signal, at_most) = match mode {
-        StopMode::Fast => (Signal::INT, timeout(context)),
-        StopMode::Immediate => (Signal::QUIT, IMMEDIATE_MAX),
-    };
-    postmaster.signal(signal)?;
-    if postmaster.wait_end(at_most) {
-        return Ok(());
-    }
     match mode {
-        // What comes next is decided elsewhere: it knows whether waiting costs anybody anything.
-        StopMode::Fast => Err(Error::Late(format!("the server has not stopped within {} s", at_most.as_secs()))),
-        StopMode::Immediate => {
-            tracing::warn!(pid = postmaster.pid(), "the postmaster does not stop: it is killed");
-            postmaster.signal(Signal::KILL)?;
-            if postmaster.wait_end(IMMEDIATE_MAX) {
+        StopMode::Fast => {
+            let at_most = timeout(context);
+            postmaster.signal(Signal::INT)?;
+            if postmaster.wait_end(at_most) {
                 return Ok(());
             }
-            Err(Error::Late("the postmaster cannot be killed: the kernel does not let it go".to_owned()))
+            // What comes next is decided elsewhere: it knows whether waiting costs anybody anything.
+            Err(Error::Late(format!("the server has not stopped within {} s", at_most.as_secs())))
         }
+        StopMode::Immediate => stop_at_once(postmaster),
     }
+}
+
+fn stop_at_once(postmaster: &Postmaster) -> Result<()> {
+    postmaster.signal(Signal::QUIT)?;
+    let deaf = || crate::process::stat(postmaster.pid()).is_some_and(|stat| stat.state == 'T');
+    if postmaster.wait_end(IMMEDIATE_STOPPED_MAX) || (!deaf() && postmaster.wait_end(IMMEDIATE_MAX)) {
+        return Ok(());
+    }
+    // What it leaves of its children is found and ended by the next step.
+    tracing::warn!(pid = postmaster.pid(), "the postmaster does not stop: it is killed");
+    postmaster.signal(Signal::KILL)?;
+    if postmaster.wait_end(KILLED_MAX) {
+        return Ok(());
+    }
+    Err(Error::Late("the postmaster cannot be killed: the kernel does not let it go".to_owned()))
 }
 
 fn timeout(context: &Context) -> Duration {
