@@ -199,8 +199,8 @@ impl Seat {
     fn welcome(&mut self, mut worker: Worker, acted: bool) {
         tracing::info!(pid = worker.process.id.pid, acted, "the worker has said hello");
         match &mut self.holder {
-            // It has been acting all along, and knows more than we do.
-            Holder::Undecided { .. } if acted => {
+            // It has been acting all along, while we were not there or did not look, and knows more than we do.
+            Holder::Undecided { .. } | Holder::Us { .. } if acted => {
                 self.epoch += 1;
                 let grant = ToWorker::Grant { epoch: self.epoch, memory: Box::new(worker.memory.clone()) };
                 if let Err(error) = worker.link.send(&grant, &[]) {
@@ -277,5 +277,59 @@ impl Seat {
         {
             tracing::warn!(%error, "the worker cannot be asked to leave");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ha_core::ids::LeaseId;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    fn worker(session: i64) -> (Worker, Connection<ToSupervisor, ToWorker>) {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).expect("a pair");
+        let memory = Memory { session: Some(LeaseId(session)), ..Memory::default() };
+        let process = Held::open(std::process::id().cast_signed()).expect("this process");
+        let link = Connection::from_fd(ours).expect("a link");
+        let worker = Worker { link, process, memory, heard_at: clock::now() };
+        (worker, Connection::from_fd(theirs).expect("its end"))
+    }
+
+    fn seat(name: &str, undecided_until: Option<Tick>) -> Seat {
+        let dir = std::env::temp_dir().join(format!("ha_bootstrap_seat_{name}_{}", std::process::id()));
+        let seat = Seat::open(&dir.join("control.sock"), undecided_until).expect("a seat");
+        std::fs::remove_dir_all(dir).expect("cleaned");
+        seat
+    }
+
+    #[test]
+    fn a_worker_that_has_acted_keeps_the_seat_whatever_we_thought() {
+        for (name, undecided_until) in [("undecided", Some(clock::now())), ("ours", None)] {
+            let mut seat = seat(name, undecided_until);
+            let (worker, mut its_end) = worker(7);
+            seat.welcome(worker, true);
+            assert!(!seat.ours() && !seat.wanted());
+            assert_eq!(seat.worker().expect("it holds the seat").memory.session, Some(LeaseId(7)));
+            let (ToWorker::Grant { memory, .. }, _) = its_end.try_recv().expect("open").expect("an answer") else {
+                panic!("it was not confirmed");
+            };
+            assert_eq!(memory.session, Some(LeaseId(7)), "its own memory counts");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_has_just_begun_waits_until_we_are_ready() {
+        let mut seat = seat("waits", None);
+        let (worker, mut its_end) = worker(7);
+        seat.welcome(worker, false);
+        assert!(seat.ours() && seat.wanted());
+        assert!(its_end.try_recv().expect("open").is_none());
+        let ours = Memory { session: Some(LeaseId(8)), ..Memory::default() };
+        assert!(seat.grant(&ours));
+        let (ToWorker::Grant { memory, .. }, _) = its_end.try_recv().expect("open").expect("the seat") else {
+            panic!("no grant");
+        };
+        assert_eq!(memory.session, Some(LeaseId(8)), "what the supervisor remembers goes along");
     }
 }

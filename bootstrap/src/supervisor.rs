@@ -211,7 +211,16 @@ impl Supervisor {
         if !waits.is_empty() {
             self.driver.adopt_rest_waits(waits);
         }
-        if let Some(returned) = self.seat.receive(&mut self.hands.outside) {
+        let ours = self.seat.ours();
+        let returned = self.seat.receive(&mut self.hands.outside);
+        if ours && !self.seat.ours() {
+            tracing::warn!("a worker has acted while we did not look: the seat is its own");
+            self.driver.begin_leaving();
+            self.driver.stop_rest();
+            self.handover.reset();
+            self.silence = Silence::new(clock::now());
+        }
+        if let Some(returned) = returned {
             tracing::info!("the seat is ours: {}", returned.reason);
             self.leave_asked_at = None;
             self.driver.take_seat(returned.memory);
