@@ -6,6 +6,7 @@ use ha_core::config::Config;
 use ha_core::ids::{Lsn, SystemId, Timeline};
 use ha_core::lease::Lease;
 use ha_core::local::Marker;
+use ha_core::pgconf;
 use ha_core::timeline::parse_history_file;
 use ha_node::paths::Paths;
 use ha_node::runtime::{self, Died};
@@ -156,7 +157,7 @@ impl Thread {
 
     fn execute(&mut self, job: Job) {
         let done = match job {
-            Job::Follow(text) => Some(Done::Followed(files::write_atomically(&self.paths.conf(), text.as_bytes()))),
+            Job::Follow(text) => Some(Done::Followed(self.follow(&text))),
             Job::ServerFiles(config, named) => {
                 let refused = server_files::refused_by_running(&self.paths, &config, &named);
                 match server_files::write(&self.paths, &config, &refused) {
@@ -195,6 +196,18 @@ impl Thread {
             let _ = self.done.send(done);
         }
         (self.wake)();
+    }
+
+    fn follow(&self, text: &str) -> io::Result<()> {
+        const LIMIT_BYTES: u64 = 1024 * 1024;
+        files::write_atomically(&self.paths.conf(), text.as_bytes())?;
+        // What somebody wrote with ALTER SYSTEM would override it.
+        let auto = self.paths.data_dir().join("postgresql.auto.conf");
+        let theirs = files::read_bounded(&auto, LIMIT_BYTES)?.unwrap_or_default();
+        match pgconf::auto_conf_without_ours(&theirs) {
+            Some(without) => files::write_atomically(&auto, without.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// A history file that exists makes the server choose the next number. One that names no ancestor is ignored by
