@@ -12,6 +12,7 @@ mod mailbox;
 mod pg;
 mod placeholders;
 mod port;
+mod ring;
 mod shmem;
 mod sql;
 mod sqlworker;

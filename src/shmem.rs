@@ -4,6 +4,7 @@
 //! A fresh or re-initialised segment is all zeros, and zero means: fence closed, nothing known.
 #![allow(unsafe_code)]
 
+use crate::ring::{self, Ring};
 use ha_core::ids::Timeline;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
@@ -13,7 +14,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Grows with every change of [`Shared`]'s layout.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 /// Longest status page, bytes.
 pub const PAGE_BYTES: usize = 256 * 1024;
 /// Longest memory of a worker, bytes.
@@ -22,6 +23,8 @@ pub const LEGACY_BYTES: usize = 64 * 1024;
 pub const REQUEST_BYTES: usize = 32 * 1024;
 /// Longest answer to a session, bytes.
 pub const REPLY_BYTES: usize = 64 * 1024;
+/// Longest list of settings that wait for a restart, bytes.
+pub const PENDING_BYTES: usize = 16 * 1024;
 /// Sessions that can have a command under way.
 pub const LETTERS: usize = 8;
 
@@ -45,11 +48,15 @@ pub struct Shared {
     pub legacy: Board<{ LEGACY_BYTES / 8 }>,
     /// The status page, JSON.
     pub page: Board<{ PAGE_BYTES / 8 }>,
+    /// Settings that wait for a restart, JSON; written by the sql worker.
+    pub pending_restart: Board<{ PENDING_BYTES / 8 }>,
+    /// The flight recorder.
+    pub events: Ring,
     /// Commands of sessions to the loop worker.
     pub letters: [Letter; LETTERS],
 }
 
-/// Text that one process writes and any process reads. Two slots: a writer that stops in the middle leaves the other one whole.
+/// Text that one process writes (the loop worker's main thread, if nothing else is said) and any process reads. Two slots: a writer that stops in the middle leaves the other one whole.
 #[repr(C)]
 pub struct Board<const WORDS: usize> {
     current: AtomicU64,
@@ -94,7 +101,7 @@ impl<const WORDS: usize> Text<WORDS> {
 }
 
 impl<const WORDS: usize> Board<WORDS> {
-    /// Publishes `text`. Only the loop worker's main thread does, so there is one writer.
+    /// Publishes `text`. There is one writer.
     pub fn publish(&self, text: &str) {
         let next = self.current.load(Ordering::Relaxed) + 1;
         let slot = self.slot(next);
@@ -103,6 +110,11 @@ impl<const WORDS: usize> Board<WORDS> {
         slot.text.store(text);
         slot.sequence.store(next, Ordering::Release);
         self.current.store(next, Ordering::Release);
+    }
+
+    /// Changes with every text.
+    pub fn version(&self) -> u64 {
+        self.current.load(Ordering::Acquire)
     }
 
     /// The newest text; `None` before the first.
@@ -216,6 +228,7 @@ extern "C-unwind" fn on_startup() {
     }
     SHARED.store(segment.cast(), Ordering::Relaxed);
     if let Some(shared) = shared() {
+        ring::begin(&shared.events);
         shared.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
     }
 }

@@ -6,6 +6,7 @@ use crate::pg::control::ControlFile;
 use crate::pg::latch::{self, LatchAddress};
 use crate::pg::{process, report};
 use crate::port::{self, Inside, Pulse};
+use crate::ring::ENTRY_BYTES;
 use crate::shmem::{PAGE_BYTES, Shared, shared};
 use crate::supervisor::{Supervisor, Turn};
 use crate::{fence, guc, log, status};
@@ -14,7 +15,7 @@ use ha_core::cluster::Initialize;
 use ha_core::ids::NodeName;
 use ha_core::memory::Memory;
 use ha_core::seat::LeaveReason;
-use ha_node::driver::{Driver, Layers, Options, Port};
+use ha_node::driver::{Driver, Event, Layers, Options, Port};
 use ha_node::net::{Hooks, StoreHealth};
 use ha_node::paths::Paths;
 use ha_node::runtime::Died;
@@ -48,6 +49,8 @@ struct Worker {
     /// The configuration file as it was read last.
     file: serde_json::Value,
     log: log::Bridge,
+    /// Events before this number are in shared memory.
+    events_kept: u64,
     died: Arc<AtomicBool>,
     started_at: Tick,
     next_wake: Tick,
@@ -96,7 +99,9 @@ impl Worker {
         let died = Arc::new(AtomicBool::new(false));
         let on_death = on_death(died.clone(), address);
         let driver = Driver::new(Options { layers, hooks: hooks(shared, address, on_death.clone()) });
-        let driver = driver.map_err(|error| error.to_string())?;
+        let mut driver = driver.map_err(|error| error.to_string())?;
+        let earlier = shared.events.read().into_iter();
+        driver.resume_events(earlier.filter_map(|(number, line)| Event::unpacked(number, &line)).collect());
         let files = Files::start(paths.clone(), on_death, Arc::new(move || address.set()));
         let files = files.map_err(|error| format!("the file thread cannot be started: {error}"))?;
         let control = ControlFile::attach().ok_or("the control file is not in shared memory")?;
@@ -117,6 +122,7 @@ impl Worker {
             paths,
             file,
             log,
+            events_kept: 0,
             died,
             started_at: now,
             next_wake: now,
@@ -182,6 +188,7 @@ impl Worker {
         }
         self.supervisor.beat(self.driver.memory());
         self.keep_marker();
+        self.keep_events();
         self.publish(now);
         let snapshot = self.driver.snapshot().filter(|_| self.supervisor.seat().is_some());
         self.commands.turn(&mut self.driver, snapshot.as_ref());
@@ -267,6 +274,14 @@ impl Worker {
             _ => false,
         };
         self.inside.keep_marker(self.driver.memory(), ours);
+    }
+
+    /// Leaves what was recorded to the next worker.
+    fn keep_events(&mut self) {
+        for event in self.driver.events().since(self.events_kept) {
+            self.shared.events.put(event.number, &event.packed(ENTRY_BYTES));
+        }
+        self.events_kept = self.driver.events().next_number();
     }
 
     /// Tells backends who leads, and the views everything.

@@ -3,6 +3,7 @@
 use ha_tests::cluster::Cluster;
 use ha_tests::plan::Plan;
 use ha_tests::wait::secs;
+use rustix::process::Signal;
 use std::time::Instant;
 
 #[test]
@@ -43,4 +44,26 @@ fn without_a_supervisor_too_a_short_crash_cycle_costs_no_leadership() {
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost("loop worker killed without a supervisor");
     assert_eq!((cluster.leader(), cluster.timeline()), (Some(leader), timeline));
+}
+
+#[test]
+fn the_flight_recorder_outlives_the_worker_and_a_crash_cycle() {
+    let cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let node = &cluster.nodes[leader];
+    node.sql("CREATE EXTENSION IF NOT EXISTS ha_ext").expect("the extension is installed");
+    let events = |condition: &str| {
+        let rows = "SELECT string_agg(number || ' ' || at || ' ' || kind || ' ' || code, ', ' ORDER BY number)";
+        node.value(&format!("{rows} FROM ha_events WHERE {condition}")).ok().flatten()
+    };
+    for signal in [Signal::TERM, Signal::KILL] {
+        let before = cluster.wait("events", secs(10), || events("true"));
+        let last = node.value("SELECT max(number) FROM ha_events").expect("it answers").expect("there are some");
+        let worker = cluster.wait("the loop worker", secs(10), || node.worker());
+        worker.signal(signal);
+        cluster.wait("the next worker", secs(20), || node.worker().filter(|new| *new != worker));
+        let taken = format!("number > {last} AND code = 'seat.taken'");
+        cluster.wait("events of the next worker", secs(20), || events(&taken));
+        assert_eq!(events(&format!("number <= {last}")), Some(before), "after {signal:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The flight recorder: every change of rule, role and reachability with its reason, the newest few hundred.
 
 use crate::clock;
+use serde_json::json;
 use std::collections::VecDeque;
 
 /// Events kept.
@@ -9,7 +10,7 @@ pub const KEPT_MAX: usize = 512;
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Grows by one with each event of this process.
+    /// Grows by one with each event.
     pub number: u64,
     /// Wall clock, milliseconds since 1970.
     pub unix_ms: u64,
@@ -40,7 +41,35 @@ pub enum EventKind {
     Seat,
 }
 
+impl Event {
+    /// The event as one line of at most `bytes_max`; a long text is cut.
+    #[must_use]
+    pub fn packed(&self, bytes_max: usize) -> String {
+        let mut text = self.text.as_str();
+        loop {
+            let line = json!([self.unix_ms, self.kind.as_str(), self.code, text]).to_string();
+            if line.len() <= bytes_max || text.is_empty() {
+                return line;
+            }
+            text = &text[..text.floor_char_boundary(text.len().saturating_sub(line.len() - bytes_max))];
+        }
+    }
+
+    /// Reads it back.
+    #[must_use]
+    pub fn unpacked(number: u64, line: &str) -> Option<Self> {
+        let (unix_ms, kind, code, text): (u64, String, String, String) = serde_json::from_str(line).ok()?;
+        Some(Self { number, unix_ms, kind: EventKind::of(&kind)?, code, text })
+    }
+}
+
 impl EventKind {
+    const ALL: [Self; 7] = [Self::Rule, Self::Role, Self::Effect, Self::Failure, Self::Store, Self::Config, Self::Seat];
+
+    fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// One word.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -73,6 +102,13 @@ impl Events {
         self.ring.push_back(event);
     }
 
+    /// Goes on from events that somebody before us has recorded, oldest first.
+    pub(super) fn resume(&mut self, earlier: Vec<Event>) {
+        self.next = earlier.last().map_or(0, |event| event.number + 1);
+        let skip = earlier.len().saturating_sub(KEPT_MAX);
+        self.ring = earlier.into_iter().skip(skip).collect();
+    }
+
     /// Events from `number` on, oldest first.
     pub fn since(&self, number: u64) -> impl Iterator<Item = &Event> {
         self.ring.iter().filter(move |event| event.number >= number)
@@ -88,6 +124,28 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_handed_on_and_numbers_with_them() {
+        let mut events = Events::default();
+        for kind in EventKind::ALL {
+            events.record(kind, "a.b", "What \"happened\".");
+        }
+        let lines: Vec<(u64, String)> = events.since(0).map(|event| (event.number, event.packed(512))).collect();
+        let unpacked = |(number, line): &(u64, String)| Event::unpacked(*number, line);
+        let mut next = Events::default();
+        next.resume(lines.iter().filter_map(unpacked).collect());
+        assert!(next.since(0).eq(events.since(0)));
+        next.record(EventKind::Seat, "seat.taken", "Again.");
+        assert_eq!(next.next_number(), 8);
+
+        next.record(EventKind::Failure, "failure", "\u{e4}\"".repeat(1000));
+        let last = next.since(8).next().expect("recorded");
+        let line = last.packed(512);
+        assert!(line.len() <= 512 && line.len() > 400, "{}", line.len());
+        assert!(last.text.starts_with(&Event::unpacked(8, &line).expect("whole").text));
+        assert_eq!(Event::unpacked(8, "[1,\"rule\""), None);
+    }
 
     #[test]
     fn the_ring_is_bounded_and_numbers_go_on() {

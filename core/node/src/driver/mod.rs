@@ -251,6 +251,11 @@ impl Driver {
         self.peers.values()
     }
 
+    /// Goes on from what an earlier holder of this side has recorded, oldest first. Before the first tick.
+    pub fn resume_events(&mut self, earlier: Vec<Event>) {
+        self.events.resume(earlier);
+    }
+
     /// The flight recorder.
     #[must_use]
     pub fn events(&self) -> &Events {
