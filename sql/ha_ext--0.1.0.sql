@@ -66,10 +66,10 @@ COMMENT ON VIEW ha_cluster IS 'the cluster as this node sees it';
 
 CREATE VIEW ha_members AS
     SELECT m.member, m.role, m.state, m.address, m.timeline, m.lsn, m.lag_bytes, m.tags, m.api_url, m.version,
-           m.ha_ext_version
+           m.ha_ext_version, m.pending_restart, m.pending_restart_reason
     FROM jsonb_to_recordset(ha_status() -> 'members') AS m (
         member text, role text, state text, address text, timeline integer, lsn pg_lsn, lag_bytes bigint, tags jsonb,
-        api_url text, version text, ha_ext_version text);
+        api_url text, version text, ha_ext_version text, pending_restart boolean, pending_restart_reason jsonb);
 COMMENT ON VIEW ha_members IS 'members of the cluster';
 
 CREATE VIEW ha_history AS

@@ -1,10 +1,12 @@
-//! The sql worker: what needs a database connection. Today that is the physical slots of the other members.
+//! The sql worker: what needs a database connection. Today that is the physical slots of the other members, and the settings
+//! that wait for a restart.
 
 use crate::pg::latch::{self, LatchAddress};
 use crate::pg::{process, report, sql, wal};
-use crate::shmem::{Shared, shared};
+use crate::shmem::{PENDING_BYTES, Shared, shared};
 use ha_core::clock::{Millis, Tick};
 use ha_core::ids::Lsn;
+use ha_core::local::PendingSetting;
 use ha_node::clock;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,30 +41,60 @@ pub fn run() -> ! {
     let database = loop {
         match page(shared) {
             Some(page) => break page.database,
-            None => pause(),
+            None => {
+                pause();
+            }
         }
     };
     sql::connect(&database);
     let mut slots = Slots::default();
+    let mut pending_known = false;
     loop {
+        if !pending_known {
+            pending_known = publish_pending(shared);
+        }
         if let Some(page) = page(shared)
             && page.use_slots
             && !page.pause
         {
             slots.reconcile(&page);
         }
-        pause();
+        // Only then something can begin to wait, or cease to.
+        pending_known &= !pause();
     }
 }
 
-fn pause() {
+/// Tells the loop worker which settings wait for a restart. False if that could not be found out.
+fn publish_pending(shared: &Shared) -> bool {
+    let pending = match sql::pending_restart() {
+        Ok(pending) => pending,
+        Err(error) => {
+            report::warning(&format!("ha_ext: settings that wait for a restart: {error}"));
+            return false;
+        }
+    };
+    let mut pending: BTreeMap<String, PendingSetting> = pending.into_iter().collect();
+    let mut text = serde_json::to_string(&pending).unwrap_or_default();
+    while text.len() > PENDING_BYTES && pending.pop_last().is_some() {
+        text = serde_json::to_string(&pending).unwrap_or_default();
+    }
+    shared.pending_restart.publish(&text);
+    if let Some(latch) = LatchAddress::from_pointer(shared.worker_latch.load(Ordering::Acquire)) {
+        latch.set();
+    }
+    true
+}
+
+/// Sleeps a while. True if the server's settings were read again.
+fn pause() -> bool {
     latch::wait(None, LOOK_EVERY);
     latch::reset();
     if process::told_to_stop() {
         process::exit_for_restart();
     }
-    process::told_to_reload();
+    let reloaded = process::told_to_reload();
     latch::check_for_interrupts();
+    reloaded
 }
 
 fn page(shared: &Shared) -> Option<Page> {

@@ -129,6 +129,8 @@ fn members(driver: &Driver, cluster: &Cluster, local: &LocalView, seat: Option<S
             "version": member.version,
             "ha_ext_version": member.ha_ext_version,
             "leads": leads,
+            "pending_restart": member.json.get("pending_restart").and_then(Value::as_bool).unwrap_or(false),
+            "pending_restart_reason": member.json.get("pending_restart_reason"),
             "slot": name.slot_name(),
             "obstacle": obstacle,
             "priority": member.tags.failover_priority(),

@@ -1,6 +1,7 @@
 //! SQL inside the sql worker.
 #![allow(unsafe_code)]
 
+use ha_core::local::PendingSetting;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::panic::CaughtError;
@@ -38,6 +39,28 @@ pub fn physical_slots() -> Result<Vec<Slot>, String> {
                 });
             }
             Ok(slots)
+        })
+    })
+}
+
+/// Settings that the server takes only at its next start. What stands on its command line it does not count itself: there the
+/// files, which the next command line is made from, are compared.
+pub fn pending_restart() -> Result<Vec<(String, PendingSetting)>, String> {
+    let query = "SELECT s.name, pg_catalog.current_setting(s.name), coalesce(f.setting, s.boot_val, '') \
+                 FROM pg_catalog.pg_settings s LEFT JOIN ( \
+                     SELECT DISTINCT ON (lower(name)) lower(name) AS name, setting \
+                     FROM pg_catalog.pg_file_settings WHERE name IS NOT NULL ORDER BY lower(name), seqno DESC \
+                 ) f ON f.name = lower(s.name) \
+                 WHERE s.pending_restart \
+                    OR (s.source = 'command line' AND s.context = 'postmaster' AND f.setting <> s.setting)";
+    transaction(|| {
+        Spi::connect(|client| {
+            let mut pending = Vec::new();
+            for row in client.select(query, None, &[])? {
+                let text = |number| row.get::<String>(number).map(Option::unwrap_or_default);
+                pending.push((text(1)?, PendingSetting { old_value: text(2)?, new_value: text(3)? }));
+            }
+            Ok(pending)
         })
     })
 }

@@ -16,7 +16,7 @@ use ha_core::config::Config;
 use ha_core::effect::{DemoteMethod, Effect};
 use ha_core::ids::{Lsn, Timeline};
 use ha_core::lease::Lease;
-use ha_core::local::{LocalView, Marker, Upstream};
+use ha_core::local::{LocalView, Marker, PendingSetting, Upstream};
 use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
 use ha_core::pgconf;
@@ -27,7 +27,7 @@ use ha_node::driver::Port;
 use ha_node::marker;
 use rustix::process::Signal;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +56,8 @@ pub struct Inside {
     promoting: Option<Tick>,
     /// Where the last checkpoint began when another was asked for, and when that was.
     checkpoint_asked: Option<(Lsn, Tick)>,
+    /// Settings that wait for a restart, and of which version.
+    pending: (u64, BTreeMap<String, PendingSetting>),
     /// The seat is being left.
     sealed: bool,
     /// The configuration has changed.
@@ -97,6 +99,7 @@ impl Inside {
             founded_asked: false,
             promoting: None,
             checkpoint_asked: None,
+            pending: (0, BTreeMap::new()),
             sealed: false,
             reconfigured: false,
         }

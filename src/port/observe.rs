@@ -7,7 +7,9 @@ use crate::pg::wal::Phase;
 use crate::pg::{recovery, senders, wal};
 use ha_core::cluster::Address;
 use ha_core::ids::{Lsn, NodeName, Timeline};
-use ha_core::local::{ControlState, DataDir, LocalView, PrimaryView, Receiver, Server, StandbyView, Upstream};
+use ha_core::local::{
+    ControlState, DataDir, LocalView, PendingSetting, PrimaryView, Receiver, Server, StandbyView, Upstream,
+};
 use std::collections::BTreeMap;
 
 /// What a turn of the loop should follow soon when it changes, though nobody tells.
@@ -41,9 +43,19 @@ impl Inside {
             step_running: None,
             cannot_write: facts.cannot_write,
             history_at: facts.history_at,
-            pending_restart: BTreeMap::new(),
+            pending_restart: self.pending_restart(),
             founding: facts.founding == Some(control.system_id),
         }
+    }
+
+    /// What the sql worker has found, read again only when it has looked again.
+    fn pending_restart(&mut self) -> BTreeMap<String, PendingSetting> {
+        let version = self.shared.pending_restart.version();
+        if self.pending.0 != version {
+            let text = self.shared.pending_restart.read().unwrap_or_default();
+            self.pending = (version, serde_json::from_str(&text).unwrap_or_default());
+        }
+        self.pending.1.clone()
     }
 
     /// What may have changed since.

@@ -74,6 +74,35 @@ fn needs_a_restart(cluster: &Cluster, leader: usize) {
         let found = node.value(pending).expect("the server answers");
         assert_eq!(found.as_deref(), Some("max_files_per_process"), "{}", node.name);
     }
+    // The server does not count what stands on its command line.
+    patch(cluster, leader, &json!({ "max_connections": 101 }));
+    let reason = json!({
+        "max_connections": { "old_value": "100", "new_value": "101" },
+        "max_files_per_process": { "old_value": "1000", "new_value": "900" },
+    });
+    cluster.nodes[leader].sql("CREATE EXTENSION IF NOT EXISTS ha_ext").expect("the extension is installed");
+    for node in &cluster.nodes {
+        cluster.wait("the pending restart to be shown everywhere", secs(15), || {
+            let own = node.get("/patroni").ok()?.json();
+            let key: Value =
+                serde_json::from_str(&cluster.etcd.get(&cluster.key(&format!("members/{}", node.name)))?).ok()?;
+            let members = cluster.nodes[leader].get("/cluster").ok()?.json();
+            let member =
+                members["members"].as_array()?.iter().find(|member| member["name"] == node.name.as_str())?.clone();
+            let shown = |value: &Value| value["pending_restart"] == true && value["pending_restart_reason"] == reason;
+            let row = format!(
+                "SELECT pending_restart_reason FROM ha_members WHERE member = '{}' AND pending_restart",
+                node.name
+            );
+            let row: Value = serde_json::from_str(&cluster.nodes[leader].value(&row).ok()??).ok()?;
+            ([own, key, member].iter().all(shown) && row == reason).then_some(())
+        });
+    }
+    patch(cluster, leader, &json!({ "max_connections": null }));
+    cluster.wait("what was taken back to be shown no more", secs(15), || {
+        let own = cluster.nodes[leader].get("/patroni").ok()?.json();
+        (own["pending_restart_reason"].as_object()?.len() == 1).then_some(())
+    });
 }
 
 /// The nodes' own files have a `pg_hba`, so the store's is tried with `pg_ident`.
@@ -113,6 +142,8 @@ fn next_start(cluster: &mut Cluster) {
     cluster.nodes[node].start();
     cluster.wait_healthy(secs(60));
     assert_eq!(shown(cluster, node, "max_files_per_process"), "900");
+    let own = cluster.nodes[node].get("/patroni").expect("it answers").json();
+    assert_eq!(own.get("pending_restart"), None, "{own}");
     assert_eq!(shown(cluster, node, "work_mem"), "8MB");
     assert_eq!((shown(cluster, node, "max_connections"), shown(cluster, node, "ssl")), ("100".into(), "off".into()));
     let log = std::fs::read_to_string(cluster.nodes[node].log()).unwrap_or_default();
