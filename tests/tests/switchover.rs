@@ -95,3 +95,30 @@ fn refused_requests_change_nothing(cluster: &Cluster) {
     }
     assert_eq!((cluster.leader(), cluster.timeline()), (Some(leader), timeline));
 }
+
+#[test]
+fn without_replication_slots() {
+    let cluster = Cluster::running(Plan::short());
+    let from = cluster.leader().expect("a healthy cluster has a leader");
+    let patch = serde_json::json!({ "postgresql": { "use_slots": false } });
+    let reply = ha_tests::rest::patch(&cluster.nodes[from].rest, "/config", &patch).expect("the leader answers");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    cluster.wait("nobody to name a slot", secs(20), || {
+        let named = "SELECT count(*) FROM pg_stat_wal_receiver WHERE slot_name <> ''";
+        let none = |named: Option<String>| named.as_deref() == Some("0");
+        cluster.nodes.iter().all(|node| node.value(named).is_ok_and(none)).then_some(())
+    });
+    let to = cluster.other_than(from);
+    cluster.wait_ready_to_switch();
+    // Without slots the leader knows from the member key alone who streams, and that is up to one round old.
+    std::thread::sleep(secs(u64::from(cluster.plan.loop_wait)));
+    cluster.wait("the candidate to say that it streams", secs(10), || {
+        let key = cluster.etcd.get(&cluster.key(&format!("members/{}", cluster.nodes[to].name)))?;
+        key.contains("\"replication_state\":\"streaming\"").then_some(())
+    });
+    switched(&cluster, "switchover without slots", from, to, || {
+        println!("REST: {}", cluster.switch_over(from, to));
+    });
+    let slots = cluster.nodes[to].value("SELECT count(*) FROM pg_replication_slots WHERE active").expect("it answers");
+    assert_eq!(slots.as_deref(), Some("0"));
+}
