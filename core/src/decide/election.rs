@@ -18,6 +18,9 @@ use crate::rule::Rule;
 const NAMED_CANDIDATE_WAIT: Millis = Millis(5000);
 /// How long a vote waits for a peer that was unreachable before it began.
 const UNREACHABLE_WAIT: Millis = Millis(300);
+/// How long a vote waits for a peer that answered until now. A healthy one answers within milliseconds, and one that cannot answer
+/// cannot lead either.
+const SILENT_WAIT: Millis = Millis(1000);
 /// How long an answer counts.
 const ANSWER_VALID: Millis = Millis(3000);
 /// Time between two rounds of questions while a vote is lost or undecided.
@@ -62,7 +65,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
     if standby.receiver != Receiver::Stopped {
         return Verdict::of(Rule::ElectionStoppingReceiver).soon(5);
     }
-    vote(turn, standby, cluster, gone_at)
+    // Named in a failover, without a leader to hand over: who else is further is the operator's choice (lesson 6).
+    let chosen = am_named && cluster.failover.as_ref().is_some_and(|request| request.value.leader.is_none());
+    vote(turn, standby, cluster, gone_at, chosen)
 }
 
 /// A leader key without a lease stands in everybody's way for ever. A tool that is about to put it on one has a ttl for that, unless it
@@ -101,7 +106,7 @@ enum Tally {
     PeerAhead,
 }
 
-fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: Tick) -> Verdict {
+fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: Tick, chosen: bool) -> Verdict {
     let now = turn.now();
     if turn.memory.voting_since.is_none() {
         // Ask anew at once: older answers do not count.
@@ -109,7 +114,7 @@ fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: 
     }
     let since = *turn.memory.voting_since.get_or_insert(now);
     let targets = turn.peer_targets();
-    let tally = count(turn, standby, cluster, &targets, since, gone_at);
+    let tally = count(turn, standby, cluster, &targets, since, (!chosen).then_some(gone_at));
     let receiving = if now.since(since) < RECEIVING_WAIT { receiving(turn, &targets, since) } else { Vec::new() };
     if matches!(tally, Tally::Won | Tally::Waiting) && !receiving.is_empty() {
         let poll = turn.poll(receiving, RECEIVING_PAUSE);
@@ -127,13 +132,14 @@ fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: 
     }
 }
 
+/// Without `gone_at` positions do not count: only that nobody else is a primary.
 fn count(
     turn: &Turn<'_>,
     standby: &StandbyView,
     cluster: &Cluster,
     targets: &[(NodeName, String)],
     since: Tick,
-    gone_at: Tick,
+    gone_at: Option<Tick>,
 ) -> Tally {
     let mine = standby.received.max(standby.replayed);
     let mut tally = Tally::Won;
@@ -147,7 +153,8 @@ fn count(
                 if status.is_primary {
                     return Tally::PeerIsPrimary;
                 }
-                if counts(turn, cluster, name, gone_at) && beats(turn, status, name, standby.timeline, mine) {
+                let counts = gone_at.is_some_and(|gone_at| counts(turn, cluster, name, gone_at));
+                if counts && beats(turn, status, name, standby.timeline, mine) {
                     tally = Tally::PeerAhead;
                 }
             }
@@ -175,11 +182,13 @@ fn receiving(turn: &Turn<'_>, targets: &[(NodeName, String)], since: Tick) -> Ve
     targets.iter().filter(|(name, _)| says_so(name)).cloned().collect()
 }
 
-/// A peer that was unreachable before the vote began is not waited for long, nor is a leader of our kind whose lease is over.
+/// No peer is waited for long that does not answer; least of all one that was unreachable before the vote began, or a leader of our
+/// kind whose lease is over.
 fn given_up(turn: &Turn<'_>, peer: &PeerView) -> bool {
     let former = turn.memory.last_leader.as_ref().is_some_and(|leader| leader.name == peer.name);
     let fenced = former && turn.memory.last_leader_fenced;
-    (fenced || turn.memory.unreachable.contains_key(&peer.name)) && turn.now().since(peer.asked_at) >= UNREACHABLE_WAIT
+    let hopeless = fenced || turn.memory.unreachable.contains_key(&peer.name);
+    turn.now().since(peer.asked_at) >= if hopeless { UNREACHABLE_WAIT } else { SILENT_WAIT }
 }
 
 /// Whether a peer can win this race at all: it is a member now, or was one until just now (lesson 1: the store may

@@ -73,7 +73,10 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
         return Verdict::of(Rule::StandbyRepointing).with(Effect::Follow { upstream: Some(wanted) }).soon(250);
     }
     if standby.receiver == Receiver::Streaming {
-        return Verdict::of(Rule::StandbyFollowing);
+        // Who does not answer now is not waited for long in an election.
+        let targets = turn.peer_targets();
+        let poll = turn.poll(targets, turn.view.settings.loop_wait_ms);
+        return Verdict::of(Rule::StandbyFollowing).and(poll);
     }
     // The leader may be dying: know who else is there before its lease ends (pre-vote).
     let targets = turn.peer_targets();
