@@ -10,7 +10,7 @@ use ha_core::pgconf;
 use ha_core::timeline::parse_history_file;
 use ha_node::paths::Paths;
 use ha_node::runtime::{self, Died};
-use ha_node::{clock, config_file, files, founding, marker, server_files};
+use ha_node::{clock, config_file, files, founding, last_good, marker, server_files};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -46,6 +46,8 @@ pub enum Job {
     History(Timeline),
     /// Read the configuration file.
     Configuration(PathBuf),
+    /// Keep this configuration for the next start.
+    KeepConfiguration(Value),
     /// Open a listening socket (a name may have to be looked up).
     Listen(Address),
 }
@@ -189,6 +191,7 @@ impl Thread {
             Job::Configuration(path) => {
                 Some(Done::Configuration(config_file::load(&path).map_err(|error| error.to_string())))
             }
+            Job::KeepConfiguration(local) => failed("the configuration", last_good::keep(&self.paths, &local)),
             Job::Listen(address) => Some(Done::Listening(listen(&address))),
         };
         if let Some(done) = done {

@@ -19,7 +19,7 @@ use ha_node::driver::{Driver, Event, Layers, Options, Port};
 use ha_node::net::{Hooks, StoreHealth};
 use ha_node::paths::Paths;
 use ha_node::runtime::Died;
-use ha_node::{clock, config_file, files, server_files};
+use ha_node::{clock, files, last_good, server_files};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -201,8 +201,9 @@ impl Worker {
         if let Some(local) = news.configuration.filter(|local| *local != self.file) {
             self.file.clone_from(&local);
             // What is wrong with it is in the error; the old one stays in force.
-            if let Err(error) = self.driver.reload(local, environment(), &mut self.inside) {
-                tracing::warn!("the configuration stays as it was: {error}");
+            match self.driver.reload(local.clone(), environment(), &mut self.inside) {
+                Ok(_) => self.inside.keep_configuration(local),
+                Err(error) => tracing::warn!("the configuration stays as it was: {error}"),
             }
         }
         match news.rest {
@@ -363,8 +364,12 @@ fn hooks(shared: &'static Shared, main: LatchAddress, died: Died) -> Hooks {
 }
 
 fn layers(paths: &Paths) -> Result<Layers, String> {
-    let local = config_file::load(Path::new(&guc::config_file())).map_err(|error| error.to_string())?;
-    Ok(Layers { local, environment: environment(), dynamic: cached_dynamic(paths) })
+    let environment = environment();
+    let (local, mistake) = last_good::load(paths, Path::new(&guc::config_file()), &environment)?;
+    if let Some(mistake) = mistake {
+        report::warning(&format!("ha_ext goes on with the configuration that was last in force: {mistake}"));
+    }
+    Ok(Layers { local, environment, dynamic: cached_dynamic(paths) })
 }
 
 /// The dynamic configuration as it was seen last; a copy that cannot be read is as good as none.

@@ -110,6 +110,11 @@ impl Inside {
         self.files.send(Job::Configuration(path));
     }
 
+    /// Keeps a configuration that is in force now, for a start after a crash.
+    pub fn keep_configuration(&self, local: Value) {
+        self.files.send(Job::KeepConfiguration(local));
+    }
+
     /// A request that comes while a checkpoint runs would begin another one right after it, and a stop would wait for
     /// that: it is repeated only once the last one has shown, or should have.
     fn ask_for_checkpoint(&mut self) {

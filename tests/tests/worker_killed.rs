@@ -67,3 +67,19 @@ fn the_flight_recorder_outlives_the_worker_and_a_crash_cycle() {
         assert_eq!(events(&format!("number <= {last}")), Some(before), "after {signal:?}");
     }
 }
+
+#[test]
+fn a_mistake_in_the_file_does_not_keep_the_leader_from_coming_back() {
+    let cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let node = &cluster.nodes[leader];
+    std::fs::write(node.file(), "scope: [").expect("the configuration can be spoiled");
+    let observation = cluster.observe();
+    cluster.wait("the loop worker", secs(10), || node.worker()).kill();
+    let fault = Instant::now();
+    cluster.wait("a write after the crash cycle", secs(20), || observation.writers.first_ack_connected_after(fault));
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("loop worker killed, configuration spoiled");
+    assert_eq!(cluster.leader(), Some(leader));
+    assert!(node.is("/primary"), "the leader's REST API is gone");
+}

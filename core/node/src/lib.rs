@@ -11,6 +11,7 @@ pub mod environment;
 pub mod files;
 pub mod founding;
 pub mod http;
+pub mod last_good;
 pub mod log;
 pub mod marker;
 pub mod net;

@@ -61,6 +61,12 @@ impl Paths {
         self.control_dir.join("started.conf")
     }
 
+    /// The local configuration that was last in force.
+    #[must_use]
+    pub fn last_good(&self) -> PathBuf {
+        self.control_dir.join("configuration.json")
+    }
+
     /// `PATRONI_*` variables of the supervisor, for the worker.
     #[must_use]
     pub fn environment(&self) -> PathBuf {
