@@ -59,3 +59,28 @@ fn a_stopped_cluster_starts_again_with_its_data() {
     let rows = cluster.nodes[leader].value("SELECT count(*) FROM ha_log").expect("the leader can be read");
     assert_eq!(rows.as_deref(), Some("1"));
 }
+
+#[test]
+fn a_founder_that_died_before_it_founded_anything_joins_what_another_has_founded() {
+    let mut cluster = Cluster::prepare(Plan::short());
+    let mark = cluster.nodes[0].dir.join(".data.ha_ext/founding");
+    cluster.nodes[0].start();
+    cluster.wait("initdb to be under way", secs(30), || cluster.nodes[0].data().join("global").exists().then_some(()));
+    // It cannot say that the cluster is founded.
+    cluster.etcd.freeze_member(0, true);
+    cluster.wait("initdb to end", secs(60), || mark.exists().then_some(()));
+    cluster.nodes[0].kill();
+    cluster.etcd.freeze_member(0, false);
+    for node in &mut cluster.nodes[1..] {
+        node.start();
+    }
+    let leader = cluster.wait_leader(secs(60));
+    assert_ne!(leader, 0);
+    assert!(mark.exists(), "the test came too late");
+    cluster.nodes[0].start();
+    cluster.wait_healthy(secs(60));
+    assert!(
+        cluster.nodes.iter().all(|node| !node.dir.join(".data.ha_ext/founding").exists()),
+        "a mark was left behind"
+    );
+}

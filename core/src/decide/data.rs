@@ -142,6 +142,10 @@ fn present(turn: &mut Turn<'_>, control: &Control) -> Verdict {
             turn.memory.bootstrap_failed = true;
             return Verdict::of(Rule::BootstrapFailed).soon(10);
         }
+        if turn.view.local.founding {
+            // A bootstrap that was left unfinished, and another member's that was not: here nothing was ever acknowledged.
+            return copy(turn, cluster);
+        }
         return outside::exit(Rule::ForeignSystemId, 1);
     }
     match turn.standing() {

@@ -60,7 +60,8 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
     }
     // A cluster without its identifier can be founded a second time: nothing may be acknowledged before it stands there.
     let founded = turn.fresh().is_none_or(|cluster| matches!(cluster.initialize, Initialize::Done(_)));
-    if !primary.fence_open && founded {
+    // Nor while this directory may be thrown away as the rest of a bootstrap.
+    if !primary.fence_open && founded && !turn.view.local.founding {
         verdict = verdict.with(Effect::OpenFence { lease });
     }
     let duty = lease::renewal(turn).or_else(|| duties::next(turn, primary, lease));

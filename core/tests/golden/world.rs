@@ -146,6 +146,7 @@ impl Scene {
             "history" => self.local.history = history(rest)?,
             "marker" => self.local.marker = Some(marker(rest)?),
             "running" => self.local.step_running = Some(serde_json::from_str(rest).map_err(text)?),
+            "founding" => self.local.founding = true,
             "cannot_write" => self.local.cannot_write = Some("No space left on device".to_owned()),
             "peer" => self.peers.push(peer(rest)?),
             "call" => self.take_call(rest)?,
