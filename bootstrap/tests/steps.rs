@@ -342,6 +342,30 @@ fn a_frozen_postmaster_is_not_waited_for() {
 }
 
 #[test]
+fn a_dead_postmaster_is_out_of_the_way_once_its_parent_has_seen_it() {
+    as_postgres("a_dead_postmaster_is_out_of_the_way_once_its_parent_has_seen_it", |dir| {
+        let node = Node::new(dir, "pg1");
+        node.initdb();
+        // Both lock files of a server that was killed, and its process not yet reaped.
+        let mut dead = Command::new("true").spawn().expect("a process");
+        let pid = dead.id();
+        let state = || ha_node::process::stat(pid.cast_signed()).expect("asked").map(|stat| stat.state);
+        node.wait("it is dead", || state() == Some('Z'));
+        let lock =
+            format!("{pid}\n{}\n1700000000\n{}\n{}\n\n", node.site.data_dir().display(), node.port, dir.display());
+        std::fs::write(dir.join(format!(".s.PGSQL.{}.lock", node.port)), &lock).expect("written");
+        std::fs::write(node.site.paths.postmaster_pid(), &lock).expect("written");
+        let parent = std::thread::Builder::new().spawn(move || {
+            std::thread::sleep(Duration::from_millis(500));
+            dead.wait().expect("reaped")
+        });
+        node.start_primary();
+        parent.expect("a thread").join().expect("no panic");
+        node.stop();
+    });
+}
+
+#[test]
 fn a_start_that_fails_says_why() {
     as_postgres("a_start_that_fails_says_why", |dir| {
         let node = Node::with(dir, "pg1", &json!({"unix_socket_directories": "/nonexistent"}));

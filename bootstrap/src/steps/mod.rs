@@ -15,16 +15,21 @@ pub mod start_stop;
 use crate::error::{Error, Result};
 use crate::outside::Event;
 use crate::pgdata;
-use crate::postmaster::Postmaster;
+use crate::postmaster::{PidFile, Postmaster};
 use crate::process::{Cancel, Note, Ran, run};
 use crate::site::Site;
 use ha_core::effect::Step;
 use ha_core::ids::LeaseId;
 use ha_core::local::Marker;
 use ha_node::process::ProcessId;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+/// How long the parent of a dead postmaster is waited for.
+const REAPED_MAX: Duration = Duration::from_secs(2);
 
 /// What a step works with.
 pub struct Context {
@@ -103,6 +108,7 @@ impl Context {
         if let Some(pid) = crate::postmaster::single_user(dir) {
             return Err(Error::Refused(format!("a single-user server runs in {} (process {pid})", dir.display())));
         }
+        wait_until_reaped(dir);
         // The server believes its old pid file if any process has that id now: after a restart of a container the
         // ids come round again, and a zombie counts too. We know better.
         pgdata::remove_durably(&self.site.paths.postmaster_pid())
@@ -127,6 +133,16 @@ impl Note for Context {
         if let Err(error) = done {
             tracing::debug!(%error, "the note about a running step could not be changed");
         }
+    }
+}
+
+/// A dead postmaster whose parent has not yet asked for its end still has its id, and so its socket's lock file counts for the next
+/// server. The parent is another process: it takes a moment.
+fn wait_until_reaped(data_dir: &Path) {
+    let Some(file) = PidFile::read(data_dir) else { return };
+    let end = Instant::now() + REAPED_MAX;
+    while crate::process::stat(file.pid).is_some_and(|stat| stat.state == 'Z') && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
