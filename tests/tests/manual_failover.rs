@@ -2,6 +2,7 @@
 
 use ha_tests::cluster::Cluster;
 use ha_tests::plan::Plan;
+use ha_tests::process::Proc;
 use ha_tests::rest;
 use ha_tests::sql::{Session, SqlError};
 use ha_tests::wait::{millis, secs};
@@ -136,4 +137,33 @@ fn refused_requests_change_nothing(cluster: &Cluster, old: usize, to: usize) {
     assert!(
         cluster.leader().is_none() && cluster.etcd.get(&cluster.key("failover")).is_none_or(|request| request == "{}")
     );
+}
+
+/// A failover insists: another member has rows that the named one does not have.
+#[test]
+fn without_a_leader_a_named_member_takes_over_although_another_is_ahead() {
+    let mut cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let to = cluster.other_than(leader);
+    let third = cluster.other_than(to);
+    cluster.wait_caught_up(leader);
+    let pid = format!("SELECT pid FROM pg_stat_replication WHERE application_name = '{}'", cluster.nodes[to].name);
+    let pid = cluster.nodes[leader].value(&pid).ok().flatten().expect("it streams");
+    Proc::of(pid.parse().expect("a pid is a number")).expect("it lives").freeze();
+    std::thread::sleep(millis(100));
+    cluster.nodes[leader].sql("INSERT INTO ha_log VALUES (74, 1)").expect("the leader takes writes");
+    cluster.wait("the other standby to have the row", secs(5), || {
+        cluster.nodes[third].value("SELECT seq::text FROM ha_log WHERE writer = 74").ok()?
+    });
+    let old = leaderless(&mut cluster, 75);
+    nobody_leads_for(&cluster, 1);
+    let reply = fail_over(&cluster, third, to);
+    assert_eq!(
+        (reply.status, reply.body),
+        (200, format!("Successfully failed over to \"{}\"", cluster.nodes[to].name))
+    );
+    assert_eq!(cluster.wait_leader(secs(20)), to);
+    cluster.nodes[old].start();
+    assert_eq!(cluster.wait_healthy(secs(60)), to);
+    cluster.wait_equal(to);
 }

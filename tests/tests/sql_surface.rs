@@ -39,6 +39,12 @@ fn rows(cluster: &Cluster, index: usize, query: &str) -> Vec<String> {
     rows.iter().map(text).collect()
 }
 
+/// The same once it is so: a page is up to one round old, and a server that has just started has none yet.
+fn shows(cluster: &Cluster, index: usize, query: &str, wanted: &[&str]) {
+    let seen = poll(secs(5), || (rows(cluster, index, query) == wanted).then_some(()));
+    assert!(seen.is_some(), "n{}, {query}: {:#?}, not {wanted:#?}", index + 1, rows(cluster, index, query));
+}
+
 #[test]
 fn views_and_functions_tell_the_truth_on_every_node() {
     let mut cluster = cluster();
@@ -55,11 +61,9 @@ fn views_and_functions_tell_the_truth_on_every_node() {
 }
 
 fn about_the_cluster(cluster: &Cluster, index: usize) {
-    let one = |query: &str| rows(cluster, index, query).join("\n");
     let found = "SELECT scope, this_member, leader, system_id = (SELECT system_identifier::text FROM pg_control_system()), \
                  paused, store, seat, abs(extract(epoch FROM now() - as_of)) < 10 FROM ha_cluster";
-    assert_eq!(one(found), format!("batman|n{}|n2|t|f|reachable|supervised|t", index + 1));
-    // What the members publish is up to one round old.
+    shows(cluster, index, found, &[&format!("batman|n{}|n2|t|f|reachable|supervised|t", index + 1)]);
     let members = "SELECT member, role, state, timeline, lsn > '0/0', coalesce(lag_bytes, -1) < 1048576, \
                    lag_bytes IS NULL, tags, version ~ '^4[.]', ha_ext_version IS NOT NULL \
                    FROM ha_members ORDER BY member";
@@ -68,8 +72,7 @@ fn about_the_cluster(cluster: &Cluster, index: usize) {
         "n2|leader|running|2|t|t|t|{}|t|t",
         "n3|replica|streaming|2|t|t|f|{\"nofailover\": true}|t|t",
     ];
-    let seen = poll(secs(5), || (rows(cluster, index, members) == wanted).then_some(()));
-    assert!(seen.is_some(), "n{}: {:#?}", index + 1, rows(cluster, index, members));
+    shows(cluster, index, members, &wanted);
     for (node, line) in
         cluster.nodes.iter().zip(rows(cluster, index, "SELECT address, api_url FROM ha_members ORDER BY 1"))
     {
@@ -77,8 +80,7 @@ fn about_the_cluster(cluster: &Cluster, index: usize) {
     }
     let history =
         "SELECT timeline, lsn > '0/0', reason <> '', now() - at BETWEEN '-1 s' AND '5 min', new_leader FROM ha_history";
-    let seen = poll(secs(5), || (one(history) == "1|t|t|t|n2").then_some(()));
-    assert!(seen.is_some(), "n{}: {}", index + 1, one(history));
+    shows(cluster, index, history, &["1|t|t|t|n2"]);
     let win = "SELECT member, may_lead, lsn > '0/0', timeline, priority FROM ha_who_would_win()";
     let mut order = rows(cluster, index, win);
     assert_eq!(order.pop().as_deref(), Some("n3|f|t|2|0"), "who may not lead comes last");
@@ -94,9 +96,9 @@ fn about_this_node(cluster: &Cluster, index: usize) {
     let leads = index == 1;
     let lease = "SELECT lease IS NOT NULL, session IS NOT NULL, deadline BETWEEN now() AND now() + '5 s', ttl, fence_open \
                  FROM ha_lease";
-    assert_eq!(one(lease), if leads { "t|t|t|00:00:05|t" } else { "f|t|-|-|f" }, "n{}", index + 1);
+    shows(cluster, index, lease, &[if leads { "t|t|t|00:00:05|t" } else { "f|t|-|-|f" }]);
     let rule = if leads { "leader.leading" } else { "standby.following" };
-    assert_eq!(one("SELECT rule FROM ha_rules WHERE in_force"), rule);
+    shows(cluster, index, "SELECT rule FROM ha_rules WHERE in_force", &[rule]);
     let rules =
         "SELECT count(*) > 50, count(*) = count(DISTINCT rule), bool_and(meaning ~ '^[A-Z].*\\.$') FROM ha_rules";
     assert_eq!(one(rules), "t|t|t");
