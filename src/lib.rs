@@ -37,6 +37,14 @@ pub extern "C-unwind" fn _PG_init() {
     if fence::mode() == fence::Mode::Inert {
         return;
     }
+    // `ha_bootstrap` never starts such a directory; this is for whoever does it by hand. In doubt it is whole.
+    if ha_node::paths::Paths::new(&pg::process::data_dir()).unfinished().exists() {
+        pg::report::fatal(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the data directory is not whole: an earlier rewind or copy was interrupted",
+            "Start it with ha_bootstrap, which repairs or replaces it.",
+        );
+    }
     if let Err(error) = tenancy::lock(&pg::process::data_dir()) {
         pg::report::fatal(
             PgSqlErrorCode::ERRCODE_LOCK_FILE_EXISTS,

@@ -22,7 +22,7 @@ pub fn detach(data_dir: &Path) -> Result<Vec<String>> {
     if !tenancy_free(dir) {
         return Err(Error::Refused(format!("processes of a dead server still work in {}", dir.display())));
     }
-    if paths.rewinding().exists() || paths.control_dir().join(crate::site::UNFINISHED).exists() {
+    if paths.rewinding().exists() || paths.unfinished().exists() {
         let why = format!("{} is not whole: an earlier rewind or copy was interrupted", dir.display());
         return Err(Error::Refused(why));
     }

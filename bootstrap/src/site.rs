@@ -7,9 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-/// Name of the mark that says the data directory is not whole.
-pub const UNFINISHED: &str = "unfinished";
-
 /// One node's places and configuration. Cheap to clone: a step takes one along.
 #[derive(Clone, Debug)]
 pub struct Site {
@@ -64,11 +61,10 @@ impl Site {
         command
     }
 
-    /// The mark that says a copy or rewind is under way. It lies outside the data directory because both programs
-    /// remove from there what their source does not have.
+    /// The mark that says a copy or rewind is under way.
     #[must_use]
     pub fn unfinished_mark(&self) -> PathBuf {
-        self.paths.control_dir().join(UNFINISHED)
+        self.paths.unfinished()
     }
 
     /// Output of the server until its own log takes over.

@@ -56,6 +56,20 @@ fn an_interrupted_rewind_keeps_the_node_out() {
 }
 
 #[test]
+fn a_directory_that_is_not_whole_cannot_be_started_by_hand() {
+    let (cluster, standby) = without_a_standby(Plan::short());
+    let node = &cluster.nodes[standby];
+    let mark = node.dir.join(".data.ha_ext/unfinished");
+    fs::write(&mark, "rewinding onto n9").expect("the mark can be made");
+    give_to_postgres(&mark);
+    let (postgres, data) = (bin_dir().join("postgres"), node.data());
+    let (postgres, data) = (postgres.to_string_lossy().into_owned(), data.to_string_lossy().into_owned());
+    let as_postgres = ["timeout", "20", "setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"];
+    let said = run(&[&as_postgres[..], &[&postgres, "-D", &data]].concat()).expect_err("it must not start");
+    assert!(said.contains("not whole"), "{said}");
+}
+
+#[test]
 fn with_permission_a_damaged_directory_is_copied_anew() {
     let plan = Plan {
         postgresql: vec![

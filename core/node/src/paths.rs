@@ -48,6 +48,13 @@ impl Paths {
         self.control_dir.join("supervisor.lock")
     }
 
+    /// Present while a copy, a rewind or an initdb runs: the data directory is not whole. It lies outside it because those programs
+    /// remove from there what their source does not have.
+    #[must_use]
+    pub fn unfinished(&self) -> PathBuf {
+        self.control_dir.join("unfinished")
+    }
+
     /// Present from before initdb until the store shows that this directory's cluster is founded: until then nothing was
     /// ever acknowledged in it.
     #[must_use]
