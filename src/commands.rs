@@ -47,6 +47,12 @@ impl Commands {
         Self { shared, open: Vec::new(), cleaned_at: clock::now() }
     }
 
+    /// Whether a session is about to be told of a change that it will look for in its own views.
+    pub fn settles_now(&self, driver: &Driver) -> bool {
+        let seen = driver.cluster().map(|cluster| cluster.revision);
+        self.open.iter().any(|open| matches!(open.stage, Stage::Settling(revision, _) if seen >= Some(revision)))
+    }
+
     /// Takes commands in and goes on with those under way. `snapshot` is that of the last tick; without one (the seat is
     /// not ours, or there was no tick yet) a command is answered that it cannot be done now.
     pub fn turn(&mut self, driver: &mut Driver, snapshot: Option<&Arc<Snapshot>>) {
