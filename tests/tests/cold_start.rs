@@ -27,6 +27,23 @@ fn three_empty_nodes_started_at_once_become_one_cluster() {
     assert_eq!(identifiers.len(), 1, "several clusters were initialised: {identifiers:?}");
     assert_eq!(cluster.etcd.get(&cluster.key("initialize")), identifiers.first().cloned());
     assert_eq!(cluster.timeline(), Some(1), "a first start needs one timeline");
+    // Standbys too keep a slot for each other member, and have nothing to complain about.
+    let slots = "SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots";
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        let others: Vec<&str> =
+            cluster.nodes.iter().map(|other| other.name.as_str()).filter(|name| *name != node.name).collect();
+        cluster.wait(&format!("the slots of {}", node.name), secs(20), || {
+            (node.value(slots).ok()??.as_str() == others.join(",")).then_some(())
+        });
+        let log = std::fs::read_to_string(node.dir.join(".data.ha_ext/postgres.log")).unwrap_or_default();
+        assert!(
+            !log.contains("ha_ext: replication slots:"),
+            "{} complains, leader is {leader}, this is {index}\n{log}",
+            node.name
+        );
+        let supervisor = std::fs::read_to_string(node.log()).unwrap_or_default();
+        assert!(!supervisor.contains("goes without our slot"), "{supervisor}");
+    }
 
     let members = cluster.nodes[leader].get("/cluster").expect("the leader answers").json();
     let roles: Vec<&str> =

@@ -72,13 +72,18 @@ fn ask(context: &Context, conninfo: &str, command_text: &str) -> Result<Ran> {
 
 /// Whether the source has a slot for us to hold its WAL from now on; makes it if it is missing.
 fn ready_slot(context: &Context, conninfo: &str, slot: &str) -> bool {
-    let exists = ask(context, conninfo, &format!("READ_REPLICATION_SLOT {slot}"))
-        .map(|ran| ran.out.trim().starts_with("physical"));
-    let ready = match exists {
+    let exists = || {
+        ask(context, conninfo, &format!("READ_REPLICATION_SLOT {slot}"))
+            .map(|ran| ran.out.trim().starts_with("physical"))
+    };
+    let make = || ask(context, conninfo, &format!("CREATE_REPLICATION_SLOT {slot} PHYSICAL RESERVE_WAL"));
+    let ready = match exists() {
         Ok(true) => Ok(()),
-        Ok(false) => {
-            ask(context, conninfo, &format!("CREATE_REPLICATION_SLOT {slot} PHYSICAL RESERVE_WAL")).map(|_| ())
-        }
+        // The leader makes it as well, for each member it sees: whoever comes second finds it there.
+        Ok(false) => match make() {
+            Err(error) if !exists().unwrap_or(false) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        },
         Err(error) => Err(error),
     };
     if let Err(error) = &ready {
