@@ -3,7 +3,7 @@
 use ha_core::sim::{Mutant, Options, run};
 
 /// Seeds each mutant is given.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 600;
 
 /// The first seed that breaks with the mutant and does not without it.
 fn caught(mutant: Mutant) -> Option<(u64, &'static str)> {

@@ -92,6 +92,15 @@ pub(super) fn blindness() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which leaders are lost, one at a time, and nothing else happens: what a vote must save is clear then.
+pub(super) fn failovers() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        CrashNode => 3,
+        Isolate | FreezeNode => 1,
+        _ => 0,
+    })
+}
+
 impl World {
     /// One fault, and the time of the next.
     pub(super) fn fault(&mut self) {

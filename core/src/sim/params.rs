@@ -45,11 +45,16 @@ impl Params {
             weights = super::faults::blindness();
         }
         let rare = |rng: &mut Rng, value: u64| if rng.chance(350) { rng.between(1, value) } else { 0 };
+        let plain = rng.chance(80);
+        if plain {
+            weights = super::faults::failovers();
+        }
         Self {
             nodes,
             quiet_ms: if rng.chance(800) { rng.between(15_000, 40_000) } else { 0 },
             faults_ms: rng.between(120_000, 500_000),
-            fault_every_ms: rng.skewed(3_000, 50_000),
+            // Far enough apart for the others to have been well for a while.
+            fault_every_ms: if plain { rng.between(30_000, 60_000) } else { rng.skewed(3_000, 50_000) },
             weights,
             lost_reply_per_mille: rare(rng, 30),
             lost_request_per_mille: rare(rng, 30),
