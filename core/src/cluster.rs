@@ -35,7 +35,7 @@ pub struct Cluster {
     /// The `history` key; empty when absent.
     pub history: Vec<HistoryRow>,
     /// `ha_ext/timeline/<n>`: who made which timeline.
-    pub claims: BTreeMap<Timeline, TimelineClaim>,
+    pub claims: BTreeMap<Timeline, Versioned<TimelineClaim>>,
     /// `ha_ext/released`: the last release that an owner announced itself.
     pub released: Option<Released>,
     /// The revision of that key.
@@ -192,6 +192,9 @@ pub struct TimelineClaim {
     pub lsn: Lsn,
     /// Distinguishes two claims of one name (two nodes with the same name).
     pub nonce: LeaseId,
+    /// The data it is a timeline of: a claim that outlived its cluster says nothing about the next one of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemId>,
 }
 
 /// A release announced by the owner in the same transaction that deleted its leader key, so a taker
@@ -242,10 +245,16 @@ impl Cluster {
         self.history.last().map(|row| Timeline(row.timeline.0.saturating_add(1)))
     }
 
-    /// The smallest timeline that nobody has used or claimed and that is above `local`.
+    /// The claims on timelines of these data, in order.
+    pub fn claims_of(&self, system: Option<SystemId>) -> impl DoubleEndedIterator<Item = (Timeline, &TimelineClaim)> {
+        let ours = move |claim: &TimelineClaim| claim.system.is_none() || system.is_none() || claim.system == system;
+        self.claims.iter().map(|(timeline, claim)| (*timeline, &claim.value)).filter(move |(_, claim)| ours(claim))
+    }
+
+    /// The smallest timeline of these data that nobody has used or claimed and that is above `local`.
     #[must_use]
-    pub fn next_timeline(&self, local: Timeline) -> Timeline {
-        let used = self.claims.keys().copied().chain(self.history_timeline());
+    pub fn next_timeline(&self, local: Timeline, system: Option<SystemId>) -> Timeline {
+        let used = self.claims_of(system).map(|(timeline, _)| timeline).chain(self.history_timeline());
         let used = used.chain(self.members.values().filter_map(|member| member.timeline));
         let newer = used.filter(|timeline| timeline.is_plausibly_after(local));
         Timeline(newer.max().unwrap_or(local).0.saturating_add(1))
@@ -258,14 +267,20 @@ mod tests {
 
     #[test]
     fn timelines_out_of_all_proportion_are_ignored() {
-        let claim = TimelineClaim { node: NodeName::new("ghost"), lsn: Lsn(1), nonce: LeaseId(5) };
+        let value = TimelineClaim { node: NodeName::new("ghost"), lsn: Lsn(1), nonce: LeaseId(5), system: None };
+        let claim = Versioned { value, revision: Revision(1) };
         let member = Member { timeline: Some(Timeline(u32::MAX)), ..Member::default() };
         let mut cluster = Cluster::default();
         cluster.claims.insert(Timeline(200_000_000), claim.clone());
         cluster.members.insert(NodeName::new("ghost"), member);
-        assert_eq!(cluster.next_timeline(Timeline(3)), Timeline(4));
+        assert_eq!(cluster.next_timeline(Timeline(3), None), Timeline(4));
         cluster.claims.insert(Timeline(5), claim);
-        assert_eq!(cluster.next_timeline(Timeline(3)), Timeline(6));
+        assert_eq!(cluster.next_timeline(Timeline(3), None), Timeline(6));
+        if let Some(claim) = cluster.claims.get_mut(&Timeline(5)) {
+            claim.value.system = Some(SystemId(1));
+        }
+        assert_eq!(cluster.next_timeline(Timeline(3), Some(SystemId(1))), Timeline(6));
+        assert_eq!(cluster.next_timeline(Timeline(3), Some(SystemId(2))), Timeline(4), "of another cluster");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Memory {
     pub session: Option<LeaseId>,
     /// When the last confirmed keepalive of either kind was sent.
     pub kept_at: Option<Tick>,
+    /// The revision of our last write of a permanent key, and when: a view from before it does not show it.
+    pub last_write: Option<(Revision, Tick)>,
     /// When the last request to the store failed or ended unknown; requests are then spaced out.
     pub store_failed_at: Option<Tick>,
     /// The last leader that was seen, for as long as the key is gone.

@@ -49,7 +49,7 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
                     && let Ok(timeline) = timeline.parse()
                     && let Ok(claim) = serde_json::from_str::<TimelineClaim>(&key.value)
                 {
-                    out.claims.insert(Timeline(timeline), claim);
+                    out.claims.insert(Timeline(timeline), Versioned { value: claim, revision: key.modified });
                 }
             }
         }

@@ -15,15 +15,23 @@ use std::collections::BTreeMap;
 /// before; ours, also one from an earlier lease, stands.
 pub(super) fn owns_timeline(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
     turn.memory.claim == Some(primary.timeline)
-        || turn.fresh().is_some_and(|cluster| cluster.claims.contains_key(&primary.timeline))
+        || turn.fresh().is_some_and(|cluster| claim_on(turn, cluster, primary.timeline).is_some())
+}
+
+/// The claim on a timeline of this node's data.
+pub(super) fn claim_on<'a>(turn: &Turn<'_>, cluster: &'a Cluster, timeline: Timeline) -> Option<&'a TimelineClaim> {
+    cluster.claims_of(turn.system_id()).find_map(|(claimed, claim)| (claimed == timeline).then_some(claim))
 }
 
 /// The write that claims `timeline`.
 pub(super) fn claim(turn: &Turn<'_>, timeline: Timeline, lsn: Lsn) -> Option<Effect> {
     let lease = turn.memory.lease?;
-    let claim = TimelineClaim { node: turn.me().clone(), lsn, nonce: lease.id };
+    let claim = TimelineClaim { node: turn.me().clone(), lsn, nonce: lease.id, system: turn.system_id() };
     let value = serde_json::to_string(&claim).ok()?;
-    turn.write(Key::TimelineClaim(timeline), Some(value), Expect::Absent)
+    // One that is there, and is not of these data, is left from a cluster that was removed.
+    let left = turn.fresh()?.claims.get(&timeline);
+    let expect = left.map_or(Expect::Absent, |left| Expect::Unchanged(left.revision));
+    turn.write(Key::TimelineClaim(timeline), Some(value), expect)
 }
 
 /// The next thing to write, if anything.

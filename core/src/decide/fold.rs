@@ -54,8 +54,11 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
                 turn.memory.dead_leases.insert(*lease);
             }
         }
-        DcsReply::Written(_) => {
+        DcsReply::Written(revision) => {
             if let DcsCall::Write(edit) = call {
+                if !edit.leased && edit.value.is_some() {
+                    turn.memory.last_write = Some((*revision, at));
+                }
                 written(turn, edit, at);
             }
         }

@@ -70,7 +70,7 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
 
 /// Who owns the timeline this server is on, if that is somebody else (I11).
 fn foreign_owner(turn: &Turn<'_>, timeline: Timeline) -> Option<crate::ids::NodeName> {
-    let claim = turn.fresh()?.claims.get(&timeline)?;
+    let claim = duties::claim_on(turn, turn.fresh()?, timeline)?;
     (claim.node != *turn.me()).then(|| claim.node.clone())
 }
 
@@ -142,7 +142,8 @@ pub(super) fn check_lease(turn: &mut Turn<'_>, lease: LeaseId) -> Option<Effect>
 
 /// Whether a timeline newer than this server's was made, or claimed by another.
 fn outdated(turn: &Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> bool {
-    let claimed = cluster.claims.iter().filter(|(_, claim)| claim.node != *turn.me()).map(|(timeline, _)| *timeline);
+    let claims = cluster.claims_of(turn.system_id());
+    let claimed = claims.filter(|(_, claim)| claim.node != *turn.me()).map(|(timeline, _)| timeline);
     cluster.history_timeline().into_iter().chain(claimed).any(|newest| newest.is_plausibly_after(primary.timeline))
 }
 

@@ -58,14 +58,14 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -
         }
     }
     let end = standby.received.max(standby.replayed);
-    let claim = duties::claim(turn, cluster.next_timeline(standby.timeline), end);
+    let claim = duties::claim(turn, cluster.next_timeline(standby.timeline, turn.system_id()), end);
     Verdict::of(Rule::PromotionClaiming).and(claim).soon(20)
 }
 
 /// The timeline claimed under this lease; found in the store too, should the answer to the claim have been lost.
 fn claimed(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Timeline> {
-    let ours = |(timeline, claim): (&Timeline, &crate::cluster::TimelineClaim)| {
-        (claim.node == *turn.me() && claim.nonce == lease.id).then_some(*timeline)
+    let ours = |(timeline, claim): (Timeline, &crate::cluster::TimelineClaim)| {
+        (claim.node == *turn.me() && claim.nonce == lease.id).then_some(timeline)
     };
-    turn.memory.claim.or_else(|| cluster.claims.iter().filter_map(ours).next_back())
+    turn.memory.claim.or_else(|| cluster.claims_of(turn.system_id()).filter_map(ours).next_back())
 }

@@ -4,7 +4,7 @@ use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::{Effect, Step};
-use crate::ids::NodeName;
+use crate::ids::{NodeName, SystemId};
 use crate::lease::Lease;
 use crate::local::{Control, DataDir, Upstream};
 use crate::memory::Memory;
@@ -111,7 +111,12 @@ impl<'a> Turn<'a> {
 
     /// A conditional write of a permanent key, if a request may be sent now.
     pub fn write(&self, key: Key, value: Option<String>, expect: Expect) -> Option<Effect> {
-        self.store(DcsCall::Write(KeyEdit { key, value, expect, leased: false }))
+        let shown = self.fresh().map(|cluster| cluster.revision);
+        let behind = self.memory.last_write.is_some_and(|(revision, at)| {
+            shown < Some(revision) && !self.passed(Some(at), self.view.settings.loop_wait_ms)
+        });
+        // The view is from before our own last write: what it lacks may be just that.
+        if behind { None } else { self.store(DcsCall::Write(KeyEdit { key, value, expect, leased: false })) }
     }
 
     /// From when on a request may follow the last one that failed.
@@ -159,6 +164,11 @@ impl<'a> Turn<'a> {
         }
         targets.remove(self.me());
         targets.into_iter().collect()
+    }
+
+    /// The identifier of this node's data.
+    pub fn system_id(&self) -> Option<SystemId> {
+        self.control().map(|control| control.system_id)
     }
 
     pub fn control(&self) -> Option<&'a Control> {
