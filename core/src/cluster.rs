@@ -246,6 +246,7 @@ impl Cluster {
     }
 
     /// The claims on timelines of these data, in order.
+    #[must_use]
     pub fn claims_of(&self, system: Option<SystemId>) -> impl DoubleEndedIterator<Item = (Timeline, &TimelineClaim)> {
         let ours = move |claim: &TimelineClaim| claim.system.is_none() || system.is_none() || claim.system == system;
         self.claims.iter().map(|(timeline, claim)| (*timeline, &claim.value)).filter(move |(_, claim)| ours(claim))
