@@ -56,7 +56,8 @@ pub struct Shared {
     pub letters: [Letter; LETTERS],
 }
 
-/// Text that one process writes (the loop worker's main thread, if nothing else is said) and any process reads. Two slots: a writer that stops in the middle leaves the other one whole.
+/// Text that one process writes (the loop worker's main thread, if nothing else is said) and any process reads. Two slots: a
+/// writer that stops in the middle leaves the other one whole.
 #[repr(C)]
 pub struct Board<const WORDS: usize> {
     current: AtomicU64,
