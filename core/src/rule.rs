@@ -59,7 +59,7 @@ rules! {
     ReleaseHandedOver = "release.handed_over", "The candidate has the shutdown checkpoint; the leader key is released.";
     ReleaseNobodyReady = "release.nobody_ready", "No member reported the shutdown checkpoint in time; the leader key is released.";
     ReleaseAfterCrash = "release.after_crash", "The server died and is not restarted as leader; the leader key is released.";
-    ReleaseDataLost = "release.data_lost", "The data directory is gone or damaged; the leader key is released.";
+    ReleaseDataLost = "release.data_lost", "The data directory is gone or damaged; the leader key is released once no process of its server can acknowledge anything.";
     StandbyFollowing = "standby.following", "This standby streams from the leader.";
     StandbyRepointing = "standby.repointing", "This standby is pointed at the leader.";
     StandbyNotStreaming = "standby.not_streaming", "This standby follows the leader but does not stream; peers are asked in case the leader is dying.";

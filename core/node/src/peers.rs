@@ -75,8 +75,10 @@ pub fn status(value: &Value) -> PeerStatus {
     let current = position("location");
     let lsn = current.max(position("received_location")).max(position("replayed_location"));
     let timeline = value.get("timeline").and_then(parse::integer).and_then(|t| u32::try_from(t).ok());
+    // One that is being promoted, or that holds the lease without leading yet, may be a primary in the next moment.
+    let about_to_lead = value.get("ha_ext").and_then(|ours| ours.get("holds_lease")?.as_bool()).unwrap_or(false);
     PeerStatus {
-        is_primary: current > 0 || matches!(text("role"), Some("master" | "primary")),
+        is_primary: current > 0 || about_to_lead || matches!(text("role"), Some("master" | "primary" | "promoted")),
         state: text("state").unwrap_or_default().to_owned(),
         lsn: Lsn(lsn),
         timeline: timeline.filter(|t| *t > 0).map(Timeline),
@@ -124,6 +126,13 @@ mod tests {
         assert!(!standby.is_primary && standby.receiving && standby.watchdog_failed);
         assert_eq!((standby.lsn, standby.timeline), (Lsn(120), Some(Timeline(3))));
         assert!(standby.tags.nofailover());
+    }
+
+    #[test]
+    fn one_that_is_about_to_lead_counts_as_a_primary() {
+        assert!(status(&json!({"state": "running", "role": "promoted"})).is_primary);
+        let holds = |holds: bool| json!({"state": "running", "role": "replica", "ha_ext": {"holds_lease": holds}});
+        assert!(status(&holds(true)).is_primary && !status(&holds(false)).is_primary);
     }
 
     #[test]

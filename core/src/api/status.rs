@@ -108,6 +108,10 @@ fn ours(facts: &Facts<'_>) -> Object {
     let rule = facts.snapshot.rule;
     out.put("version", HA_EXT_VERSION).put("rule", rule.code()).put("reason", rule.sentence());
     out.put("lease_remaining_ms", facts.live.lease_deadline.since(facts.live.now).0);
+    if facts.holds_lease() && !facts.leads() {
+        // It may open its fence in the next moment: nobody must take it for one that has resigned.
+        out.put("holds_lease", true);
+    }
     if let Some(error) = &facts.snapshot.memory.step_error {
         out.put("last_error", error.as_str());
     }

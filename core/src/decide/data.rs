@@ -32,7 +32,7 @@ fn left_behind(turn: &Turn<'_>) -> Option<Verdict> {
         return None;
     }
     let lease = Lease::confirmed(leader.lease, leader.created, turn.now(), Millis(0));
-    Some(release::give_up(turn, lease, None, Rule::ReleaseDataLost))
+    Some(release::data_lost(turn, lease))
 }
 
 fn empty(turn: &mut Turn<'_>) -> Verdict {

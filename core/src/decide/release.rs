@@ -20,9 +20,7 @@ const RECEIVED_WAIT: Millis = Millis(5000);
 pub(super) fn decide(turn: &mut Turn<'_>) -> Option<Verdict> {
     let lease = turn.memory.lease?;
     match (&turn.view.local.data, turn.memory.stage.clone()) {
-        (DataDir::Empty | DataDir::Damaged { .. }, _) if !turn.memory.bootstrapping => {
-            Some(give_up(turn, lease, None, Rule::ReleaseDataLost))
-        }
+        (DataDir::Empty | DataDir::Damaged { .. }, _) if !turn.memory.bootstrapping => Some(data_lost(turn, lease)),
         (DataDir::Present(control), Stage::Demoting { candidate, down_since, .. }) => {
             let down = turn.now().since(down_since.unwrap_or(turn.now()));
             Some(after_demotion(turn, lease, control, candidate.as_ref(), down))
@@ -53,6 +51,15 @@ fn after_demotion(
     let poll = turn.poll(targets, Millis(5));
     let renewal = lease::renewal(turn);
     Verdict::of(Rule::ReleaseWaiting).and(poll).and(renewal).soon(10)
+}
+
+/// The data directory is gone, and with it the lock that proves that no process of its server is left: one that sleeps in a long statement
+/// may acknowledge it until the fence is over.
+pub(super) fn data_lost(turn: &Turn<'_>, lease: Lease) -> Verdict {
+    if turn.memory.fence_until.is_some_and(|until| turn.now() < until) {
+        return Verdict::of(Rule::ReleaseDataLost).soon(250);
+    }
+    give_up(turn, lease, None, Rule::ReleaseDataLost)
 }
 
 /// Whether the candidate (or any member that may lead) says it has the shutdown checkpoint, on its timeline: a longer tail of

@@ -70,7 +70,8 @@ pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
     }
     if let Some(held) = turn.memory.lease {
         // With a request under way its end is the event to wait for; a lease that is left to end needs none.
-        if !turn.view.dcs_busy && verdict.rule != Rule::DemotionCannotStop {
+        let left_to_end = matches!(verdict.rule, Rule::DemotionCannotStop | Rule::ReleaseDataLost);
+        if !turn.view.dcs_busy && !left_to_end {
             next = next.min(turn.store_ready_at().max(held.sent_at + lease::renew_every(turn)));
         }
         if held.valid_at(now) {

@@ -93,6 +93,8 @@ fn standby(world: &World, node: usize, server: &Postmaster) -> StandbyView {
 /// What `GET /patroni` says from the last snapshot on.
 pub(super) fn status(world: &World, who: Who, local: &LocalView) -> PeerStatus {
     let memory = &world.process(who).memory;
+    let holds_lease = memory.lease.is_some_and(|lease| lease.valid_at(world.local(who.node)));
+    let says_so = matches!(member::role(local, memory), "primary" | "promoted");
     let (lsn, timeline, receiving) = match &local.server {
         Server::Primary(primary) => (primary.flushed, Some(primary.timeline), false),
         Server::Standby(standby) => (
@@ -103,7 +105,7 @@ pub(super) fn status(world: &World, who: Who, local: &LocalView) -> PeerStatus {
         Server::Down | Server::Leftover | Server::Starting { .. } | Server::Stopping { .. } => (Lsn(0), None, false),
     };
     PeerStatus {
-        is_primary: matches!(local.server, Server::Primary(_)) || member::role(local, memory) == "primary",
+        is_primary: matches!(local.server, Server::Primary(_)) || says_so || holds_lease,
         state: member::state(local, memory).to_owned(),
         lsn,
         timeline,

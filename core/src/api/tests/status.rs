@@ -38,6 +38,16 @@ fn the_body_of_a_leader() {
 }
 
 #[test]
+fn a_standby_that_has_won_the_lease_says_so() {
+    let body = |snapshot: &Snapshot| at_once(snapshot, live(0), "GET", "/patroni").body;
+    let mut snapshot = standby();
+    assert!(!body(&snapshot).contains("holds_lease"));
+    snapshot.memory.lease = Some(lease());
+    snapshot.cluster_fresh = false;
+    assert!(body(&snapshot).contains(r#""holds_lease": true"#), "{}", body(&snapshot));
+}
+
+#[test]
 fn the_body_of_a_standby() {
     let mut snapshot = standby();
     snapshot.settings.pause = true;
