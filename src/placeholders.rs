@@ -20,12 +20,12 @@ pub fn put(paths: &Paths, timeline: Timeline) -> io::Result<()> {
     files::write_atomically(&path, TEXT)
 }
 
-/// How far back standbys may come from.
-const FILLED: u32 = 1000;
+/// How many timelines back standbys may come from.
+const FILLED_MAX: u32 = 1000;
 
 /// Fills the gaps below `timeline`: numbers that were skipped, and those whose files a copy did not bring along.
 pub fn fill(paths: &Paths, timeline: Timeline) -> io::Result<()> {
-    (timeline.0.saturating_sub(FILLED).max(2)..timeline.0).try_for_each(|number| put(paths, Timeline(number)))
+    (timeline.0.saturating_sub(FILLED_MAX).max(2)..timeline.0).try_for_each(|number| put(paths, Timeline(number)))
 }
 
 /// Removes what a promotion that did not come through left behind: numbers above `timeline`, where recovery will begin.

@@ -1,6 +1,6 @@
 //! The status page: what the views show, as JSON in shared memory.
 
-use ha_core::cluster::{Cluster, LeaderKey, Member};
+use ha_core::cluster::{Cluster, Member};
 use ha_core::config::host_port;
 use ha_core::decide::eligibility;
 use ha_core::ids::{Lsn, NodeName};
@@ -11,8 +11,8 @@ use ha_node::driver::Driver;
 use ha_node::net::StoreHealth;
 use serde_json::{Map, Value, json};
 
-/// Events shown; the page is of fixed size.
-const EVENTS_SHOWN: usize = 300;
+/// Events shown: those that outlive the worker.
+const EVENTS_SHOWN: usize = crate::ring::ENTRIES;
 
 /// `host:port (name)` of the leader, empty when there is none.
 pub fn leader_hint(cluster: Option<&Cluster>) -> String {
@@ -113,7 +113,7 @@ fn members(driver: &Driver, cluster: &Cluster, local: &LocalView, seat: Option<S
         own_obstacle(driver, view)
     });
     let row = |(name, member): (&NodeName, &Member)| {
-        let leads = cluster.leader.as_ref().is_some_and(|leader: &LeaderKey| leader.name == *name);
+        let leads = cluster.leads(name, member);
         let lag = member.xlog_location.map(|at| newest.ahead_of(at));
         let obstacle = if name == me { here.clone() } else { obstacle(driver, cluster, member, lag) };
         json!({

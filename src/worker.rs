@@ -302,8 +302,8 @@ impl Worker {
             self.page_due = true;
         }
         let age = now.since(self.page_at);
-        let now_or_never = self.commands.settles_now(&self.driver);
-        if !now_or_never && (age < PAGE_EVERY || (!self.page_due && age < PAGE_AGE_MAX)) {
+        let somebody_waits = self.commands.settles_now(&self.driver);
+        if !somebody_waits && (age < PAGE_EVERY || (!self.page_due && age < PAGE_AGE_MAX)) {
             return;
         }
         self.page_at = now;

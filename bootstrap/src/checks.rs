@@ -29,10 +29,10 @@ pub fn lock_supervisor(site: &Site) -> Result<File> {
     taken.ok_or_else(|| Error::Refused(format!("another ha_bootstrap runs for {}", site.data_dir().display())))
 }
 
-/// Whether a supervisor runs, for those that only look.
+/// Whether a supervisor runs. In doubt one does.
 #[must_use]
 pub fn supervisor_runs(site: &Site) -> bool {
-    supervisor_lock::is_taken(&site.paths).unwrap_or(false)
+    supervisor_lock::is_taken(&site.paths).unwrap_or(true)
 }
 
 /// The programs of the server's installation that are run.
@@ -74,8 +74,12 @@ pub fn environment(site: &Site) -> Result<u32> {
     {
         return Err(Error::Refused(format!("{} belongs to another user", dir.display())));
     }
+    let hint = match site.config.postgresql.bin_dir {
+        Some(_) => "see postgresql.bin_dir",
+        None => "give postgresql.bin_dir: postgres is not in PATH",
+    };
     let ran = run(site.local("postgres").arg("--version"), "", &Cancel::new()?, &NoNote)
-        .map_err(|error| Error::Refused(format!("{error} (give postgresql.bin_dir: postgres is not in PATH)")))?
+        .map_err(|error| Error::Refused(format!("{error} ({hint})")))?
         .checked("postgres")?;
     let version = version_num(&ran.out)
         .ok_or_else(|| Error::Refused(format!("postgres --version says \"{}\"", ran.out.trim())))?;

@@ -232,6 +232,13 @@ impl Cluster {
         self.released.as_ref().filter(|_| taken < self.released_revision)
     }
 
+    /// Whether the member that calls itself this leads: one that has won the key and is not promoted yet is none that clients could
+    /// write to.
+    #[must_use]
+    pub fn leads(&self, name: &NodeName, member: &Member) -> bool {
+        self.leader.as_ref().is_some_and(|leader| leader.name == *name) && member.role != "replica"
+    }
+
     /// The leader's member key, if both exist.
     #[must_use]
     pub fn leader_member(&self) -> Option<(&LeaderKey, &Member)> {

@@ -40,6 +40,8 @@ pub struct Memory {
     pub last_leader_fenced: bool,
     /// When the leader key was first seen to be gone.
     pub leader_gone_at: Option<Tick>,
+    /// The revision of the view that showed it first.
+    pub leader_gone_revision: Option<Revision>,
     /// Whose leadership ended then: the revision at which `ha_ext/last_leader` was written.
     pub leader_gone_after: Option<Revision>,
     /// Leases of possible predecessors that were proven dead.

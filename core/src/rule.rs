@@ -52,6 +52,7 @@ rules! {
     DemotionStoppingAtOnce = "demotion.stopping_at_once", "The stop took too long; the server is stopped at once.";
     SwitchoverPreparing = "switchover.preparing", "A switchover was requested; a checkpoint keeps the stop short.";
     SwitchoverRejected = "switchover.rejected", "The requested switchover is not possible; nothing was changed.";
+    SwitchoverCalledOff = "switchover.called_off", "The candidate did not get everything in time; this server is started again instead of handing over.";
     SwitchoverWithdrawn = "switchover.withdrawn", "The switchover request was withdrawn before the hand-over.";
     SwitchoverDone = "switchover.done", "The member that was asked for leads; the request is cleared.";
     SwitchoverHandingOver = "switchover.handing_over", "The server stops to hand over to the candidate.";

@@ -33,9 +33,7 @@ pub(super) fn cluster(cluster: &Cluster, scope: &str) -> Reply {
 }
 
 fn member(cluster: &Cluster, name: &NodeName, member: &Member) -> Object {
-    // A member that has won the key and is not promoted yet is none that clients could write to.
-    let holds = cluster.leader.as_ref().is_some_and(|leader| leader.name == *name);
-    let leads = holds && member.role != "replica";
+    let leads = cluster.leads(name, member);
     let field = |field: &str| member.json.get(field).filter(|value| !value.is_null());
     let replication_state =
         field("replication_state").and_then(Value::as_str).filter(|state| !leads && !state.is_empty());

@@ -11,7 +11,6 @@ use super::timing::Timing;
 use super::value::{self, Typed};
 use crate::clock::Millis;
 use crate::cluster::Address;
-use crate::tags::Tags;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -227,7 +226,7 @@ pub(super) fn etcd3(merged: &mut Merged) -> Etcd3 {
             if !given("etcd3.host") && !given("PATRONI_ETCD3_HOSTS") && !given("PATRONI_ETCD3_HOST") {
                 merged.missing(
                     "etcd3.hosts",
-                    "list the store's servers, HOST:PORT each; a section etcd for Patroni becomes etcd3",
+                    "list the store's servers, HOST:PORT each; a section etcd (API v2) has to be renamed to etcd3",
                 );
             }
             Vec::new()
@@ -256,35 +255,6 @@ pub(super) fn bootstrap(merged: &mut Merged, dcs: Value) -> Bootstrap {
 /// What the first leader writes to the store when the file does not say.
 pub(super) fn default_dcs() -> Value {
     json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10, "maximum_lag_on_failover": 1_048_576})
-}
-
-pub(super) fn tags(merged: &mut Merged) -> Tags {
-    let mut all = merged.map("tags");
-    // Falsy known tags say nothing, except one that contradicts a priority (wire.md 1.1).
-    let (failover, sync) = (all.contains_key("failover_priority"), all.contains_key("sync_priority"));
-    all.retain(|name, value| {
-        let says_nothing = crate::parse::boolean(value) == Some(false) || value.is_null();
-        let contradicts = (name == "nofailover" && failover) || (name == "nosync" && sync);
-        let known = matches!(name.as_str(), "clonefrom" | "noloadbalance" | "nosync" | "nostream" | "nofailover");
-        !known || !says_nothing || contradicts
-    });
-    warn_of_conflict(merged, &all, "nofailover", "failover_priority");
-    warn_of_conflict(merged, &all, "nosync", "sync_priority");
-    Tags { all }
-}
-
-/// In Patroni's words, for whoever looks for them in logs (wire.md 11).
-fn warn_of_conflict(merged: &mut Merged, tags: &Map<String, Value>, never: &str, priority: &str) {
-    let Some(set) = tags.get(never).and_then(crate::parse::boolean) else { return };
-    let Some(number) = tags.get(priority).and_then(crate::tags::integer) else { return };
-    if set == (number <= 0) {
-        return;
-    }
-    let set = if set { "True" } else { "False" };
-    let message = format!(
-        "Conflicting configuration between {never}: {set} and {priority}: {number}. Defaulting to {never}: {set}"
-    );
-    merged.warnings.push(super::Warning { path: "tags".to_owned(), message });
 }
 
 pub(super) fn postgresql(merged: &mut Merged) -> Postgresql {

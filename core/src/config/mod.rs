@@ -12,6 +12,7 @@ mod listed;
 pub mod parameters;
 mod problem;
 mod sections;
+mod tags;
 pub mod timing;
 pub mod units;
 mod value;
@@ -124,7 +125,7 @@ impl Config {
             etcd3: build::etcd3(&mut merged),
             postgresql: build::postgresql(&mut merged),
             bootstrap: build::bootstrap(&mut merged, bootstrap_dcs.cloned().unwrap_or_else(build::default_dcs)),
-            tags: build::tags(&mut merged),
+            tags: tags::tags(&mut merged),
             listed: listed::all(&merged),
             name: NodeName::new(name),
             scope,

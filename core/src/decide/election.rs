@@ -65,8 +65,12 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
     if standby.receiver != Receiver::Stopped {
         return Verdict::of(Rule::ElectionStoppingReceiver).soon(5);
     }
-    // Named in a failover, without a leader to hand over: who else is further is the operator's choice (lesson 6).
-    let chosen = am_named && cluster.failover.as_ref().is_some_and(|request| request.value.leader.is_none());
+    // Named in a failover that was asked for when the leader was gone: who else is further is the operator's choice (lesson 6).
+    let chosen = am_named
+        && cluster.failover.as_ref().is_some_and(|request| {
+            request.value.leader.is_none()
+                && turn.memory.leader_gone_revision.is_some_and(|gone| request.revision > gone)
+        });
     vote(turn, standby, cluster, gone_at, chosen)
 }
 

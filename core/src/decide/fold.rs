@@ -181,6 +181,7 @@ fn leader_gone(turn: &mut Turn<'_>, cluster: &Cluster) {
     }
     turn.memory.leader_gone_at = Some(turn.now());
     turn.memory.leader_gone_after = after;
+    turn.memory.leader_gone_revision = Some(cluster.revision);
     turn.memory.voting_since = None;
 }
 

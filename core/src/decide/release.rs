@@ -1,7 +1,7 @@
 //! Giving the leader key up, once nothing of the old server is left.
 
 use super::turn::{Turn, Verdict};
-use super::{duties, lease};
+use super::{duties, lease, switchover};
 use crate::clock::Millis;
 use crate::cluster::Released;
 use crate::dcs::DcsCall;
@@ -23,34 +23,50 @@ pub(super) fn decide(turn: &mut Turn<'_>) -> Option<Verdict> {
         (DataDir::Empty | DataDir::Damaged { .. }, _) if !turn.memory.bootstrapping => Some(data_lost(turn, lease)),
         (DataDir::Present(control), Stage::Demoting { candidate, down_since, .. }) => {
             let down = turn.now().since(down_since.unwrap_or(turn.now()));
-            Some(after_demotion(turn, lease, control, candidate.as_ref(), down))
+            after_demotion(turn, lease, control, candidate.as_ref(), down)
         }
         (DataDir::Present(control), Stage::Steady | Stage::Preparing { .. }) => after_crash(turn, lease, control),
         (DataDir::Empty | DataDir::Damaged { .. }, _) => None,
     }
 }
 
-/// Released as soon as somebody who may lead has the shutdown checkpoint (lessons 21-23).
+/// Released as soon as somebody who may lead has the shutdown checkpoint (lessons 21-23). A hand-over to a candidate that does not
+/// get that far is called off: this node has everything, and nobody asked for rows to be lost.
 fn after_demotion(
     turn: &mut Turn<'_>,
     lease: Lease,
     control: &Control,
     candidate: Option<&NodeName>,
     down: Millis,
-) -> Verdict {
+) -> Option<Verdict> {
+    let planned = candidate.is_some() && !turn.view.stop_requested;
     if control.state != ControlState::ShutDown {
-        return give_up(turn, lease, None, Rule::ReleaseAfterCrash);
+        let give_up = |turn: &mut Turn<'_>| Some(give_up(turn, lease, None, Rule::ReleaseAfterCrash));
+        return if planned { call_off(turn) } else { give_up(turn) };
     }
     if received(turn, candidate, control) {
-        return give_up(turn, lease, Some(control), Rule::ReleaseHandedOver);
+        return Some(give_up(turn, lease, Some(control), Rule::ReleaseHandedOver));
     }
     let targets = turn.peer_targets();
     if targets.is_empty() || down >= RECEIVED_WAIT {
-        return give_up(turn, lease, Some(control), Rule::ReleaseNobodyReady);
+        let give_up = |turn: &mut Turn<'_>| Some(give_up(turn, lease, Some(control), Rule::ReleaseNobodyReady));
+        return if planned { call_off(turn) } else { give_up(turn) };
     }
     let poll = turn.poll(targets, Millis(5));
     let renewal = lease::renewal(turn);
-    Verdict::of(Rule::ReleaseWaiting).and(poll).and(renewal).soon(10)
+    Some(Verdict::of(Rule::ReleaseWaiting).and(poll).and(renewal).soon(10))
+}
+
+/// The request goes first, or the server would begin it again; then it is started in place.
+fn call_off(turn: &mut Turn<'_>) -> Option<Verdict> {
+    let request = turn.fresh().and_then(|cluster| cluster.failover.as_ref()).map(|request| request.revision);
+    let Some(revision) = request else {
+        turn.memory.stage = Stage::Steady;
+        return None;
+    };
+    turn.memory.rejected = Some((revision, "the candidate did not get everything in time".to_owned()));
+    let effect = lease::renewal(turn).or_else(|| switchover::clear(turn, revision));
+    Some(Verdict::of(Rule::SwitchoverCalledOff).and(effect).soon(50))
 }
 
 /// The data directory is gone, and with it the lock that proves that no process of its server is left: one that sleeps in a long statement

@@ -18,6 +18,8 @@ use crate::view::Seat;
 const LAG_MAX_BYTES: u64 = 64 << 20;
 /// How long the checkpoint before the stop may take before the switchover goes on without it.
 const CHECKPOINT_WAIT: Millis = Millis(30_000);
+/// How long a candidate that lags may take to catch up, checkpoint included.
+const CATCH_UP_WAIT: Millis = Millis(60_000);
 
 /// `None` when nothing is asked for.
 pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Option<Verdict> {
@@ -154,8 +156,7 @@ fn may_take_over(
     let Some(progress) = progress(turn, primary, name, member) else {
         return Err(format!("{name} does not stream from this leader"));
     };
-    // An operator who names a candidate knows that it lags (lesson 6), and nothing is lost: the old leader sends everything
-    // before it stops.
+    // An operator who names a candidate knows that it lags (lesson 6): it is given the time to catch up.
     let allowed = turn.view.settings.maximum_lag_on_failover_bytes;
     let most = allowed.max(LAG_MAX_BYTES);
     let lag = primary.flushed.ahead_of(progress.flushed);
@@ -188,9 +189,19 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
         // Asked for again, since one that ran already may have begun too early; the executor asks the server once at a time.
         return Verdict::of(Rule::SwitchoverPreparing).with(Effect::Checkpoint).soon(10);
     }
-    // It may have been named or chosen: a little lag that has grown since is no reason to turn back.
-    if let Err(reason) = may_take_over(turn, cluster, primary, &prepared.candidate, true) {
-        return reject(turn, prepared.request, reason);
+    // It may have been named or chosen; but what it has not got when the stop begins may be lost if the stop is cut short.
+    let reject_late = |turn: &mut Turn<'_>, reason| reject(turn, prepared.request, reason);
+    match may_take_over(turn, cluster, primary, &prepared.candidate, true) {
+        Err(reason) => return reject_late(turn, reason),
+        Ok(progress) => {
+            let lag = primary.flushed.ahead_of(progress.flushed);
+            if lag > turn.view.settings.maximum_lag_on_failover_bytes {
+                if waited < CATCH_UP_WAIT {
+                    return Verdict::of(Rule::SwitchoverPreparing).soon(10);
+                }
+                return reject_late(turn, format!("{} lags {lag} bytes behind", prepared.candidate));
+            }
+        }
     }
     if !lease::enough_left(turn, &lease) || turn.view.dcs_busy {
         return Verdict::of(Rule::SwitchoverPreparing).soon(5);

@@ -49,11 +49,11 @@ impl World {
         if waits {
             let Some(server) = self.nodes[node].server.as_mut() else { return false };
             let life = server.life;
-            let again = server.stop_pending.is_none();
-            if mode == StopMode::Immediate || again {
+            let first = server.stop_pending.is_none();
+            if mode == StopMode::Immediate || first {
                 server.stop_pending = Some(mode);
             }
-            if again {
+            if first {
                 self.later(LOOK_AGAIN_MS, Event::StopPending { node, server: life });
             }
             let step = self.nodes[node].step.as_ref().filter(|s| s.step == Step::Stop { mode: StopMode::Immediate });

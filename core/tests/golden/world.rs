@@ -162,7 +162,7 @@ impl Scene {
             "gone" => {
                 let peers = json!({"n2": "http://10.0.0.1:8002/patroni", "n3": "http://10.0.0.1:8003/patroni"});
                 let last = json!({"name": "n2", "lease": 9, "created": 70});
-                let gone = json!({"last_leader": last, "leader_gone_after": 60, "dead_leases": [9], "leader_gone_at": 99_000, "known_peers": peers});
+                let gone = json!({"last_leader": last, "leader_gone_after": 60, "leader_gone_revision": 85, "dead_leases": [9], "leader_gone_at": 99_000, "known_peers": peers});
                 patch(&mut self.memory, &gone)?;
                 patch(&mut self.memory, &json!({"session": 6, "kept_at": 99_000}))?;
             }

@@ -203,19 +203,15 @@ impl Etcd3 {
         let mut id = lease.id;
         for _ in 0..3 {
             let (shared, key, name) = (&self.shared, self.leader_key(), self.options.name.as_str());
+            let mut release = vec![
+                TxnOp::delete(key.as_str(), None),
+                TxnOp::put(format!("{}{RELEASED_PATH}", self.base), announcement.as_str(), None),
+            ];
+            let status_key = format!("{}{}", self.base, Key::Status.path());
+            release.extend(status.map(|status| TxnOp::put(status_key, status, None)));
             let txn = Txn::new()
                 .when(self.leader_is(id, lease.leader_created))
-                .and_then(
-                    [
-                        TxnOp::delete(key.as_str(), None),
-                        TxnOp::put(format!("{}{RELEASED_PATH}", self.base), announcement.as_str(), None),
-                    ]
-                    .into_iter()
-                    .chain(
-                        status.map(|status| TxnOp::put(format!("{}{}", self.base, Key::Status.path()), status, None)),
-                    )
-                    .collect::<Vec<_>>(),
-                )
+                .and_then(release)
                 .or_else([TxnOp::get(key.as_str(), None)]);
             let settled = self.members.settle(&self.options, budget, async |link| {
                 let answer = link.kv().txn(txn.clone()).await?;

@@ -45,7 +45,7 @@ impl Report {
                  * Each cell: minimum / **median** / maximum, or the one value\n\
                  * Faults are spread evenly over the period of the agents' loop\n\
                  * The machinery: Patroni's process; for ha_ext the supervisor and both background workers\n\
-                 * The last column: Patroni's median over ours\n\n\
+                 * The last column: how many times better our median is\n\n\
                  | measure | ha_ext | Patroni 4.1.5 | times |\n|---|---|---|---|\n";
         for (measure, unit) in &self.measures {
             let _ = writeln!(
@@ -53,7 +53,7 @@ impl Report {
                 "| {measure}, {unit} | {} | {} | {} |",
                 self.cell(measure, "ha_ext"),
                 self.cell(measure, "Patroni 4.1.5"),
-                self.ratio(measure)
+                self.ratio(measure, unit)
             );
         }
         text
@@ -65,13 +65,14 @@ impl Report {
         values
     }
 
-    /// How many times Patroni's median is ours.
-    fn ratio(&self, measure: &str) -> String {
+    /// How many times better our median is: smaller, or larger for a rate.
+    fn ratio(&self, measure: &str, unit: &str) -> String {
         let (ours, theirs) = (self.sorted(measure, "ha_ext"), self.sorted(measure, "Patroni 4.1.5"));
         if ours.is_empty() || theirs.is_empty() || median(&ours) <= 0.0 {
             return String::new();
         }
-        format!("{:.2}", median(&theirs) / median(&ours))
+        let smaller = median(&theirs) / median(&ours);
+        format!("{:.2}", if matches!(unit, "tps" | "requests/s") { 1.0 / smaller } else { smaller })
     }
 
     fn cell(&self, measure: &str, system: &str) -> String {
