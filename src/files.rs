@@ -217,7 +217,7 @@ impl Thread {
     /// standbys that look for their own timeline in it.
     fn promote(&self, skip: &[Timeline], lease: &Lease) -> io::Result<()> {
         for timeline in skip {
-            placeholders::put(&self.paths, *timeline)?;
+            placeholders::skip(&self.paths, *timeline)?;
         }
         if !lease.valid_at(clock::now()) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the lease ended before the promotion could begin"));

@@ -20,6 +20,14 @@ pub fn put(paths: &Paths, timeline: Timeline) -> io::Result<()> {
     files::write_atomically(&path, TEXT)
 }
 
+/// Makes `timeline` look taken for the promotion that is about to begin, and has the archiver of the new leader archive the file: a
+/// restore from the archive takes the last number without a gap for the newest.
+pub fn skip(paths: &Paths, timeline: Timeline) -> io::Result<()> {
+    put(paths, timeline)?;
+    let status = paths.data_dir().join("pg_wal/archive_status");
+    files::write_atomically(&status.join(format!("{:08X}.history.ready", timeline.0)), b"")
+}
+
 /// How many timelines back standbys may come from.
 const FILLED_MAX: u32 = 1000;
 

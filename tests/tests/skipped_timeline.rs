@@ -19,6 +19,10 @@ fn standbys_from_before_a_skipped_timeline_stream_from_every_later_leader() {
     cluster.switch_over(first, second);
     cluster.wait("timeline 3", secs(20), || (cluster.timeline() == Some(3)).then_some(()));
 
+    // Its archive would have the gap too, and a restore would take timeline 1 for the newest.
+    let waiting = cluster.nodes[second].data().join("pg_wal/archive_status/00000002.history.ready");
+    assert!(waiting.exists(), "nobody archives the file of the skipped timeline");
+
     let fault = Instant::now();
     cluster.nodes[second].worker().expect("a leader has a loop worker").kill();
     cluster.wait("a write after the crash cycle", secs(30), || {

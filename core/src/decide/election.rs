@@ -18,9 +18,9 @@ use crate::rule::Rule;
 const NAMED_CANDIDATE_WAIT: Millis = Millis(5000);
 /// How long a vote waits for a peer that was unreachable before it began.
 const UNREACHABLE_WAIT: Millis = Millis(300);
-/// How long a vote waits for a peer that answered until now. A healthy one answers within milliseconds, and one that cannot answer
-/// cannot lead either.
-const SILENT_WAIT: Millis = Millis(1000);
+/// How long a vote waits for a peer that answered until now. A healthy one answers within milliseconds, or after a second if a packet was
+/// lost, and one that cannot answer cannot lead either.
+const SILENT_WAIT: Millis = Millis(1200);
 /// How long an answer counts.
 const ANSWER_VALID: Millis = Millis(3000);
 /// Time between two rounds of questions while a vote is lost or undecided.
@@ -192,7 +192,9 @@ fn given_up(turn: &Turn<'_>, peer: &PeerView) -> bool {
     let former = turn.memory.last_leader.as_ref().is_some_and(|leader| leader.name == peer.name);
     let fenced = former && turn.memory.last_leader_fenced;
     let hopeless = fenced || turn.memory.unreachable.contains_key(&peer.name);
-    turn.now().since(peer.asked_at) >= if hopeless { UNREACHABLE_WAIT } else { SILENT_WAIT }
+    // A question from before the vote may have met a peer that was not to be reached then.
+    let asked = turn.memory.voting_since.map_or(peer.asked_at, |since| peer.asked_at.max(since));
+    turn.now().since(asked) >= if hopeless { UNREACHABLE_WAIT } else { SILENT_WAIT }
 }
 
 /// Whether a peer can win this race at all: it is a member now, or was one until just now (lesson 1: the store may
