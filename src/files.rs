@@ -202,12 +202,10 @@ impl Thread {
     }
 
     fn follow(&self, text: &str) -> io::Result<()> {
-        const LIMIT_BYTES: u64 = 1024 * 1024;
         files::write_atomically(&self.paths.conf(), text.as_bytes())?;
-        // What somebody wrote with ALTER SYSTEM would override it.
+        // What somebody wrote with ALTER SYSTEM would override it. A file in another encoding is left alone.
         let auto = self.paths.data_dir().join("postgresql.auto.conf");
-        let theirs = files::read_bounded(&auto, LIMIT_BYTES)?.unwrap_or_default();
-        match pgconf::auto_conf_without_ours(&theirs) {
+        match std::fs::read_to_string(&auto).ok().and_then(|theirs| pgconf::auto_conf_without_ours(&theirs)) {
             Some(without) => files::write_atomically(&auto, without.as_bytes()),
             None => Ok(()),
         }

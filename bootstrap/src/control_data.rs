@@ -25,16 +25,6 @@ pub struct ControlFile {
     pub floors: [i32; 5],
 }
 
-impl ControlFile {
-    /// Name of the segment that recovery begins in; it needs none before.
-    #[must_use]
-    pub fn redo_segment(&self) -> String {
-        let size = u64::from(self.segment_bytes).max(1);
-        let (number, per_file) = (self.redo.0 / size, 0x1_0000_0000 / size);
-        format!("{:08X}{:08X}{:08X}", self.control.timeline.0, number / per_file.max(1), number % per_file.max(1))
-    }
-}
-
 /// `PG_CONTROL_VERSION` of 15, 16 and 17.
 const VERSION_15_TO_17: u32 = 1300;
 /// `PG_CONTROL_VERSION` of 18.

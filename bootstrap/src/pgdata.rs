@@ -96,6 +96,12 @@ pub fn begin_unfinished(site: &Site, what: &str) -> Result<()> {
     write_durably(&site.paths.rewinding(), what)
 }
 
+/// Whether the mark says that a copy was under way.
+#[must_use]
+pub fn is_half_copied(site: &Site) -> bool {
+    std::fs::read_to_string(site.unfinished_mark()).is_ok_and(|what| what.starts_with(COPYING))
+}
+
 /// The data directory is whole again, and all of it is on disk.
 pub fn end_unfinished(site: &Site) -> Result<()> {
     remove_durably(&site.paths.rewinding())?;

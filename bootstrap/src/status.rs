@@ -160,6 +160,7 @@ pub fn text(status: &Value) -> String {
     }
     for section in ["server", "data", "refused_parameters", "marker", "rest", "store"] {
         match &status[section] {
+            Value::Object(fields) if fields.is_empty() => {}
             Value::Object(fields) => {
                 let _ = writeln!(out, "{section}");
                 for (name, value) in fields {

@@ -2,7 +2,7 @@
 
 mod refusal;
 
-pub use refusal::{Refusal, Refusals, changed_since, parameters_in, still_refused};
+pub use refusal::{DURABILITY, Refusal, Refusals, changed_since, parameters_in, still_refused};
 
 use crate::config::{Config, Credentials};
 use crate::local::Upstream;

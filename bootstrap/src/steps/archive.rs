@@ -5,70 +5,121 @@ use super::Context;
 use crate::control_data;
 use crate::error::{Error, Result};
 use crate::pgdata;
+use crate::process::{Cancel, run};
+use ha_core::local::ControlState;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long a start waits for the archive: somebody may be waiting for this server.
+const START_MAX: Duration = Duration::from_secs(10);
 
 /// What becomes of segments that cannot be archived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// Those that recovery does not need are moved away.
+    /// Moved away: the directory is to be replaced.
     Moved,
-    /// Copied: a rewind still reads them.
+    /// Copied: somebody still reads them here, and the server may archive them itself one day.
     Copied,
 }
 
-/// Runs the archive command for everything that is ready. A failure is reported and does not end the step: a broken archive
-/// must not keep a node out of the cluster.
-pub fn ready_wal(context: &Context, keep: Keep) {
-    kept_wal(context);
-    match archive(context) {
-        Ok(0) => {}
-        Ok(count) => tracing::info!(count, "archived the WAL that was waiting"),
-        Err(error) => match keep_aside(context, keep) {
-            Ok(count) => {
-                let dir = context.site.unarchived();
-                tracing::error!(%error, count, "WAL that was waiting cannot be archived: it is kept in {}", dir.display());
-            }
-            Err(lost) => tracing::error!(%error, %lost, "WAL that was waiting can be neither archived nor kept"),
-        },
+/// Runs the archive command for everything that is ready. It is an error only if what is waiting can be neither archived nor kept.
+pub fn ready_wal(context: &Context, keep: Keep) -> Result<()> {
+    let patience = Patience { cancel: context.cancel.clone(), end: None };
+    kept_wal(context, &patience);
+    archive_or_keep(context, keep, &patience)
+}
+
+/// The same before a former primary follows somebody: its restartpoints remove what its archiver has not come to. It takes a bounded
+/// time, and a broken archive keeps nobody out of the cluster.
+pub fn before_standby(context: &Context) {
+    let result = bounded(|patience| {
+        kept_wal(context, patience);
+        let state = control_data::read(context.site.data_dir())?.control.state;
+        if state == ControlState::ShutDown { archive_or_keep(context, Keep::Copied, patience) } else { Ok(()) }
+    });
+    if let Err(error) = result {
+        tracing::error!(%error, "WAL that was waiting can be neither archived nor kept");
     }
 }
 
-/// Tries to archive what an earlier attempt has kept.
-pub fn kept_wal(context: &Context) {
-    if let Err(error) = archive_kept(context) {
+/// Until when archive commands may run.
+struct Patience {
+    cancel: Cancel,
+    end: Option<Instant>,
+}
+
+/// Calls `body` with commands that are ended once the time is up.
+fn bounded(body: impl FnOnce(&Patience) -> Result<()>) -> Result<()> {
+    let patience = Patience { cancel: Cancel::new()?, end: Some(Instant::now() + START_MAX) };
+    let (finished, waited_for) = std::sync::mpsc::channel::<()>();
+    let cancel = patience.cancel.clone();
+    let watch = move || {
+        // It comes to an end either by the time or because the other side is dropped.
+        if waited_for.recv_timeout(START_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            cancel.cancel();
+        }
+    };
+    let watching = std::thread::Builder::new().name("ha_archive".to_owned()).spawn(watch);
+    watching.map_err(Error::io(|| "starting a thread".to_owned()))?;
+    let result = body(&patience);
+    drop(finished);
+    result
+}
+
+fn kept_wal(context: &Context, patience: &Patience) {
+    if let Err(error) = archive_kept(context, patience) {
         tracing::warn!(%error, "WAL that was kept aside still cannot be archived");
     }
 }
 
-fn archive(context: &Context) -> Result<usize> {
+fn archive_or_keep(context: &Context, keep: Keep, patience: &Patience) -> Result<()> {
+    match archive(context, patience) {
+        Ok(0) => Ok(()),
+        Ok(count) => {
+            tracing::info!(count, "archived the WAL that was waiting");
+            Ok(())
+        }
+        Err(error) => {
+            let count = keep_aside(context, keep)?;
+            let dir = context.site.unarchived();
+            tracing::error!(%error, count, "WAL that was waiting cannot be archived: it is kept in {}", dir.display());
+            Ok(())
+        }
+    }
+}
+
+fn archive(context: &Context, patience: &Patience) -> Result<usize> {
     let ready = ready_files(context)?;
     if ready.is_empty() {
         return Ok(0);
     }
     let Some(template) = template(context)? else { return Ok(0) };
     for (name, status) in &ready {
-        send(context, &template, name, &format!("pg_wal/{name}"))?;
+        send(context, patience, &template, name, &format!("pg_wal/{name}"))?;
         done(status)?;
     }
     Ok(ready.len())
 }
 
-fn archive_kept(context: &Context) -> Result<()> {
+fn archive_kept(context: &Context, patience: &Patience) -> Result<()> {
     let mut kept = pgdata::entries(&context.site.unarchived())?;
     if kept.is_empty() {
         return Ok(());
     }
     let Some(template) = template(context)? else { return Ok(()) };
     kept.sort();
+    let mut failure = None;
     for path in kept {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        send(context, &template, &name, &path.display().to_string())?;
-        pgdata::remove_durably(&path)?;
+        // One may be there already, sent by the server itself, and be refused the second time: the others go on.
+        match send(context, patience, &template, &name, &path.display().to_string()) {
+            Ok(()) => pgdata::remove_durably(&path)?,
+            Err(error) => failure = Some(error),
+        }
     }
-    tracing::info!("archived the WAL that was kept aside");
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
 
 /// The archive command; `None` where nothing is archived.
@@ -86,10 +137,13 @@ fn template(context: &Context) -> Result<Option<String>> {
     }
 }
 
-fn send(context: &Context, template: &str, name: &str, path: &str) -> Result<()> {
+fn send(context: &Context, patience: &Patience, template: &str, name: &str, path: &str) -> Result<()> {
+    if patience.end.is_some_and(|end| Instant::now() >= end) {
+        return Err(Error::Late("the archive takes too long for a start".to_owned()));
+    }
     let mut command = Command::new("sh");
     command.arg("-c").arg(command_line(template, name, path)).current_dir(context.site.data_dir());
-    context.run(&mut command, "").map(|_| ())
+    run(&mut command, "", &patience.cancel, context)?.checked("archive_command").map(|_| ())
 }
 
 fn done(status: &Path) -> Result<()> {
@@ -103,21 +157,16 @@ fn keep_aside(context: &Context, keep: Keep) -> Result<usize> {
     let kept = site.unarchived();
     let wrong = || Error::io(|| format!("keeping WAL in {}", kept.display()));
     std::fs::create_dir_all(&kept).map_err(wrong())?;
-    let needed_from = control_data::read(site.data_dir())?.redo_segment();
     let ready = ready_files(context)?;
-    for (name, status) in &ready {
+    for (name, _) in &ready {
         let (from, to) = (site.data_dir().join("pg_wal").join(name), kept.join(name));
-        // Anything but a segment is small, and the server goes on reading it.
-        let movable = keep == Keep::Moved && name.len() == needed_from.len() && *name < needed_from;
-        if movable {
-            match std::fs::rename(&from, &to) {
+        match keep {
+            Keep::Moved => match std::fs::rename(&from, &to) {
                 Err(error) if error.kind() == ErrorKind::CrossesDevices => copy(&from, &to).map_err(wrong())?,
                 moved => moved.map_err(wrong())?,
-            }
-        } else {
-            copy(&from, &to).map_err(wrong())?;
+            },
+            Keep::Copied => copy(&from, &to).map_err(wrong())?,
         }
-        done(status)?;
     }
     pgdata::sync_directory(&kept)?;
     Ok(ready.len())

@@ -1,7 +1,7 @@
 //! Copies the data directory of another member.
 
 use super::archive::{self, Keep};
-use super::{Context, conf, parameters};
+use super::{Context, conf, parameters, set_aside};
 use crate::control_data;
 use crate::error::Result;
 use crate::pgdata;
@@ -20,7 +20,12 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
     // The source must let us in before anything here is given up for it.
     ask(context, &conninfo, "IDENTIFY_SYSTEM")?;
     if control_data::read(site.data_dir()).is_ok() {
-        archive::ready_wal(context, Keep::Moved);
+        if pgdata::is_half_copied(site) {
+            // A copy brings its control file last: with one, this is more than an earlier attempt has left, and may be somebody's own.
+            set_aside::data_directory(site)?;
+        } else {
+            archive::ready_wal(context, Keep::Moved)?;
+        }
     }
     pgdata::begin_unfinished(site, &format!("{} from {}", pgdata::COPYING, from.name))?;
     pgdata::clear(site)?;

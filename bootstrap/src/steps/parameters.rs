@@ -15,8 +15,8 @@ const COMPUTED_LAST: &str = "shared_memory_size";
 const TRIAL: &str = "postgresql.trial.conf";
 
 /// Leaves out what the server refuses, unless it has started with all of this before. What it refused then is tried again: a
-/// library may be there by now.
-pub fn settle(context: &Context) -> Result<()> {
+/// library may be there by now. `before` is the file as the server had it last, with what a reload has put in force since its start.
+pub fn settle(context: &Context, before: &str) -> Result<()> {
     let site = &context.site;
     let present = server_files::text(&server_files::main(&site.paths));
     let started = started(site);
@@ -28,7 +28,7 @@ pub fn settle(context: &Context) -> Result<()> {
     let refused = match trial(context, &certain) {
         Ok(None) => Ok(certain),
         Ok(Some(_)) if present == started => Ok(known),
-        Ok(Some(_)) => search(context, &certain, &started),
+        Ok(Some(_)) => search(context, &certain, &started, before),
         Err(error) => Err(error),
     };
     let _ = std::fs::remove_file(site.data_dir().join(TRIAL));
@@ -36,9 +36,9 @@ pub fn settle(context: &Context) -> Result<()> {
 }
 
 /// What must be left out besides, because the server has never started with it.
-fn search(context: &Context, certain: &Refusals, started: &str) -> Result<Refusals> {
+fn search(context: &Context, certain: &Refusals, started: &str, before: &str) -> Result<Refusals> {
     let site = &context.site;
-    let suspects = suspects(site, certain, started, false);
+    let suspects = suspects(site, certain, [before, started], false);
     let without = merged(certain, &suspects);
     if suspects.is_empty() || trial(context, &without)?.is_some() {
         // Something else is wrong: the start itself will say what.
@@ -61,13 +61,15 @@ fn search(context: &Context, certain: &Refusals, started: &str) -> Result<Refusa
     Ok(refused)
 }
 
-/// After a start that failed: goes back to the parameters of the last one that did not. False if those are the same.
+/// After a start that failed: goes back to the parameters of the last one that did not. False if those are the same. What an
+/// acknowledgement is worth is not given up for it: those settings stay as they are.
 pub fn fall_back(context: &Context) -> Result<bool> {
     let site = &context.site;
     let started = started(site);
     let present = server_files::text(&server_files::main(&site.paths));
     let known = pgconf::still_refused(&site.config, &present);
-    let suspects = suspects(site, &known, &started, true);
+    let mut suspects = suspects(site, &known, [&started, &started], true);
+    suspects.retain(|name, _| !pgconf::DURABILITY.contains(&name.as_str()));
     if started.is_empty() || suspects.is_empty() {
         return Ok(false);
     }
@@ -96,6 +98,20 @@ pub fn refused(site: &Site) -> Refusals {
     server_files::still_refused(&site.paths, &site.config)
 }
 
+/// A primary must not begin to acknowledge by other rules than it was told.
+pub fn allow_primary(site: &Site) -> Result<()> {
+    let refused = refused(site);
+    let open = |name: &&&str| refused.get(**name).is_some_and(|refusal| refusal.instead.is_none());
+    match pgconf::DURABILITY.iter().find(open) {
+        Some(name) => {
+            let why =
+                "the server refuses its value, and has no other: it does not start as primary until that is mended";
+            Err(Error::Refused(format!("postgresql.parameters.{name}: {why}")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The server has started with what its file says now.
 pub fn started_well(site: &Site) -> Result<()> {
     pgdata::write_durably(&site.paths.started_conf(), &server_files::text(&server_files::main(&site.paths)))
@@ -114,11 +130,13 @@ fn started(site: &Site) -> String {
     server_files::text(&site.paths.started_conf())
 }
 
-fn suspects(site: &Site, known: &Refusals, started: &str, by_start: bool) -> Refusals {
-    let before = pgconf::parameters_in(started);
+/// What has changed since the last start, with the value of the first of two files that has another one.
+fn suspects(site: &Site, known: &Refusals, [before, started]: [&str; 2], by_start: bool) -> Refusals {
+    let (before, at_start) = (pgconf::parameters_in(before), pgconf::parameters_in(started));
     let changed = pgconf::changed_since(&site.config, started).into_iter();
-    let suspect = |(name, _): (String, String)| {
-        let instead = before.get(&name).cloned();
+    let suspect = |(name, value): (String, String)| {
+        let other = before.get(&name).filter(|other| **other != value);
+        let instead = other.or_else(|| at_start.get(&name)).cloned();
         (!known.contains_key(&name)).then_some((name, Refusal { instead, by_start }))
     };
     changed.filter_map(suspect).collect()

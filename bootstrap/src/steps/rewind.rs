@@ -19,11 +19,11 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
     }
     // For archive_command and restore_command: what an older run left may park the server.
     conf::write(site, Some(from))?;
-    archive::ready_wal(context, Keep::Copied);
+    archived(context);
     if !matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery) {
         recovery::perform(context)?;
         // Recovery has found more.
-        archive::ready_wal(context, Keep::Copied);
+        archived(context);
     }
     context.clear_signals()?;
     let source = pgconf::rewind_conninfo(&site.config, from);
@@ -38,6 +38,13 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
     tracing::info!(output = ran.tail, "rewound");
     basebackup::take_possession(context, from)?;
     pgdata::end_unfinished(site)
+}
+
+/// A broken archive must not keep a node out of the cluster.
+fn archived(context: &Context) {
+    if let Err(error) = archive::ready_wal(context, Keep::Copied) {
+        tracing::error!(%error, "WAL that was waiting can be neither archived nor kept");
+    }
 }
 
 fn pg_rewind(context: &Context, source: &str, from_archive: bool) -> std::process::Command {

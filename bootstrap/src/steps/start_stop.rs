@@ -1,7 +1,6 @@
 //! Starts and stops the server.
 
-use super::archive::{self, Keep};
-use super::{Context, conf, parameters};
+use super::{Context, archive, conf, parameters};
 use crate::control_data;
 use crate::error::{Error, Result};
 use crate::outside::Event;
@@ -10,8 +9,8 @@ use crate::postmaster::{PidFile, Postmaster};
 use crate::process::{OwnChild, last_lines, scrub_environment, wait_readable};
 use crate::site::Site;
 use ha_core::effect::{StartRole, StopMode};
-use ha_core::local::ControlState;
 use ha_core::pgconf::{self, Refusals};
+use ha_node::server_files;
 use rustix::process::Signal;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -45,6 +44,7 @@ pub fn start(context: &Context, role: &StartRole) -> Result<()> {
     let site = &context.site;
     context.needs_stopped_server()?;
     pgdata::remove_durably(&site.paths.promote())?;
+    let in_force = server_files::text(&server_files::main(&site.paths));
     match role {
         StartRole::Primary { .. } => {
             conf::write(site, None)?;
@@ -52,11 +52,9 @@ pub fn start(context: &Context, role: &StartRole) -> Result<()> {
         }
         StartRole::Standby { upstream } => {
             conf::write(site, upstream.as_ref())?;
-            if control_data::read(site.data_dir())?.control.state == ControlState::ShutDown {
-                // Its archiver was a primary's, and ends with it.
-                archive::ready_wal(context, Keep::Moved);
-            } else {
-                archive::kept_wal(context);
+            if upstream.is_some() {
+                // A parked server removes nothing; once it leads its own archiver goes on.
+                archive::before_standby(context);
             }
             pgdata::write_durably(&site.paths.standby_signal(), "")?;
         }
@@ -64,9 +62,13 @@ pub fn start(context: &Context, role: &StartRole) -> Result<()> {
     context.write_marker()?;
     if let Some(dynamic) = &context.dynamic {
         // The server's worker begins with it, and must not take what it is started with for a change.
-        pgdata::write_durably(&site.paths.dynamic_config(), &dynamic.to_string())?;
+        let kept = pgdata::write_durably(&site.paths.dynamic_config(), &dynamic.to_string());
+        warn_unless(kept, "the dynamic configuration could not be kept");
     }
-    parameters::settle(context)?;
+    parameters::settle(context, &in_force)?;
+    if matches!(role, StartRole::Primary { .. }) {
+        parameters::allow_primary(site)?;
+    }
     if context.prepare_only {
         return Ok(());
     }
@@ -79,7 +81,15 @@ pub fn start(context: &Context, role: &StartRole) -> Result<()> {
         }
         other => other?,
     }
-    parameters::started_well(site)
+    warn_unless(parameters::started_well(site), "the parameters of this start could not be kept");
+    Ok(())
+}
+
+/// For what only a later start would miss.
+fn warn_unless(kept: Result<()>, what: &str) {
+    if let Err(error) = kept {
+        tracing::warn!(%error, "{what}");
+    }
 }
 
 fn attempt(context: &Context, role: &StartRole, refused: &Refusals) -> Result<()> {

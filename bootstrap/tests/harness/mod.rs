@@ -1,6 +1,9 @@
 //! Real servers for the tests of the steps. Postgres refuses to run as root, so a test that is started by root runs
 //! itself again as user postgres.
 
+// Each test program uses its own part.
+#![allow(dead_code)]
+
 use ha_bootstrap::outside::Event;
 use ha_bootstrap::postmaster::Postmaster;
 use ha_bootstrap::process::Cancel;

@@ -10,6 +10,16 @@ const REFUSED: &str = "# refused by the server: ";
 /// Begins the comment of a setting that only a failed start has shown to be wrong.
 const FAILED: &str = "# the server did not start with: ";
 
+/// What an acknowledgement is worth depends on these, and a server can be started with any value of theirs that it can read.
+pub const DURABILITY: [&str; 6] = [
+    "synchronous_standby_names",
+    "synchronous_commit",
+    "fsync",
+    "full_page_writes",
+    "wal_sync_method",
+    "data_sync_retry",
+];
+
 /// What a refused setting is replaced by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusal {
