@@ -8,16 +8,16 @@ use ha_core::clock::{Millis, Tick};
 use ha_core::ids::Lsn;
 use ha_core::local::PendingSetting;
 use ha_node::clock;
+use ha_node::member_slots::MemberSlots;
+use ha_node::paths::Paths;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often slots that nobody uses here are moved forward.
 const ADVANCE_EVERY: Millis = Millis(10_000);
-/// How long the slot of a member that is gone is kept: it may be restarting, and would need a new copy without it.
-const KEEP_GONE: Millis = Millis(30 * 60 * 1000);
 
 /// A member, as the status page shows it.
 struct Member {
@@ -47,12 +47,10 @@ pub fn run() -> ! {
         }
     };
     sql::connect(&database);
-    let mut slots = Slots::default();
-    let mut pending_known = false;
+    let mut slots = Slots::new();
+    let mut pending = Pending::default();
     loop {
-        if !pending_known {
-            pending_known = publish_pending(shared);
-        }
+        pending.publish(shared);
         if let Some(page) = page(shared)
             && page.use_slots
             && !page.pause
@@ -60,29 +58,45 @@ pub fn run() -> ! {
             slots.reconcile(&page);
         }
         // Only then something can begin to wait, or cease to.
-        pending_known &= !pause();
+        pending.known &= !pause();
     }
 }
 
-/// Tells the loop worker which settings wait for a restart. False if that could not be found out.
-fn publish_pending(shared: &Shared) -> bool {
-    let pending = match sql::pending_restart() {
-        Ok(pending) => pending,
-        Err(error) => {
-            report::warning(&format!("ha_ext: settings that wait for a restart: {error}"));
-            return false;
+/// Settings that wait for a restart.
+#[derive(Default)]
+struct Pending {
+    /// The loop worker has been told.
+    known: bool,
+    failure: Option<String>,
+}
+
+impl Pending {
+    /// Tells the loop worker, if there may be something new.
+    fn publish(&mut self, shared: &Shared) {
+        if self.known {
+            return;
         }
-    };
-    let mut pending: BTreeMap<String, PendingSetting> = pending.into_iter().collect();
-    let mut text = serde_json::to_string(&pending).unwrap_or_default();
-    while text.len() > PENDING_BYTES && pending.pop_last().is_some() {
-        text = serde_json::to_string(&pending).unwrap_or_default();
+        let found = match sql::pending_restart() {
+            Ok(found) => found,
+            Err(error) => {
+                if self.failure.as_ref() != Some(&error) {
+                    report::warning(&format!("ha_ext: cannot find out which settings wait for a restart: {error}"));
+                    self.failure = Some(error);
+                }
+                return;
+            }
+        };
+        let mut pending: BTreeMap<String, PendingSetting> = found.into_iter().collect();
+        let mut text = serde_json::to_string(&pending).unwrap_or_default();
+        while text.len() > PENDING_BYTES && pending.pop_last().is_some() {
+            text = serde_json::to_string(&pending).unwrap_or_default();
+        }
+        shared.pending_restart.publish(&text);
+        if let Some(latch) = LatchAddress::from_pointer(shared.worker_latch.load(Ordering::Acquire)) {
+            latch.set();
+        }
+        (self.known, self.failure) = (true, None);
     }
-    shared.pending_restart.publish(&text);
-    if let Some(latch) = LatchAddress::from_pointer(shared.worker_latch.load(Ordering::Acquire)) {
-        latch.set();
-    }
-    true
 }
 
 /// Sleeps a while. True if the server's settings were read again.
@@ -115,16 +129,19 @@ fn page(shared: &Shared) -> Option<Page> {
 }
 
 /// What is remembered about slots.
-#[derive(Default)]
 struct Slots {
-    /// Slots of members we have seen: only these are ever dropped.
-    known: BTreeSet<String>,
-    gone_since: BTreeMap<String, Tick>,
+    /// Those of members we have seen: only these are ever dropped.
+    members: MemberSlots,
     advanced_at: Tick,
     failure: Option<String>,
 }
 
 impl Slots {
+    fn new() -> Self {
+        let members = MemberSlots::load(Paths::new(&process::data_dir()));
+        Self { members, advanced_at: Tick(0), failure: None }
+    }
+
     fn reconcile(&mut self, page: &Page) {
         match self.try_reconcile(page) {
             Ok(()) => self.failure = None,
@@ -140,32 +157,31 @@ impl Slots {
         let now = clock::now();
         let there = sql::physical_slots()?;
         for member in &page.members {
-            self.known.insert(member.slot.clone());
-            self.gone_since.remove(&member.slot);
             if !there.iter().any(|slot| slot.name == member.slot) {
                 sql::create_slot(&member.slot)?;
                 report::log(&format!("ha_ext: created the replication slot \"{}\"", member.slot));
             }
         }
-        self.drop_gone(page, &there, now)?;
+        let present = page.members.iter().map(|member| member.slot.as_str()).collect();
+        let kept = self.members.see(&present, now.0);
+        self.drop_gone(&there, now)?;
         if now.since(self.advanced_at) >= ADVANCE_EVERY {
             self.advanced_at = now;
             advance(page, &there)?;
         }
-        Ok(())
+        kept.map_err(|error| format!("the names of the members' slots cannot be kept: {error}"))
     }
 
-    fn drop_gone(&mut self, page: &Page, there: &[sql::Slot], now: Tick) -> Result<(), String> {
-        for slot in there.iter().filter(|slot| self.known.contains(&slot.name)) {
-            if page.members.iter().any(|member| member.slot == slot.name) {
+    fn drop_gone(&mut self, there: &[sql::Slot], now: Tick) -> Result<(), String> {
+        for slot in there {
+            if slot.active || !self.members.is_abandoned(&slot.name, now.0) {
                 continue;
             }
-            let since = *self.gone_since.entry(slot.name.clone()).or_insert(now);
-            if !slot.active && now.since(since) >= KEEP_GONE {
-                sql::drop_slot(&slot.name)?;
-                self.gone_since.remove(&slot.name);
-                report::log(&format!("ha_ext: dropped the replication slot \"{}\": its member is gone", slot.name));
-            }
+            sql::drop_slot(&slot.name)?;
+            report::log(&format!("ha_ext: dropped the replication slot \"{}\": its member is gone", slot.name));
+            self.members
+                .forget(&slot.name)
+                .map_err(|error| format!("the names of the members' slots cannot be kept: {error}"))?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ pub mod http;
 pub mod last_good;
 pub mod log;
 pub mod marker;
+pub mod member_slots;
 pub mod net;
 pub mod paths;
 pub mod peers;

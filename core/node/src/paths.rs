@@ -74,6 +74,12 @@ impl Paths {
         self.control_dir.join("configuration.json")
     }
 
+    /// Names of replication slots that are those of members.
+    #[must_use]
+    pub fn member_slots(&self) -> PathBuf {
+        self.control_dir.join("member_slots.json")
+    }
+
     /// `PATRONI_*` variables of the supervisor, for the worker.
     #[must_use]
     pub fn environment(&self) -> PathBuf {
