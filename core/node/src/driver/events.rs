@@ -45,13 +45,17 @@ impl Event {
     /// The event as one line of at most `bytes_max`; a long text is cut.
     #[must_use]
     pub fn packed(&self, bytes_max: usize) -> String {
+        let line = |text: &str| json!([self.unix_ms, self.kind.as_str(), self.code, text]).to_string();
+        let bare = line("").len();
         let mut text = self.text.as_str();
         loop {
-            let line = json!([self.unix_ms, self.kind.as_str(), self.code, text]).to_string();
-            if line.len() <= bytes_max || text.is_empty() {
-                return line;
+            let whole = line(text);
+            if whole.len() <= bytes_max || text.is_empty() {
+                return whole;
             }
-            text = &text[..text.floor_char_boundary(text.len().saturating_sub(line.len() - bytes_max))];
+            // What is quoted may be longer than the text: cut in proportion, and again if that was not enough.
+            let fits = text.len() * bytes_max.saturating_sub(bare) / (whole.len() - bare).max(1);
+            text = &text[..text.floor_char_boundary(fits.min(text.len() - 1))];
         }
     }
 
