@@ -126,7 +126,8 @@ impl Supervisor {
                     }
                 };
                 if gone || now.since(since) >= WAIT_FOR_RESTART {
-                    tracing::info!("no supervisor runs ({error}): this worker acts alone");
+                    let why = if gone { "no supervisor runs" } else { "the supervisor does not listen" };
+                    tracing::info!("{why} ({error}): this worker acts alone");
                     self.acting = true;
                     turns.push(Turn::Act(Box::new(inherited())));
                     turns.push(Turn::Alone);
