@@ -115,19 +115,22 @@ fn chosen(
 struct Progress {
     replayed: Lsn,
     flushed: Lsn,
+    /// It gets what is written as it is written; before, it catches up.
+    streaming: bool,
 }
 
 /// As the server sees it, or else as the member says. `None` if it does not stream from here.
 fn progress(turn: &Turn<'_>, primary: &PrimaryView, name: &NodeName, member: &Member) -> Option<Progress> {
     let position = |key: &str| member.json.get(key).and_then(serde_json::Value::as_u64).map(Lsn);
     let flushed = member.xlog_location.unwrap_or_default();
-    let published = Progress { replayed: position("replay_lsn").unwrap_or(flushed), flushed };
+    let published = Progress { replayed: position("replay_lsn").unwrap_or(flushed), flushed, streaming: true };
     let slot = name.slot_name();
     match primary.standbys.iter().find(|standby| standby.slot == slot) {
         // It has just connected and reported nothing yet.
-        Some(standby) if standby.streaming && standby.flushed == Lsn(0) => Some(published),
-        Some(standby) if standby.streaming => Some(Progress { replayed: standby.replayed, flushed: standby.flushed }),
-        Some(_) => None,
+        Some(standby) if standby.flushed == Lsn(0) => Some(Progress { streaming: standby.streaming, ..published }),
+        Some(standby) => {
+            Some(Progress { replayed: standby.replayed, flushed: standby.flushed, streaming: standby.streaming })
+        }
         // Without slots the server cannot tell who is who.
         None => {
             let streams = member.json.get("replication_state").is_some_and(|state| state == "streaming");
@@ -153,7 +156,8 @@ fn may_take_over(
     if member.state != "running" {
         return Err(format!("{name} is in state \"{}\"", member.state));
     }
-    let Some(progress) = progress(turn, primary, name, member) else {
+    // One that was named may still be catching up.
+    let Some(progress) = progress(turn, primary, name, member).filter(|progress| progress.streaming || named) else {
         return Err(format!("{name} does not stream from this leader"));
     };
     // An operator who names a candidate knows that it lags (lesson 6): it is given the time to catch up.
@@ -195,11 +199,12 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
         Err(reason) => return reject_late(turn, reason),
         Ok(progress) => {
             let lag = primary.flushed.ahead_of(progress.flushed);
-            if lag > turn.view.settings.maximum_lag_on_failover_bytes {
+            if !progress.streaming || lag > turn.view.settings.maximum_lag_on_failover_bytes {
                 if waited < CATCH_UP_WAIT {
                     return Verdict::of(Rule::SwitchoverPreparing).soon(10);
                 }
-                return reject_late(turn, format!("{} lags {lag} bytes behind", prepared.candidate));
+                let how = if progress.streaming { "lags" } else { "is catching up:" };
+                return reject_late(turn, format!("{} {how} {lag} bytes behind", prepared.candidate));
             }
         }
     }

@@ -83,7 +83,8 @@ fn primary(fields: &Value) -> PrimaryView {
     let standbys = fields.get("standbys").and_then(Value::as_array).cloned().unwrap_or_default();
     let standby = |row: &Value| {
         let lsn = Lsn(row.get(1)?.as_u64()?);
-        Some(StandbyConnection { slot: row.get(0)?.as_str()?.to_owned(), streaming: true, flushed: lsn, replayed: lsn })
+        let streaming = row.get(2).is_none_or(|state| state != "catchup");
+        Some(StandbyConnection { slot: row.get(0)?.as_str()?.to_owned(), streaming, flushed: lsn, replayed: lsn })
     };
     PrimaryView {
         timeline: timeline(fields),
