@@ -205,7 +205,12 @@ impl Thread {
         files::write_atomically(&self.paths.conf(), text.as_bytes())?;
         // What somebody wrote with ALTER SYSTEM would override it. A file in another encoding is left alone.
         let auto = self.paths.data_dir().join("postgresql.auto.conf");
-        match std::fs::read_to_string(&auto).ok().and_then(|theirs| pgconf::auto_conf_without_ours(&theirs)) {
+        let theirs = match std::fs::read_to_string(&auto) {
+            Ok(theirs) => theirs,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match pgconf::auto_conf_without_ours(&theirs) {
             Some(without) => files::write_atomically(&auto, without.as_bytes()),
             None => Ok(()),
         }

@@ -7,25 +7,32 @@ use ha_node::files;
 use ha_node::paths::Paths;
 use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const TEXT: &[u8] = b"# claimed by another node and never used\n";
 
-/// Makes `timeline` look taken, unless it is.
-pub fn put(paths: &Paths, timeline: Timeline) -> io::Result<()> {
+/// Makes `timeline` look taken. `false` if it is already.
+fn put(paths: &Paths, timeline: Timeline) -> io::Result<bool> {
     let path = paths.timeline_history(timeline);
     if path.try_exists()? {
-        return Ok(());
+        return Ok(false);
     }
-    files::write_atomically(&path, TEXT)
+    files::write_atomically(&path, TEXT).map(|()| true)
 }
 
 /// Makes `timeline` look taken for the promotion that is about to begin, and has the archiver of the new leader archive the file: a
-/// restore from the archive takes the last number without a gap for the newest.
+/// restore from the archive takes the last number without a gap for the newest. One that is there may be archived already, and
+/// many an archive refuses a second time for ever.
 pub fn skip(paths: &Paths, timeline: Timeline) -> io::Result<()> {
-    put(paths, timeline)?;
-    let status = paths.data_dir().join("pg_wal/archive_status");
-    files::write_atomically(&status.join(format!("{:08X}.history.ready", timeline.0)), b"")
+    if !put(paths, timeline)? {
+        return Ok(());
+    }
+    files::write_atomically(&ready(paths.data_dir(), timeline), b"")
+}
+
+/// What tells the archiver that the file of `timeline` waits for it.
+fn ready(data_dir: &Path, timeline: Timeline) -> PathBuf {
+    data_dir.join("pg_wal/archive_status").join(format!("{:08X}.history.ready", timeline.0))
 }
 
 /// How many timelines back standbys may come from.
@@ -33,7 +40,8 @@ const FILLED_MAX: u32 = 1000;
 
 /// Fills the gaps below `timeline`: numbers that were skipped, and those whose files a copy did not bring along.
 pub fn fill(paths: &Paths, timeline: Timeline) -> io::Result<()> {
-    (timeline.0.saturating_sub(FILLED_MAX).max(2)..timeline.0).try_for_each(|number| put(paths, Timeline(number)))
+    (timeline.0.saturating_sub(FILLED_MAX).max(2)..timeline.0)
+        .try_for_each(|number| put(paths, Timeline(number)).map(drop))
 }
 
 /// Removes what a promotion that did not come through left behind: numbers above `timeline`, where recovery will begin.
@@ -42,9 +50,10 @@ pub fn fill(paths: &Paths, timeline: Timeline) -> io::Result<()> {
 pub fn clear(data_dir: &Path, timeline: Timeline) -> io::Result<()> {
     for entry in std::fs::read_dir(data_dir.join("pg_wal"))? {
         let entry = entry?;
-        let above = number(&entry.file_name()).is_some_and(|number| number > timeline);
-        if above && entry.metadata()?.len() == TEXT.len() as u64 && std::fs::read(entry.path())? == TEXT {
+        let Some(number) = number(&entry.file_name()).filter(|number| *number > timeline) else { continue };
+        if entry.metadata()?.len() == TEXT.len() as u64 && std::fs::read(entry.path())? == TEXT {
             std::fs::remove_file(entry.path())?;
+            files::remove(&ready(data_dir, number))?;
         }
     }
     Ok(())

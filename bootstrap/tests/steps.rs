@@ -246,6 +246,8 @@ fn wal_that_waits_for_the_archive_outlives_a_change_of_role() {
         source.initdb();
         source.start_primary();
         waits(&mended, old);
+        let orphan = mended.site.data_dir().join("pg_wal/archive_status/00000002.history.ready");
+        std::fs::write(orphan, "").expect("a file that is gone stands in nobody's way");
         mended.step(&Step::BaseBackup { from: source.upstream_for(&mended) }).expect("a copy");
         assert!(archive.join(old).exists());
         source.stop();

@@ -2,6 +2,7 @@
 
 use crate::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Everything under `/<namespace>/<scope>/`, parsed leniently (wire.md 12.7) by [`crate::parse::cluster`].
@@ -224,6 +225,29 @@ pub struct LastLeader {
     pub lease: LeaseId,
 }
 
+impl Released {
+    /// As it stands in the store.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut value = json!({"leader": self.leader.as_str(), "lease": self.lease.0, "created": self.created.0});
+        if let Some(lsn) = self.lsn {
+            value["lsn"] = json!(lsn.0);
+        }
+        if let Some(timeline) = self.timeline {
+            value["timeline"] = json!(timeline.0);
+        }
+        value.to_string()
+    }
+}
+
+impl LastLeader {
+    /// As it stands in the store.
+    #[must_use]
+    pub fn text(&self) -> String {
+        json!({"leader": self.leader.as_str(), "lease": self.lease.0}).to_string()
+    }
+}
+
 impl Cluster {
     /// The release that ended the last leadership, if it was one that did.
     #[must_use]
@@ -272,6 +296,17 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_are_read_as_they_are_written() {
+        let last = LastLeader { leader: NodeName::new("pg\"1"), lease: LeaseId(7) };
+        assert_eq!(serde_json::from_str::<LastLeader>(&last.text()).ok(), Some(last.clone()));
+        for (lsn, timeline) in [(None, None), (Some(Lsn(9)), Some(Timeline(2)))] {
+            let created = Revision(3);
+            let released = Released { leader: last.leader.clone(), lease: last.lease, created, lsn, timeline };
+            assert_eq!(serde_json::from_str::<Released>(&released.text()).ok(), Some(released));
+        }
+    }
 
     #[test]
     fn timelines_out_of_all_proportion_are_ignored() {

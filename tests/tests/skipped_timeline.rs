@@ -52,11 +52,17 @@ fn a_trigger_file_does_not_survive_a_crash_cycle() {
     let leader = cluster.leader().expect("a healthy cluster has a leader");
     let standby = &cluster.nodes[cluster.other_than(leader)];
     fs::write(standby.data().join("promote"), "").expect("the trigger can be made");
+    // A promotion that skips a number leaves these two as well.
+    let left = ["pg_wal/00000009.history", "pg_wal/archive_status/00000009.history.ready"];
+    let left = left.map(|name| standby.data().join(name));
+    fs::write(&left[0], "# claimed by another node and never used\n").expect("the file can be made");
+    fs::write(&left[1], "").expect("its status can be made");
     // Nobody has signalled the postmaster: the crash cycle of a backend does.
     let backend = standby.child("checkpointer").expect("a standby has a checkpointer");
     backend.kill();
     let promoted = poll(secs(8), || standby.primary_timeline());
     assert_eq!(promoted, None, "the standby was promoted by the trigger\n{}", cluster.diagnosis());
+    assert!(!left.iter().any(|path| path.exists()), "what the promotion left behind is still there");
     cluster.wait_healthy(secs(30));
     assert_eq!(cluster.leader(), Some(leader));
 }

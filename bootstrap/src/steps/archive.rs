@@ -177,13 +177,16 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::File::open(to)?.sync_all()
 }
 
-/// Names and status files, history files first as the archiver does.
+/// Names and status files, history files first as the archiver does. A file that is gone is nobody's loss, and stands in nobody's way:
+/// the archiver passes it over too.
 fn ready_files(context: &Context) -> Result<Vec<(String, PathBuf)>> {
-    let dir = context.site.data_dir().join("pg_wal/archive_status");
+    let wal = context.site.data_dir().join("pg_wal");
+    let dir = wal.join("archive_status");
     let mut ready: Vec<(String, PathBuf)> = crate::pgdata::entries(&dir)?
         .into_iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "ready"))
         .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path)))
+        .filter(|(name, _)| wal.join(name).try_exists().unwrap_or(true))
         .collect();
     ready.sort_by_key(|(name, _)| (!name.ends_with(".history"), name.clone()));
     Ok(ready)

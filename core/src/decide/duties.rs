@@ -28,8 +28,10 @@ pub(super) fn claim(turn: &Turn<'_>, timeline: Timeline, lsn: Lsn) -> Option<Eff
     let lease = turn.memory.lease?;
     let claim = TimelineClaim { node: turn.me().clone(), lsn, nonce: lease.id, system: turn.system_id() };
     let value = serde_json::to_string(&claim).ok()?;
-    // One that is there, and is not of these data, is left from a cluster that was removed.
-    let left = turn.fresh()?.claims.get(&timeline);
+    // One that is there, and is not of these data, is left from a cluster that was removed. Any other stays: the write fails then.
+    let cluster = turn.fresh()?;
+    let ours = claim_on(turn, cluster, timeline).is_some();
+    let left = cluster.claims.get(&timeline).filter(|_| !ours);
     let expect = left.map_or(Expect::Absent, |left| Expect::Unchanged(left.revision));
     turn.write(Key::TimelineClaim(timeline), Some(value), expect)
 }
@@ -62,7 +64,7 @@ fn last_leader(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Effec
     if !current || cluster.last_leader.as_ref().is_some_and(|last| last.value == ours) {
         return None;
     }
-    turn.write(Key::LastLeader, serde_json::to_string(&ours).ok(), Expect::WeLead(lease))
+    turn.write(Key::LastLeader, Some(ours.text()), Expect::WeLead(lease))
 }
 
 fn config(turn: &Turn<'_>, cluster: &Cluster) -> Option<Effect> {

@@ -40,17 +40,18 @@ fn after_demotion(
     down: Millis,
 ) -> Option<Verdict> {
     let planned = candidate.is_some() && !turn.view.stop_requested;
+    let without_successor = |turn: &mut Turn<'_>, known: Option<&Control>, rule: Rule| {
+        if planned { call_off(turn) } else { Some(give_up(turn, lease, known, rule)) }
+    };
     if control.state != ControlState::ShutDown {
-        let give_up = |turn: &mut Turn<'_>| Some(give_up(turn, lease, None, Rule::ReleaseAfterCrash));
-        return if planned { call_off(turn) } else { give_up(turn) };
+        return without_successor(turn, None, Rule::ReleaseAfterCrash);
     }
     if received(turn, candidate, control) {
         return Some(give_up(turn, lease, Some(control), Rule::ReleaseHandedOver));
     }
     let targets = turn.peer_targets();
     if targets.is_empty() || down >= RECEIVED_WAIT {
-        let give_up = |turn: &mut Turn<'_>| Some(give_up(turn, lease, Some(control), Rule::ReleaseNobodyReady));
-        return if planned { call_off(turn) } else { give_up(turn) };
+        return without_successor(turn, Some(control), Rule::ReleaseNobodyReady);
     }
     let poll = turn.poll(targets, Millis(5));
     let renewal = lease::renewal(turn);

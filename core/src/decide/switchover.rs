@@ -193,20 +193,19 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
         // Asked for again, since one that ran already may have begun too early; the executor asks the server once at a time.
         return Verdict::of(Rule::SwitchoverPreparing).with(Effect::Checkpoint).soon(10);
     }
-    // It may have been named or chosen; but what it has not got when the stop begins may be lost if the stop is cut short.
-    let reject_late = |turn: &mut Turn<'_>, reason| reject(turn, prepared.request, reason);
-    match may_take_over(turn, cluster, primary, &prepared.candidate, true) {
-        Err(reason) => return reject_late(turn, reason),
-        Ok(progress) => {
-            let lag = primary.flushed.ahead_of(progress.flushed);
-            if !progress.streaming || lag > turn.view.settings.maximum_lag_on_failover_bytes {
-                if waited < CATCH_UP_WAIT {
-                    return Verdict::of(Rule::SwitchoverPreparing).soon(10);
-                }
-                let how = if progress.streaming { "lags" } else { "is catching up:" };
-                return reject_late(turn, format!("{} {how} {lag} bytes behind", prepared.candidate));
-            }
+    let progress = match may_take_over(turn, cluster, primary, &prepared.candidate, true) {
+        Err(reason) => return reject(turn, prepared.request, reason),
+        Ok(progress) => progress,
+    };
+    // What it has not got when the stop begins might be lost if the stop is cut short.
+    let lag = primary.flushed.ahead_of(progress.flushed);
+    if !progress.streaming || lag > turn.view.settings.maximum_lag_on_failover_bytes {
+        if waited < CATCH_UP_WAIT {
+            return Verdict::of(Rule::SwitchoverPreparing).soon(10);
         }
+        let how = if progress.streaming { "lags" } else { "is catching up:" };
+        let reason = format!("{} {how} {lag} bytes behind", prepared.candidate);
+        return reject(turn, prepared.request, reason);
     }
     if !lease::enough_left(turn, &lease) || turn.view.dcs_busy {
         return Verdict::of(Rule::SwitchoverPreparing).soon(5);

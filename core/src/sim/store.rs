@@ -170,7 +170,7 @@ impl Store {
 
     fn record_leader(&mut self, me: &NodeName, lease: LeaseId) {
         let record = LastLeader { leader: me.clone(), lease };
-        self.put(LAST_LEADER_PATH, &serde_json::to_string(&record).unwrap_or_default(), None);
+        self.put(LAST_LEADER_PATH, &record.text(), None);
     }
 
     fn verdict(&self, yes: bool) -> Answer {

@@ -31,11 +31,9 @@ impl World {
                 None => Request::Grant { ttl_ms },
             },
             DcsCall::RenewLeader(lease) => Request::Keepalive(lease.id),
-            DcsCall::ReleaseLeader { lease, announce, status } => Request::Release {
-                lease: *lease,
-                announcement: serde_json::to_string(announce).unwrap_or_default(),
-                status: status.clone(),
-            },
+            DcsCall::ReleaseLeader { lease, announce, status } => {
+                Request::Release { lease: *lease, announcement: announce.text(), status: status.clone() }
+            }
             DcsCall::RemoveUnleasedLeader { created } => Request::RemoveUnleased { created: *created },
             DcsCall::CheckLease(lease) => Request::TimeToLive(*lease),
             DcsCall::Write(edit) if edit.leased && session.is_none() => Request::Grant { ttl_ms },

@@ -199,7 +199,7 @@ impl Etcd3 {
         status: Option<&str>,
         budget: &mut Budget,
     ) -> Result<DcsReply, Stopped> {
-        let announcement = serde_json::to_string(announce).unwrap_or_default();
+        let announcement = announce.text();
         let mut id = lease.id;
         for _ in 0..3 {
             let (shared, key, name) = (&self.shared, self.leader_key(), self.options.name.as_str());

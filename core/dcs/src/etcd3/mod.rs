@@ -92,7 +92,7 @@ impl Etcd3 {
     /// The record of who leads, to be written together with the leader key.
     fn record_leader(&self, lease: LeaseId) -> TxnOp {
         let leader = self.options.name.clone();
-        let record = serde_json::to_string(&LastLeader { leader, lease }).unwrap_or_default();
+        let record = LastLeader { leader, lease }.text();
         TxnOp::put(format!("{}{LAST_LEADER_PATH}", self.base), record, None)
     }
 
