@@ -337,6 +337,12 @@ impl Outside {
             | Effect::OpenFence { .. }
             | Effect::Promote { .. }
             | Effect::Checkpoint
+            | Effect::Park
+            | Effect::Unpark
+            | Effect::Seal
+            | Effect::Unseal
+            | Effect::Freeze
+            | Effect::ServeReads
             | Effect::Follow { .. }
             | Effect::Demote { .. } => Err(format!("not to be done outside the server: {effect}")),
         }

@@ -44,6 +44,20 @@ pub enum Effect {
         /// Whom to follow.
         upstream: Option<Upstream>,
     },
+    /// Make everything ready for a demotion in place: `standby.signal`, the mark that withholds reads, settings that follow
+    /// nobody and restore nothing, loaded by the postmaster (inside). [`crate::local::InPlace::parked`] shows that it is done.
+    Park,
+    /// Undo [`Effect::Park`] (inside).
+    Unpark,
+    /// Hold commits and refuse new sessions, until the seal is lifted or the fence closes (inside).
+    Seal,
+    /// Lift the seal, and thaw a frozen log: held commits go on as if nothing had happened (inside).
+    Unseal,
+    /// Once no commit is in flight: end the log with a record of no effect, flush it, and let nothing more become durable (inside).
+    /// [`crate::local::Seal::Frozen`] shows that it is done, and where the log ends.
+    Freeze,
+    /// This node's WAL was compared with the leader's: sessions may read again (inside).
+    ServeReads,
     /// Turn this server into one that cannot acknowledge: give the seat to the supervisor, which stops it (inside).
     /// Without a supervisor the postmaster is told to shut down fast.
     Demote {
@@ -66,6 +80,8 @@ pub enum Effect {
 pub enum DemoteMethod {
     /// Stop the server, start it as a standby.
     Restart,
+    /// End all sessions in the same postmaster; recovery begins as a parked standby. Only after [`Effect::Park`].
+    InPlace,
 }
 
 /// A step of the supervisor. At most one runs at a time.
@@ -136,6 +152,12 @@ impl Effect {
             | Effect::CloseFence
             | Effect::Promote { .. }
             | Effect::Checkpoint
+            | Effect::Park
+            | Effect::Unpark
+            | Effect::Seal
+            | Effect::Unseal
+            | Effect::Freeze
+            | Effect::ServeReads
             | Effect::Follow { .. } => false,
         }
     }
@@ -149,6 +171,12 @@ impl Effect {
             Effect::OpenFence { .. }
             | Effect::Promote { .. }
             | Effect::Checkpoint
+            | Effect::Park
+            | Effect::Unpark
+            | Effect::Seal
+            | Effect::Unseal
+            | Effect::Freeze
+            | Effect::ServeReads
             | Effect::Follow { .. }
             | Effect::Demote { .. } => Some(Side::Inside),
             Effect::Run(_) | Effect::Exit { .. } => Some(Side::Outside),
@@ -168,9 +196,16 @@ impl fmt::Display for Effect {
             Effect::CloseFence => f.write_str("close the fence"),
             Effect::Promote { timeline, .. } => write!(f, "promote to timeline {timeline}"),
             Effect::Checkpoint => f.write_str("checkpoint"),
+            Effect::Park => f.write_str("prepare a demotion in place"),
+            Effect::Unpark => f.write_str("undo the preparation of a demotion in place"),
+            Effect::Seal => f.write_str("hold commits"),
+            Effect::Unseal => f.write_str("let held commits go on"),
+            Effect::Freeze => f.write_str("freeze the log"),
+            Effect::ServeReads => f.write_str("serve reads"),
             Effect::Follow { upstream: Some(upstream) } => write!(f, "follow {}", upstream.name),
             Effect::Follow { upstream: None } => f.write_str("follow nobody"),
-            Effect::Demote { reason, .. } => write!(f, "demote: {reason}"),
+            Effect::Demote { reason, method: DemoteMethod::Restart } => write!(f, "demote: {reason}"),
+            Effect::Demote { reason, method: DemoteMethod::InPlace } => write!(f, "demote in place: {reason}"),
             Effect::Run(step) => write!(f, "{step}"),
             Effect::Exit { code } => write!(f, "exit with {code}"),
         }

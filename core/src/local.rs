@@ -134,8 +134,39 @@ pub struct PrimaryView {
     pub standbys: Vec<StandbyConnection>,
     /// The fence is open: commits are acknowledged until the deadline.
     pub fence_open: bool,
-    /// Commits are held for a planned switchover.
-    pub sealed: bool,
+    /// Whether commits are held for a planned switchover, and how far that has come.
+    pub seal: Seal,
+    /// Whether this server could be demoted in place.
+    pub in_place: InPlace,
+    /// A finished segment or history file waits for the archiver, which ends with a demotion in place.
+    pub archive_waiting: bool,
+}
+
+/// How far the end of writing for a planned switchover has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seal {
+    /// Commits go through.
+    #[default]
+    Open,
+    /// Commits are held and new sessions refused.
+    Holding {
+        /// Commits that had passed before: each is acknowledged when it is through.
+        in_flight: u32,
+    },
+    /// Every commit that was or will be acknowledged is in the log, which is flushed and ends here; nothing more becomes durable.
+    Frozen {
+        /// End of the log.
+        at: Lsn,
+    },
+}
+
+/// A demotion in place: what stands in its way, and whether it is prepared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InPlace {
+    /// Why it is not possible, for the operator.
+    pub obstacle: Option<String>,
+    /// [`crate::effect::Effect::Park`] is through.
+    pub parked: bool,
 }
 
 /// A connected standby, from the walsender array.
@@ -172,6 +203,8 @@ pub struct StandbyView {
     pub promoting: bool,
     /// Hot standby has reached consistency.
     pub consistent: bool,
+    /// Demoted in place, and its WAL was not compared with the leader's yet: sessions cannot read.
+    pub reads_withheld: bool,
 }
 
 /// State of the walreceiver.

@@ -111,5 +111,7 @@ pub enum Stage {
         since: Tick,
         /// Since when the server is down.
         down_since: Option<Tick>,
+        /// It goes on as a standby in the same postmaster.
+        in_place: bool,
     },
 }

@@ -27,6 +27,8 @@ pub struct Settings {
     pub replace_diverged: bool,
     /// `postgresql.use_slots`.
     pub use_slots: bool,
+    /// `postgresql.demote_method` is not `restart`: a leader becomes a standby without being stopped, where that is safe.
+    pub demote_in_place: bool,
     /// `pause`.
     pub pause: bool,
     /// Our tags.
@@ -47,6 +49,7 @@ impl Default for Settings {
             replace_after_failed_rewind: false,
             replace_diverged: false,
             use_slots: true,
+            demote_in_place: true,
             pause: false,
             tags: Tags::default(),
             bootstrap_dcs: serde_json::Value::Object(serde_json::Map::new()),

@@ -290,6 +290,10 @@ impl Port for Inside {
                 self.follow(upstream.as_ref());
                 Ok(())
             }
+            Effect::Park | Effect::Unpark | Effect::Seal | Effect::Unseal | Effect::Freeze | Effect::ServeReads => {
+                Err("not built yet".to_owned())
+            }
+            Effect::Demote { method: DemoteMethod::InPlace, .. } => Err("not built yet".to_owned()),
             Effect::Demote { reason, method: DemoteMethod::Restart } => {
                 fence::close(self.shared);
                 self.leaving = Some(reason.clone());

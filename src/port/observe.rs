@@ -8,7 +8,8 @@ use crate::pg::{recovery, senders, wal};
 use ha_core::cluster::Address;
 use ha_core::ids::{Lsn, NodeName, Timeline};
 use ha_core::local::{
-    ControlState, DataDir, LocalView, PendingSetting, PrimaryView, Receiver, Server, StandbyView, Upstream,
+    ControlState, DataDir, InPlace, LocalView, PendingSetting, PrimaryView, Receiver, Seal, Server, StandbyView,
+    Upstream,
 };
 use std::collections::BTreeMap;
 
@@ -85,7 +86,9 @@ impl Inside {
                     checkpoint_redo: now.redo,
                     standbys: senders::standbys(),
                     fence_open: !fence::closed(),
-                    sealed: false,
+                    seal: Seal::Open,
+                    in_place: InPlace::default(),
+                    archive_waiting: false,
                 })
             }
             Phase::Standby => {
@@ -105,6 +108,7 @@ impl Inside {
                     replay_paused: wal::replay_paused(),
                     promoting: promotion_asked || wal::promote_is_triggered(),
                     consistent: wal::hot_standby_active(),
+                    reads_withheld: false,
                 })
             }
         }

@@ -292,6 +292,7 @@ pub(super) fn postgresql(merged: &mut Merged) -> Postgresql {
         pg_ident: merged.lines("postgresql.pg_ident"),
         use_pg_rewind: merged.bool("postgresql.use_pg_rewind", false),
         use_slots: merged.bool("postgresql.use_slots", true),
+        demote_in_place: merged.text("postgresql.demote_method").as_deref() != Some("restart"),
         remove_data_directory_on_rewind_failure: merged
             .bool("postgresql.remove_data_directory_on_rewind_failure", false),
         remove_data_directory_on_diverged_timelines: merged

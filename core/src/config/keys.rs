@@ -160,6 +160,7 @@ pub const KEYS: &[Key] = &[
     key("postgresql.pg_hba", Kind::Lines, Layer::Any, "", "", "Lines of pg_hba.conf; without it the file is left alone."),
     key("postgresql.pg_ident", Kind::Lines, Layer::Any, "", "", "Lines of pg_ident.conf; without it the file is left alone."),
     key("postgresql.use_pg_rewind", Kind::Bool, Layer::Any, "", "false", "A former leader may be rewound with pg_rewind."),
+    key("postgresql.demote_method", Kind::Choice(&["auto", "restart"]), Layer::Any, "", "auto", "How a leader becomes a standby: without being stopped where that is safe, or always by a restart."),
     key("postgresql.use_slots", Kind::Bool, Layer::Store, "", "true", "Standbys use physical replication slots."),
     key("postgresql.remove_data_directory_on_rewind_failure", Kind::Bool, Layer::Any, "", "false", "A data directory that could not be rewound may be replaced by a copy of the leader's."),
     key("postgresql.remove_data_directory_on_diverged_timelines", Kind::Bool, Layer::Any, "", "false", "A data directory that diverged and cannot be rewound may be replaced by a copy of the leader's."),

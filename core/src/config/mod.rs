@@ -187,6 +187,7 @@ impl Config {
             replace_after_failed_rewind: self.postgresql.remove_data_directory_on_rewind_failure,
             replace_diverged: self.postgresql.remove_data_directory_on_diverged_timelines,
             use_slots: self.postgresql.use_slots,
+            demote_in_place: self.postgresql.demote_in_place,
             // Not built: nobody may be told that it holds.
             pause: false,
             tags: self.tags.clone(),

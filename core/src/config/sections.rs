@@ -144,6 +144,8 @@ pub struct Postgresql {
     pub use_pg_rewind: bool,
     /// `use_slots`.
     pub use_slots: bool,
+    /// `demote_method` is not `restart`.
+    pub demote_in_place: bool,
     /// `remove_data_directory_on_rewind_failure`.
     pub remove_data_directory_on_rewind_failure: bool,
     /// `remove_data_directory_on_diverged_timelines`.

@@ -78,6 +78,12 @@ impl Decision {
                 | Effect::PollPeers { .. }
                 | Effect::Demote { .. }
                 | Effect::Checkpoint
+                | Effect::Park
+                | Effect::Unpark
+                | Effect::Seal
+                | Effect::Unseal
+                | Effect::Freeze
+                | Effect::ServeReads
                 | Effect::Follow { .. }
                 | Effect::Run(_)
                 | Effect::Exit { .. } => {}

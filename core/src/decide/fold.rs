@@ -168,7 +168,8 @@ fn seat_taken(turn: &mut Turn<'_>, reason: &LeaveReason) {
         }
     };
     if !demoting {
-        turn.memory.stage = Stage::Demoting { candidate: None, release, since: turn.view.now, down_since: None };
+        turn.memory.stage =
+            Stage::Demoting { candidate: None, release, since: turn.view.now, down_since: None, in_place: false };
     }
 }
 

@@ -24,7 +24,8 @@ const FAREWELL_MAX: Millis = Millis(6000);
 pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
     if turn.view.stop_requested && !matches!(turn.memory.stage, Stage::Demoting { .. }) {
         let release = turn.memory.lease.is_some();
-        turn.memory.stage = Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None };
+        turn.memory.stage =
+            Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None, in_place: false };
     }
     if let Stage::Demoting { release, since, .. } = turn.memory.stage {
         return stopping(turn, release, since);
@@ -37,7 +38,8 @@ pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
     let since = *turn.memory.not_running_since.get_or_insert(now);
     let patience = turn.view.settings.primary_start_timeout_ms.max(START_MIN);
     if now.since(since) >= patience && release::others_could_lead(turn) {
-        turn.memory.stage = Stage::Demoting { candidate: None, release: true, since: now, down_since: None };
+        turn.memory.stage =
+            Stage::Demoting { candidate: None, release: true, since: now, down_since: None, in_place: false };
         let stop = turn.run(Step::Stop { mode: StopMode::Immediate });
         return Verdict::of(Rule::StartTimedOut).and(stop).soon(100);
     }
@@ -121,6 +123,7 @@ fn leaving(turn: &mut Turn<'_>) -> Verdict {
             release: turn.memory.lease.is_some(),
             since: now,
             down_since: Some(now),
+            in_place: false,
         };
     }
     // With the store out of reach the lease ends by itself.

@@ -172,7 +172,8 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
 
 /// Begins a demotion: the fence closes first, then the seat goes to the supervisor.
 pub(super) fn demote(turn: &mut Turn<'_>, rule: Rule, reason: LeaveReason, release: bool) -> Verdict {
-    turn.memory.stage = Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None };
+    turn.memory.stage =
+        Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None, in_place: false };
     ask_to_demote(rule, reason)
 }
 

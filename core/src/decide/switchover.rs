@@ -210,7 +210,12 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
     if !lease::enough_left(turn, &lease) || turn.view.dcs_busy {
         return Verdict::of(Rule::SwitchoverPreparing).soon(5);
     }
-    turn.memory.stage =
-        Stage::Demoting { candidate: Some(prepared.candidate), release: true, since: turn.now(), down_since: None };
+    turn.memory.stage = Stage::Demoting {
+        candidate: Some(prepared.candidate),
+        release: true,
+        since: turn.now(),
+        down_since: None,
+        in_place: false,
+    };
     primary::ask_to_demote(Rule::SwitchoverHandingOver, LeaveReason::Switchover)
 }

@@ -185,6 +185,8 @@ impl World {
             Effect::OpenFence { lease } => return self.open_fence(who.node, lease),
             Effect::Promote { lease, timeline, skip } => return self.promote(who.node, lease, *timeline, skip),
             Effect::Checkpoint => self.checkpoint(who.node),
+            // The world has no demotion in place yet, and nothing asks for one.
+            Effect::Park | Effect::Unpark | Effect::Seal | Effect::Unseal | Effect::Freeze | Effect::ServeReads => {}
             Effect::Follow { upstream } => self.follow(who.node, upstream.clone()),
             Effect::Demote { reason, .. } => self.demote(who, reason.clone()),
             Effect::Run(step) => self.run_step(who.node, step),

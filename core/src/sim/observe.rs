@@ -4,7 +4,7 @@ use super::event::Who;
 use super::node::{DiskState, Phase, Server as Postmaster};
 use super::world::World;
 use crate::ids::{Lsn, Timeline};
-use crate::local::{DataDir, LocalView, PrimaryView, Receiver, Server, StandbyConnection, StandbyView};
+use crate::local::{DataDir, InPlace, LocalView, PrimaryView, Receiver, Seal, Server, StandbyConnection, StandbyView};
 use crate::member;
 use crate::peer::PeerStatus;
 use crate::view::Side;
@@ -67,7 +67,9 @@ fn primary(world: &World, node: usize, server: &Postmaster) -> PrimaryView {
         checkpoint_redo: server.redo,
         standbys: standbys.collect(),
         fence_open: world.nodes[node].fence_open(world.now),
-        sealed: false,
+        seal: Seal::Open,
+        in_place: InPlace::default(),
+        archive_waiting: false,
     }
 }
 
@@ -87,6 +89,7 @@ fn standby(world: &World, node: usize, server: &Postmaster) -> StandbyView {
         replay_paused: false,
         promoting: server.promoting,
         consistent: server.consistent,
+        reads_withheld: false,
     }
 }
 

@@ -82,6 +82,7 @@ fn settings(rng: &mut Rng) -> Settings {
         replace_after_failed_rewind: rng.chance(700),
         replace_diverged: rng.chance(700),
         use_slots: true,
+        demote_in_place: false,
         ..Settings::default()
     }
 }

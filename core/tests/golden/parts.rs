@@ -5,7 +5,8 @@ use ha_core::clock::Tick;
 use ha_core::cluster::Address;
 use ha_core::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
 use ha_core::local::{
-    Control, ControlState, Marker, PrimaryView, Receiver, Server, StandbyConnection, StandbyView, Upstream,
+    Control, ControlState, InPlace, Marker, PrimaryView, Receiver, Seal, Server, StandbyConnection, StandbyView,
+    Upstream,
 };
 use ha_core::peer::{PeerAnswer, PeerStatus, PeerView};
 use ha_core::tags::Tags;
@@ -93,7 +94,9 @@ fn primary(fields: &Value) -> PrimaryView {
         checkpoint_redo: Lsn(unsigned(fields, "redo", 900)),
         standbys: standbys.iter().filter_map(standby).collect(),
         fence_open: flag(fields, "fence", true),
-        sealed: false,
+        seal: Seal::Open,
+        in_place: InPlace::default(),
+        archive_waiting: false,
     }
 }
 

@@ -53,7 +53,8 @@ fn a_primary_is_one_only_until_its_deadline() {
     let fenced = LiveNow { lease_deadline: Tick(0), ..live(0) };
     assert_eq!(statuses(&snapshot, fenced, paths), none);
 
-    snapshot.memory.stage = Stage::Demoting { candidate: None, release: true, since: Tick(0), down_since: None };
+    snapshot.memory.stage =
+        Stage::Demoting { candidate: None, release: true, since: Tick(0), down_since: None, in_place: false };
     assert_eq!(statuses(&snapshot, live(5000), paths), none);
     snapshot.memory.stage = Stage::Preparing {
         request: Revision(1),

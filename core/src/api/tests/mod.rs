@@ -13,8 +13,8 @@ use crate::dcs::{Expect, Key, RawCluster, RawKey};
 use crate::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
 use crate::lease::Lease;
 use crate::local::{
-    Control, ControlState, DataDir, LocalView, PendingSetting, PrimaryView, Receiver, Server, StandbyConnection,
-    StandbyView, Upstream,
+    Control, ControlState, DataDir, InPlace, LocalView, PendingSetting, PrimaryView, Receiver, Seal, Server,
+    StandbyConnection, StandbyView, Upstream,
 };
 use crate::member::Identity;
 use crate::memory::{Memory, Stage};
@@ -132,7 +132,9 @@ fn primary() -> Snapshot {
         checkpoint_redo: Lsn(1),
         standbys: vec![standby],
         fence_open: true,
-        sealed: false,
+        seal: Seal::Open,
+        in_place: InPlace::default(),
+        archive_waiting: false,
     }))
 }
 
