@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
-program=$("$pg_config" --pkglibdir)/pgxs/src/test/regress/pg_regress
+# Always the one of 15: it is the same for all majors, and the one in the wheel of 18 does not run.
+program=/usr/lib/postgresql/15/lib/pgxs/src/test/regress/pg_regress
 names=("$@")
 if [ "${#names[@]}" -eq 0 ]; then
     for file in pg_regress/sql/*.sql; do names+=("$(basename "$file" .sql)"); done

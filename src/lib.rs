@@ -52,6 +52,13 @@ pub extern "C-unwind" fn _PG_init() {
             "Processes of an earlier server may still be running in it.",
         );
     }
+    if let Err(error) = pg::locks::check() {
+        pg::report::fatal(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            &format!("ha_ext does not know this build of PostgreSQL: {error}"),
+            "Build ha_ext for the server that loads it.",
+        );
+    }
     shmem::install();
     pg::hooks::install();
     if fence::mode() == fence::Mode::Active {

@@ -17,7 +17,10 @@ SELECT ha_config();
 SELECT ha_patch_config('{"loop_wait": 5}');
 
 -- What exists, for whom.
-\dx+ ha_ext
+-- From 17 on the row types of views are listed too.
+SELECT d FROM (SELECT pg_describe_object(classid, objid, 0) COLLATE "C" FROM pg_depend
+WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'ha_ext')) o (d) WHERE d NOT LIKE 'type %' ORDER BY d;
 SELECT p.proname, r.rolname, has_function_privilege(r.oid, p.oid, 'EXECUTE') AS may
 FROM pg_proc p, (VALUES ('pg_monitor'), ('pg_read_all_data')) v (role) JOIN pg_roles r ON r.rolname = v.role
 WHERE p.proname LIKE 'ha\_%' ORDER BY p.proname, r.rolname;

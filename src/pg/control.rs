@@ -1,13 +1,11 @@
 //! The control file, as the server keeps it in shared memory.
 #![allow(unsafe_code)]
 
+use super::locks::FixedLock;
 use ha_core::ids::{Lsn, SystemId, Timeline};
 use ha_core::local::{Control, ControlState};
 use pgrx::pg_sys;
 use std::mem::size_of;
-
-/// Number of `ControlFileLock` among the server's fixed locks, the same from 15 to 18.
-const CONTROL_FILE_LOCK: usize = 9;
 
 /// The parts of the control file that are looked at each tick.
 #[derive(Clone, Copy, Debug)]
@@ -29,22 +27,22 @@ impl ControlFile {
     pub fn attach() -> Option<Self> {
         let shared = find()?;
         // SAFETY: a worker with access to shared memory may take locks.
-        unsafe { pg_sys::LWLockAcquire(lock(), pg_sys::LWLockMode::LW_SHARED) };
+        unsafe { pg_sys::LWLockAcquire(FixedLock::ControlFile.get(), pg_sys::LWLockMode::LW_SHARED) };
         // SAFETY: found above, and whole while the lock is held.
         let copy = unsafe { shared.read() };
         // SAFETY: taken above.
-        unsafe { pg_sys::LWLockRelease(lock()) };
+        unsafe { pg_sys::LWLockRelease(FixedLock::ControlFile.get()) };
         Some(Self { shared, newest: convert(&copy) })
     }
 
     /// The newest copy. While the server writes the file, which waits for the disk under the lock, it is the one before.
     pub fn read(&mut self) -> ControlNow {
         // SAFETY: a worker with access to shared memory may take locks.
-        if unsafe { pg_sys::LWLockConditionalAcquire(lock(), pg_sys::LWLockMode::LW_SHARED) } {
+        if unsafe { pg_sys::LWLockConditionalAcquire(FixedLock::ControlFile.get(), pg_sys::LWLockMode::LW_SHARED) } {
             // SAFETY: found in `attach`, and whole while the lock is held.
             let copy = unsafe { self.shared.read() };
             // SAFETY: taken above.
-            unsafe { pg_sys::LWLockRelease(lock()) };
+            unsafe { pg_sys::LWLockRelease(FixedLock::ControlFile.get()) };
             self.newest = convert(&copy);
         }
         self.newest
@@ -64,14 +62,6 @@ fn find() -> Option<*const pg_sys::ControlFileData> {
     // SAFETY: the server made this segment, under this name and with this size, before anybody could ask for it.
     let shared = unsafe { pg_sys::ShmemInitStruct(c"Control File".as_ptr(), size, &raw mut found) };
     found.then_some(shared.cast_const().cast())
-}
-
-fn lock() -> *mut pg_sys::LWLock {
-    // SAFETY: a plain variable of this process.
-    let first = unsafe { pg_sys::MainLWLockArray };
-    // SAFETY: the array holds many more than that.
-    let padded = unsafe { first.add(CONTROL_FILE_LOCK) };
-    padded.cast()
 }
 
 fn convert(data: &pg_sys::ControlFileData) -> ControlNow {

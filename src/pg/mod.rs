@@ -3,6 +3,7 @@
 pub mod control;
 pub mod hooks;
 pub mod latch;
+pub mod locks;
 pub mod process;
 pub mod recovery;
 pub mod report;

@@ -4,11 +4,16 @@
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
 use pgrx::pg_sys;
 use rustix::process::{Pid, Signal, kill_process};
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, OsStr, c_int};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+unsafe extern "C-unwind" {
+    /// Declared here because not every major's binding says that it does not return.
+    fn proc_exit(code: c_int) -> !;
+}
 
 /// The postmaster is loading `shared_preload_libraries` now.
 pub fn preloading() -> bool {
@@ -101,5 +106,5 @@ pub fn told_to_reload() -> bool {
 /// Ends this worker so that the postmaster starts it anew.
 pub fn exit_for_restart() -> ! {
     // SAFETY: ends the process with its exit callbacks; 1 asks for a restart without a crash cycle.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { proc_exit(1) }
 }
