@@ -282,7 +282,7 @@ impl Outside {
                 | Step::Start { .. }
                 | Step::SetAside,
             ) => return Server::Down,
-            Some(Step::Stop { .. }) | None => {}
+            Some(Step::Stop { .. } | Step::EndStragglers) | None => {}
         }
         if self.check_leftovers {
             self.check_leftovers = !self.shut_down_cleanly() && !leftovers(&self.site).is_empty();

@@ -211,9 +211,15 @@ pub struct Released {
     /// Where the releasing server's shutdown checkpoint starts, if it ended in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<Lsn>,
-    /// The timeline of that checkpoint.
+    /// Where its log ends (END of the last record), if that was ended in a running server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<Lsn>,
+    /// The timeline of either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,
+    /// To whom it hands over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<NodeName>,
 }
 
 /// Who took the leader key last. It outlives the key, so that whoever finds no leader knows whose lease has to be over.
@@ -226,6 +232,12 @@ pub struct LastLeader {
 }
 
 impl Released {
+    /// A release that tells nothing of the log.
+    #[must_use]
+    pub fn by(leader: NodeName, lease: LeaseId, created: Revision) -> Self {
+        Self { leader, lease, created, lsn: None, end: None, timeline: None, candidate: None }
+    }
+
     /// As it stands in the store.
     #[must_use]
     pub fn text(&self) -> String {
@@ -233,10 +245,28 @@ impl Released {
         if let Some(lsn) = self.lsn {
             value["lsn"] = json!(lsn.0);
         }
+        if let Some(end) = self.end {
+            value["end"] = json!(end.0);
+        }
         if let Some(timeline) = self.timeline {
             value["timeline"] = json!(timeline.0);
         }
+        if let Some(candidate) = &self.candidate {
+            value["candidate"] = json!(candidate.as_str());
+        }
         value.to_string()
+    }
+
+    /// How far its log is known to reach.
+    #[must_use]
+    pub fn position(&self) -> Option<Lsn> {
+        self.lsn.max(self.end)
+    }
+
+    /// Whether WAL up to `end` is all that it had.
+    #[must_use]
+    pub fn is_all_in(&self, end: Lsn) -> bool {
+        self.lsn.is_some_and(|checkpoint| end > checkpoint) || self.end.is_some_and(|last| end >= last)
     }
 }
 
@@ -301,9 +331,13 @@ mod tests {
     fn records_are_read_as_they_are_written() {
         let last = LastLeader { leader: NodeName::new("pg\"1"), lease: LeaseId(7) };
         assert_eq!(serde_json::from_str::<LastLeader>(&last.text()).ok(), Some(last.clone()));
-        for (lsn, timeline) in [(None, None), (Some(Lsn(9)), Some(Timeline(2)))] {
-            let created = Revision(3);
-            let released = Released { leader: last.leader.clone(), lease: last.lease, created, lsn, timeline };
+        let bare = Released::by(last.leader.clone(), last.lease, Revision(3));
+        let (timeline, candidate) = (Some(Timeline(2)), Some(NodeName::new("pg2")));
+        let stopped = Released { lsn: Some(Lsn(9)), timeline, ..bare.clone() };
+        let frozen = Released { end: Some(Lsn(9)), timeline, candidate, ..bare.clone() };
+        assert!(!stopped.is_all_in(Lsn(9)) && stopped.is_all_in(Lsn(10)), "the checkpoint starts there");
+        assert!(!frozen.is_all_in(Lsn(8)) && frozen.is_all_in(Lsn(9)), "the last record ends there");
+        for released in [bare, stopped, frozen] {
             assert_eq!(serde_json::from_str::<Released>(&released.text()).ok(), Some(released));
         }
     }

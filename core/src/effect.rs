@@ -111,6 +111,9 @@ pub enum Step {
         /// How.
         mode: StopMode,
     },
+    /// A server becomes a standby in place: end the processes from before that do not go, and see to the WAL that waits for the
+    /// archiver, which does not run in a standby.
+    EndStragglers,
     /// Kill what is left of a server whose postmaster is gone, and wait until the tenancy lock is free.
     ClearLeftover,
     /// Rename a failed bootstrap out of the way (lesson 119).
@@ -226,6 +229,7 @@ impl fmt::Display for Step {
             Step::Start { role: StartRole::Standby { upstream: None } } => f.write_str("start as parked standby"),
             Step::Stop { mode: StopMode::Fast } => f.write_str("stop"),
             Step::Stop { mode: StopMode::Immediate } => f.write_str("stop at once"),
+            Step::EndStragglers => f.write_str("end what is left of the former primary"),
             Step::ClearLeftover => f.write_str("clear what is left of the server"),
             Step::SetAside => f.write_str("set the failed data directory aside"),
         }

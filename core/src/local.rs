@@ -165,8 +165,10 @@ pub enum Seal {
 pub struct InPlace {
     /// Why it is not possible, for the operator.
     pub obstacle: Option<String>,
-    /// [`crate::effect::Effect::Park`] is through.
+    /// [`crate::effect::Effect::Park`] is through: both files are there, and the settings are in force.
     pub parked: bool,
+    /// `standby.signal` or the mark is there, also if [`crate::effect::Effect::Park`] did not get through.
+    pub marked: bool,
 }
 
 /// A connected standby, from the walsender array.

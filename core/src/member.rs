@@ -3,7 +3,7 @@
 use crate::effect::Step;
 use crate::ids::Timeline;
 use crate::local::{DataDir, LocalView, Receiver, Server};
-use crate::memory::{Memory, Stage};
+use crate::memory::Memory;
 use crate::settings::Settings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -30,7 +30,7 @@ pub fn state(local: &LocalView, memory: &Memory) -> &'static str {
             Step::Initdb => "initializing new cluster",
             Step::BaseBackup { .. } => "creating replica",
             Step::Stop { .. } | Step::ClearLeftover => "stopping",
-            Step::Rewind { .. } | Step::CrashRecover | Step::Start { .. } => "starting",
+            Step::Rewind { .. } | Step::CrashRecover | Step::Start { .. } | Step::EndStragglers => "starting",
             Step::SetAside => "initdb failed",
         };
     }
@@ -51,16 +51,17 @@ pub fn state(local: &LocalView, memory: &Memory) -> &'static str {
 pub fn role(local: &LocalView, memory: &Memory) -> &'static str {
     match &local.server {
         Server::Primary(_) => match &memory.stage {
-            Stage::Steady | Stage::Preparing { .. } if memory.lease.is_some() => "primary",
-            Stage::Steady | Stage::Preparing { .. } | Stage::Demoting { .. } => "demoted",
+            stage if memory.lease.is_some() && !stage.resigning() => "primary",
+            _ => "demoted",
         },
         Server::Standby(standby) if standby.promoting => "promoted",
         Server::Standby(_) => "replica",
+        Server::Starting { .. } if memory.stage.in_place() => "demoted",
         Server::Starting { .. } if memory.lease.is_some() => "primary",
         Server::Starting { .. } | Server::Leftover if memory.may_acknowledge => "primary",
         Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
             match (&memory.stage, &local.data) {
-                (Stage::Demoting { .. }, _) => "demoted",
+                (stage, _) if stage.resigning() => "demoted",
                 (_, DataDir::Empty) => "uninitialized",
                 (_, DataDir::Present(_) | DataDir::Damaged { .. }) => "replica",
             }

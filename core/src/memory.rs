@@ -2,7 +2,7 @@
 
 use crate::clock::Tick;
 use crate::cluster::LeaderKey;
-use crate::ids::{LeaseId, NodeName, Revision, Timeline};
+use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use crate::lease::Lease;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,6 +80,12 @@ pub struct Memory {
     pub step_error: Option<String>,
     /// When the server of a leader was first seen not running, for `primary_start_timeout`.
     pub not_running_since: Option<Tick>,
+    /// What a demotion in place left running was ended.
+    pub stragglers_ended: bool,
+    /// Since when this primary is without its first checkpoint on its timeline.
+    pub unchecked_since: Option<Tick>,
+    /// This node must be rewound, and the leader's first checkpoint is all that is missing: its member key says so.
+    pub awaits_checkpoint: bool,
     /// A rewind onto this timeline failed: copy anew instead, if that is allowed.
     pub rewind_failed: bool,
 }
@@ -99,9 +105,35 @@ pub enum Stage {
         /// Since when.
         since: Tick,
         /// The checkpoint must reach this position.
-        checkpoint_after: crate::ids::Lsn,
+        checkpoint_after: Lsn,
     },
-    /// The server is to be stopped and started as a standby.
+    /// The planned hand-over in place has begun: prepare the files, hold commits, end the log, wait for the candidate to have all
+    /// of it. Until here everything can be undone without an error for any client.
+    Sealing {
+        /// The request.
+        request: Revision,
+        /// To whom.
+        candidate: NodeName,
+        /// Since when.
+        since: Tick,
+        /// Since when commits are held.
+        sealed_at: Option<Tick>,
+        /// Since when the log is seen to have ended.
+        frozen_at: Option<Tick>,
+    },
+    /// The release was sent and announced where the log ends. There is no way back, whether its outcome is known or not: the server
+    /// goes on as a standby in the same postmaster.
+    HandingOver {
+        /// To whom.
+        candidate: NodeName,
+        /// End of the log.
+        at: Lsn,
+        /// Its timeline.
+        timeline: Timeline,
+        /// Since when.
+        since: Tick,
+    },
+    /// The server is to become a standby: it is stopped and started as one, or goes on as one in the same postmaster.
     Demoting {
         /// To whom the leader key goes; `None` when it is lost already or goes to whoever is best.
         candidate: Option<NodeName>,
@@ -112,6 +144,27 @@ pub enum Stage {
         /// Since when the server is down.
         down_since: Option<Tick>,
         /// It goes on as a standby in the same postmaster.
+        #[serde(default)]
         in_place: bool,
     },
+}
+
+impl Stage {
+    /// The server becomes a standby in the same postmaster: nobody stops it, and its worker gets the seat back.
+    #[must_use]
+    pub fn in_place(&self) -> bool {
+        matches!(self, Stage::HandingOver { .. } | Stage::Demoting { in_place: true, .. })
+    }
+
+    /// The server is being stopped.
+    #[must_use]
+    pub fn stops_server(&self) -> bool {
+        matches!(self, Stage::Demoting { in_place: false, .. })
+    }
+
+    /// This node leads no more, whatever its server still does.
+    #[must_use]
+    pub fn resigning(&self) -> bool {
+        self.in_place() || self.stops_server()
+    }
 }

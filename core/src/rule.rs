@@ -56,6 +56,7 @@ rules! {
     SwitchoverWithdrawn = "switchover.withdrawn", "The switchover request was withdrawn before the hand-over.";
     SwitchoverDone = "switchover.done", "The member that was asked for leads; the request is cleared.";
     SwitchoverHandingOver = "switchover.handing_over", "The server stops to hand over to the candidate.";
+    HandOverReleasing = "handover.releasing", "The candidate has the whole log; nothing more is acknowledged here, and the leader key is released.";
     ReleaseWaiting = "release.waiting", "The server is down; the leader key is kept until a member has the shutdown checkpoint.";
     ReleaseHandedOver = "release.handed_over", "The candidate has the shutdown checkpoint; the leader key is released.";
     ReleaseNobodyReady = "release.nobody_ready", "No member reported the shutdown checkpoint in time; the leader key is released.";

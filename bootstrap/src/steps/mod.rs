@@ -60,6 +60,7 @@ pub fn perform(step: &Step, context: &Context) -> Result<()> {
         Step::CrashRecover => recovery::perform(context),
         Step::Start { role } => start_stop::start(context, role),
         Step::Stop { mode } => start_stop::stop(context, *mode),
+        Step::EndStragglers => Ok(()),
         Step::ClearLeftover => leftover::perform(context),
         Step::SetAside => set_aside::perform(context),
     }

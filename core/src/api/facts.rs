@@ -5,7 +5,6 @@ use crate::cluster::{Cluster, Initialize};
 use crate::ids::{Lsn, SystemId};
 use crate::local::{DataDir, PrimaryView, Receiver, Server, StandbyView};
 use crate::member;
-use crate::memory::Stage;
 
 /// A snapshot seen at one moment.
 #[derive(Clone, Copy)]
@@ -20,7 +19,7 @@ impl<'a> Facts<'a> {
         let memory = &self.snapshot.memory;
         matches!(self.snapshot.local.server, Server::Primary(_))
             && memory.lease.is_some()
-            && !matches!(memory.stage, Stage::Demoting { .. })
+            && !memory.stage.resigning()
             && self.live.now < self.live.lease_deadline
             && !self.somebody_else_leads()
     }
@@ -88,11 +87,13 @@ impl<'a> Facts<'a> {
         restore.is_some_and(|command| !command.is_empty()).then_some("in archive recovery")
     }
 
-    /// A standby that clients may read from: consistent, and its WAL known to belong to the cluster's. One that was
-    /// started without knowing a leader follows nobody until that is known; one that votes does so for a moment.
+    /// A standby that clients may read from: consistent, and its WAL known to belong to the cluster's. One that was demoted in
+    /// place serves nobody before its WAL was compared; one that was started without knowing a leader follows nobody until that is known; one that votes does so for a moment.
     pub fn readable(&self) -> bool {
         self.standby().is_some_and(|standby| {
-            standby.consistent && (standby.upstream.is_some() || self.snapshot.memory.voting_since.is_some())
+            standby.consistent
+                && !standby.reads_withheld
+                && (standby.upstream.is_some() || self.snapshot.memory.voting_since.is_some())
         })
     }
 

@@ -85,8 +85,8 @@ pub(super) fn readiness(facts: &Facts<'_>, query: &str) -> Reply {
 
 fn ready_standby(facts: &Facts<'_>, query: &str) -> bool {
     let Some(standby) = facts.standby() else { return false };
-    if facts.state() != "running" || facts.replication_state() != Some("streaming") || facts.current_cluster().is_none()
-    {
+    let streams = facts.state() == "running" && facts.replication_state() == Some("streaming");
+    if !streams || standby.reads_withheld || facts.current_cluster().is_none() {
         return false;
     }
     let write = query::value(query, "mode").as_deref() == Some("write");

@@ -285,7 +285,11 @@ const SUCCESSOR_WAIT: Millis = Millis(2000);
 fn awaits_successor(turn: &Turn<'_>) -> bool {
     match turn.memory.stage {
         Stage::Demoting { candidate: Some(_), down_since, .. } => !turn.passed(down_since, SUCCESSOR_WAIT),
-        Stage::Demoting { .. } | Stage::Preparing { .. } | Stage::Steady => false,
+        Stage::Demoting { .. }
+        | Stage::HandingOver { .. }
+        | Stage::Sealing { .. }
+        | Stage::Preparing { .. }
+        | Stage::Steady => false,
     }
 }
 

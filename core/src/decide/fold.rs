@@ -132,6 +132,7 @@ fn step_ended(turn: &mut Turn<'_>, step: &Step, result: &Result<(), String>, at:
                     turn.memory.not_running_since = Some(at);
                     turn.memory.started_as_standby = matches!(role, StartRole::Standby { .. });
                 }
+                Step::EndStragglers => turn.memory.stragglers_ended = true,
                 Step::SetAside | Step::Initdb | Step::CrashRecover | Step::Stop { .. } | Step::ClearLeftover => {}
             }
         }
@@ -147,6 +148,7 @@ fn step_ended(turn: &mut Turn<'_>, step: &Step, result: &Result<(), String>, at:
                 | Step::Start { .. }
                 | Step::Stop { .. }
                 | Step::ClearLeftover
+                | Step::EndStragglers
                 | Step::SetAside => {}
             }
         }

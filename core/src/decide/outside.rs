@@ -85,8 +85,10 @@ fn stopping(turn: &mut Turn<'_>, release: bool, since: Tick) -> Verdict {
 pub(super) fn leftover(turn: &mut Turn<'_>) -> Verdict {
     let clear = turn.run(Step::ClearLeftover);
     let since = match turn.memory.stage {
-        Stage::Demoting { since, .. } => since,
-        Stage::Steady | Stage::Preparing { .. } => *turn.memory.not_running_since.get_or_insert(turn.view.now),
+        Stage::Demoting { since, .. } | Stage::HandingOver { since, .. } => since,
+        Stage::Steady | Stage::Preparing { .. } | Stage::Sealing { .. } => {
+            *turn.memory.not_running_since.get_or_insert(turn.view.now)
+        }
     };
     if cannot_be_stopped(turn, since, patience(turn, true)) {
         return Verdict::of(Rule::DemotionCannotStop).and(clear).soon(250);

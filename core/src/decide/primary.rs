@@ -183,8 +183,10 @@ pub(super) fn ask_to_demote(rule: Rule, reason: LeaveReason) -> Verdict {
 
 fn demotion_reason(turn: &Turn<'_>) -> LeaveReason {
     match &turn.memory.stage {
-        Stage::Demoting { candidate: Some(_), .. } => LeaveReason::Switchover,
+        Stage::HandingOver { .. } | Stage::Demoting { candidate: Some(_), .. } => LeaveReason::Switchover,
         Stage::Demoting { release: true, .. } => LeaveReason::Shutdown,
-        Stage::Demoting { .. } | Stage::Preparing { .. } | Stage::Steady => LeaveReason::LeaseLost,
+        Stage::Demoting { .. } | Stage::Sealing { .. } | Stage::Preparing { .. } | Stage::Steady => {
+            LeaveReason::LeaseLost
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::clock::Millis;
 use crate::cluster::Released;
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
-use crate::ids::NodeName;
+use crate::ids::{Lsn, NodeName, Timeline};
 use crate::lease::Lease;
 use crate::local::{Control, ControlState, DataDir};
 use crate::memory::Stage;
@@ -25,7 +25,12 @@ pub(super) fn decide(turn: &mut Turn<'_>) -> Option<Verdict> {
             let down = turn.now().since(down_since.unwrap_or(turn.now()));
             after_demotion(turn, lease, control, candidate.as_ref(), down)
         }
-        (DataDir::Present(control), Stage::Steady | Stage::Preparing { .. }) => after_crash(turn, lease, control),
+        (DataDir::Present(_), Stage::HandingOver { candidate, at, timeline, .. }) => {
+            Some(hand_over(turn, lease, &candidate, at, timeline))
+        }
+        (DataDir::Present(control), Stage::Steady | Stage::Preparing { .. } | Stage::Sealing { .. }) => {
+            after_crash(turn, lease, control)
+        }
         (DataDir::Empty | DataDir::Damaged { .. }, _) => None,
     }
 }
@@ -113,13 +118,24 @@ pub(super) fn others_could_lead(turn: &Turn<'_>) -> bool {
 
 pub(super) fn give_up(turn: &Turn<'_>, lease: Lease, checkpoint: Option<&Control>, rule: Rule) -> Verdict {
     let announce = Released {
-        leader: turn.me().clone(),
-        lease: lease.id,
-        created: lease.leader_created,
         lsn: checkpoint.map(|control| control.checkpoint),
         timeline: checkpoint.map(|control| control.timeline),
+        ..Released::by(turn.me().clone(), lease.id, lease.leader_created)
     };
     let status = checkpoint.and_then(|control| duties::last_status(turn, control.checkpoint));
     let release = turn.store(DcsCall::ReleaseLeader { lease, announce, status });
     Verdict::of(rule).with(Effect::CloseFence).and(release).soon(20)
+}
+
+/// Gives the key to a candidate that has the whole log, which ended at `at` in a server that acknowledges nothing any more. Asked for
+/// again until the outcome is known: whatever the store did with the first request, this node never leads by that key again.
+pub(super) fn hand_over(turn: &Turn<'_>, lease: Lease, candidate: &NodeName, at: Lsn, timeline: Timeline) -> Verdict {
+    let announce = Released {
+        end: Some(at),
+        timeline: Some(timeline),
+        candidate: Some(candidate.clone()),
+        ..Released::by(turn.me().clone(), lease.id, lease.leader_created)
+    };
+    let release = turn.store(DcsCall::ReleaseLeader { lease, announce, status: duties::last_status(turn, at) });
+    Verdict::of(Rule::HandOverReleasing).with(Effect::CloseFence).and(release).soon(1)
 }

@@ -121,13 +121,7 @@ fn acquire(decision: &mut Decision, view: &View<'_>) {
 fn release_before_stop(decision: &mut Decision, view: &View<'_>) {
     let Some(lease) = decision.memory.lease else { return };
     if decision.rule == Rule::SwitchoverHandingOver && !view.dcs_busy {
-        let announce = Released {
-            leader: view.me.clone(),
-            lease: lease.id,
-            created: lease.leader_created,
-            lsn: None,
-            timeline: None,
-        };
+        let announce = Released::by(view.me.clone(), lease.id, lease.leader_created);
         decision.effects = vec![Effect::Dcs(DcsCall::ReleaseLeader { lease, announce, status: None })];
     }
 }

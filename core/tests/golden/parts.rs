@@ -94,9 +94,13 @@ fn primary(fields: &Value) -> PrimaryView {
         checkpoint_redo: Lsn(unsigned(fields, "redo", 900)),
         standbys: standbys.iter().filter_map(standby).collect(),
         fence_open: flag(fields, "fence", true),
-        seal: Seal::Open,
-        in_place: InPlace::default(),
-        archive_waiting: false,
+        seal: fields.get("seal").and_then(|seal| serde_json::from_value(seal.clone()).ok()).unwrap_or(Seal::Open),
+        in_place: InPlace {
+            obstacle: fields.get("obstacle").and_then(Value::as_str).map(str::to_owned),
+            parked: flag(fields, "parked", false),
+            marked: flag(fields, "marked", flag(fields, "parked", false)),
+        },
+        archive_waiting: flag(fields, "archive_waiting", false),
     }
 }
 
@@ -115,6 +119,7 @@ fn standby(fields: &Value) -> StandbyView {
         upstream: word("upstream").map(upstream),
         promoting: flag(fields, "promoting", false),
         consistent: flag(fields, "consistent", true),
+        reads_withheld: flag(fields, "withheld", false),
         ..StandbyView::default()
     }
 }

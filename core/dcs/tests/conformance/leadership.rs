@@ -165,7 +165,7 @@ pub async fn releasing_announces(backend: &impl Backend) {
     let announced = &seen.keys[RELEASED_PATH];
     let text: Released = serde_json::from_str(&announced.value).expect("JSON");
     let created = lease.leader_created;
-    let expected = Released { leader: NodeName::new("a"), lease: lease.id, created, lsn: None, timeline: None };
+    let expected = Released::by(NodeName::new("a"), lease.id, created);
     assert_eq!(text, expected);
     assert_eq!(announced.lease, None, "it outlives the lease");
     assert_eq!(seen.keys["status"].value, r#"{"optime":5}"#);

@@ -83,7 +83,7 @@ pub async fn kept(store: &mut impl Store, lease: Lease) -> Lease {
 
 pub fn released(name: &str, lease: Lease) -> DcsCall {
     let created = lease.leader_created;
-    let announce = Released { leader: NodeName::new(name), lease: lease.id, created, lsn: None, timeline: None };
+    let announce = Released::by(NodeName::new(name), lease.id, created);
     DcsCall::ReleaseLeader { lease, announce, status: Some(r#"{"optime":5}"#.to_owned()) }
 }
 

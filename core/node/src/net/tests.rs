@@ -133,13 +133,7 @@ fn another_node_sees_the_release_by_its_watch_and_takes_over() {
     assert!(matches!(second.call(&DcsCall::KeepSession), DcsReply::SessionKept { .. }));
     assert_eq!(second.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX) }), DcsReply::Lost);
     second.until("leader", 1000, |news| news.cluster.as_ref()?.leader.clone());
-    let announce = Released {
-        leader: NodeName::new("pg1"),
-        lease: lease.id,
-        created: lease.leader_created,
-        lsn: None,
-        timeline: None,
-    };
+    let announce = Released::by(NodeName::new("pg1"), lease.id, lease.leader_created);
     assert_eq!(
         first.call(&DcsCall::ReleaseLeader { lease, announce: announce.clone(), status: None }),
         DcsReply::Released
