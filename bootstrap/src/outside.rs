@@ -50,6 +50,8 @@ pub struct Outside {
     /// Since when the postmaster has been known, or its worker lost.
     since: Tick,
     stopping_since: Option<Tick>,
+    /// The server is on its way to recovery in the same postmaster: children from before this moment are in its way.
+    demoted_at: Option<Tick>,
     /// A postmaster is gone and it is not known yet whether all its children are.
     check_leftovers: bool,
     running: Option<Running>,
@@ -74,6 +76,7 @@ impl Outside {
             postmaster: None,
             since: clock::now(),
             stopping_since: None,
+            demoted_at: None,
             check_leftovers: true,
             running: None,
             steps_begun: 0,
@@ -163,9 +166,11 @@ impl Outside {
         }
     }
 
-    /// The seat came back, and why.
-    pub fn seat_taken(&mut self, reason: LeaveReason) {
+    /// The seat came back, and why. `demoted_at`: with a server that goes on as a standby in the same postmaster, whose worker was
+    /// last known to be alive at that moment.
+    pub fn seat_taken(&mut self, reason: LeaveReason, demoted_at: Option<Tick>) {
         self.since = clock::now();
+        self.demoted_at = demoted_at;
         self.outcomes.push(Outcome::SeatTaken(reason));
     }
 
@@ -368,7 +373,9 @@ impl Outside {
             site: self.site.clone(),
             cancel: cancel.clone(),
             postmaster: self.postmaster.clone(),
+            demoted_at: self.demoted_at,
             marker_lease: ha_node::marker::lease_to_name(self.marker().as_ref(), &self.site.config.name, memory),
+            background: false,
             prepare_only: self.prepare_only,
             dynamic: self.dynamic.clone(),
             events: self.events.0.clone(),

@@ -51,6 +51,15 @@ pub fn all() -> Vec<i32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// How a process calls itself.
+#[must_use]
+pub fn title(pid: i32) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    // A title is followed by what is left of the arguments it was written over.
+    let line = line.split(|byte| *byte == 0).find(|part| !part.is_empty()).unwrap_or_default();
+    String::from_utf8_lossy(line).trim().to_owned()
+}
+
 /// A process that is held: its id cannot come to mean another one.
 #[derive(Debug)]
 pub struct Held {

@@ -52,6 +52,8 @@ pub struct Returned {
     pub reason: LeaveReason,
     /// What is to be remembered.
     pub memory: Memory,
+    /// When its worker was last known to be alive.
+    pub worker_alive_at: Tick,
     /// Clients of its REST that wait for a switchover.
     pub waits: Vec<RestWait>,
 }
@@ -225,6 +227,7 @@ impl Seat {
             match worker.link.try_recv() {
                 Ok(None) => return None,
                 Ok(Some((message, fds))) => {
+                    let before = worker.heard_at;
                     worker.heard_at = clock::now();
                     match message {
                         ToSupervisor::Beat { memory } => worker.memory = *memory,
@@ -232,9 +235,11 @@ impl Seat {
                             self.waits.extend(fds.into_iter().zip(waits).map(|(fd, wait)| RestWait::new(fd, wait)));
                         }
                         ToSupervisor::Leaving { reason, memory } => {
+                            // It may have left a moment after it said so.
+                            let worker_alive_at = if worker.process.ended() { before } else { worker.heard_at };
                             self.holder = Holder::Us { waiting: None };
                             let waits = std::mem::take(&mut self.waits);
-                            return holds.then_some(Returned { reason, memory: *memory, waits });
+                            return holds.then_some(Returned { reason, memory: *memory, worker_alive_at, waits });
                         }
                         ToSupervisor::Hello { .. } => tracing::warn!("the worker says hello twice"),
                     }
@@ -243,10 +248,11 @@ impl Seat {
                     if !matches!(error, RecvError::Closed) {
                         tracing::warn!(%error, "the worker is cut off");
                     }
-                    let memory = worker.memory.clone();
+                    let (memory, worker_alive_at) = (worker.memory.clone(), worker.heard_at);
                     self.holder = Holder::Us { waiting: None };
                     let waits = std::mem::take(&mut self.waits);
-                    return holds.then_some(Returned { reason: LeaveReason::WorkerLost, memory, waits });
+                    let reason = LeaveReason::WorkerLost;
+                    return holds.then_some(Returned { reason, memory, worker_alive_at, waits });
                 }
             }
         }

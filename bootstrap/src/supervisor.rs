@@ -16,7 +16,6 @@ use crate::site::Site;
 use crate::steps;
 use ha_core::clock::{Millis, Tick};
 use ha_core::effect::Step;
-use ha_core::memory::Stage;
 use ha_node::clock;
 use ha_node::driver::{Driver, Options, StartError};
 use ha_node::net::Hooks;
@@ -223,8 +222,9 @@ impl Supervisor {
         if let Some(returned) = returned {
             tracing::info!("the seat is ours: {}", returned.reason);
             self.leave_asked_at = None;
+            let in_place = returned.memory.stage.in_place();
             self.driver.take_seat(returned.memory);
-            self.hands.outside.seat_taken(returned.reason);
+            self.hands.outside.seat_taken(returned.reason, in_place.then_some(returned.worker_alive_at));
             self.handover.reset();
             self.serve_rest();
             self.driver.adopt_rest_waits(returned.waits);
@@ -290,7 +290,7 @@ impl Supervisor {
     fn pass_on_seat(&mut self) -> bool {
         let busy = self.hands.stop_requested
             || self.hands.outside.busy()
-            || matches!(self.driver.memory().stage, Stage::Demoting { .. });
+            || self.driver.memory().stage.stops_server();
         let possible = self.seat.wanted() && !busy && self.hands.acting;
         let mut next = self.handover.next(possible, self.driver.quiet());
         if next == Move::Begin {
@@ -309,8 +309,9 @@ impl Supervisor {
     }
 
     fn grant(&mut self) -> bool {
-        // Whoever still waits for a switchover here is told that it has begun.
-        drop(self.driver.take_rest_waits());
+        // Whoever still waits for a switchover here is answered from here, by what the store shows.
+        let waits = self.driver.take_rest_waits();
+        self.driver.adopt_rest_waits(waits);
         let memory = self.driver.memory().clone();
         let granted = self.seat.grant(&memory);
         self.hands.acting = !granted;

@@ -1,5 +1,6 @@
-//! Archives what a stopped server left waiting: a standby's restartpoints, a rewind or a copy would remove it, and nobody else
-//! has it. What cannot be archived now is kept beside the data directory and tried again at the next occasion.
+//! Archives what a server that was stopped, or demoted in place, left waiting: a standby's restartpoints, a rewind or a copy would
+//! remove it, and nobody else has it. What cannot be archived now is kept beside the data directory and tried again at the next
+//! occasion.
 
 use super::Context;
 use crate::control_data;
@@ -8,8 +9,10 @@ use crate::pgdata;
 use crate::process::{Cancel, run};
 use ha_core::local::ControlState;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a start waits for the archive: somebody may be waiting for this server.
@@ -26,6 +29,7 @@ pub enum Keep {
 
 /// Runs the archive command for everything that is ready. It is an error only if what is waiting can be neither archived nor kept.
 pub fn ready_wal(context: &Context, keep: Keep) -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let patience = Patience { cancel: context.cancel.clone(), end: None };
     kept_wal(context, &patience);
     archive_or_keep(context, keep, &patience)
@@ -44,6 +48,31 @@ pub fn before_standby(context: &Context) {
     }
 }
 
+/// The same beside a server that was demoted in place: its archiver has ended, and a standby has one only with `archive_mode = always`.
+/// Nobody waits for it. It is faster than the server's first restartpoint, which comes no sooner than after `checkpoint_timeout` or
+/// `max_wal_size` of replay.
+pub fn beside_recovery(context: &Context) -> Result<()> {
+    let idle = ready_files(context)?.is_empty() && pgdata::entries(&context.site.unarchived())?.is_empty();
+    if idle || setting(context, "archive_mode").as_deref() == Some("always") {
+        return Ok(());
+    }
+    let context = Context { background: true, ..context.clone() };
+    let archive = move || {
+        let result = bounded(|patience| {
+            kept_wal(&context, patience);
+            archive_or_keep(&context, Keep::Copied, patience)
+        });
+        if let Err(error) = result {
+            tracing::error!(%error, "WAL that was waiting can be neither archived nor kept");
+        }
+    };
+    let running = std::thread::Builder::new().name("ha_archive".to_owned()).spawn(archive);
+    running.map(|_| ()).map_err(Error::io(|| "starting a thread".to_owned()))
+}
+
+/// Two commands at a time for one file could end in half of it.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Until when archive commands may run.
 struct Patience {
     cancel: Cancel,
@@ -52,6 +81,7 @@ struct Patience {
 
 /// Calls `body` with commands that are ended once the time is up.
 fn bounded(body: impl FnOnce(&Patience) -> Result<()>) -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let patience = Patience { cancel: Cancel::new()?, end: Some(Instant::now() + START_MAX) };
     let (finished, waited_for) = std::sync::mpsc::channel::<()>();
     let cancel = patience.cancel.clone();
@@ -97,10 +127,24 @@ fn archive(context: &Context, patience: &Patience) -> Result<usize> {
     }
     let Some(template) = template(context)? else { return Ok(0) };
     for (name, status) in &ready {
+        if context.background && !context.site.paths.standby_signal().exists() {
+            // It was promoted again: its own archiver goes on.
+            break;
+        }
+        let file = context.site.data_dir().join("pg_wal").join(name);
+        let before = identity(&file);
         send(context, patience, &template, name, &format!("pg_wal/{name}"))?;
+        if before != identity(&file) {
+            tracing::error!("the server removed {name} while it was archived: see whether it is whole in the archive");
+        }
         done(status)?;
     }
     Ok(ready.len())
+}
+
+/// Which file it is: one that is used again for later WAL gets another name.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 fn archive_kept(context: &Context, patience: &Patience) -> Result<()> {
@@ -147,8 +191,11 @@ fn send(context: &Context, patience: &Patience, template: &str, name: &str, path
 }
 
 fn done(status: &Path) -> Result<()> {
-    let done = status.with_extension("done");
-    std::fs::rename(status, &done).map_err(Error::io(|| format!("renaming {}", status.display())))
+    match std::fs::rename(status, status.with_extension("done")) {
+        // A server that runs may know by itself that it is not needed any more.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        renamed => renamed.map_err(Error::io(|| format!("renaming {}", status.display()))),
+    }
 }
 
 /// Keeps what is ready out of the way of what comes. How many files.

@@ -62,6 +62,7 @@ fn copy(context: &Context, from: &Upstream, conninfo: &str, landing: &Path) -> R
 pub fn take_possession(context: &Context, from: &Upstream) -> Result<()> {
     let site = &context.site;
     pgdata::remove_durably(&site.paths.promote())?;
+    pgdata::remove_durably(&site.paths.demoted())?;
     // Before anything else: without it a start by hand would end recovery on the source's own timeline.
     pgdata::write_durably(&site.paths.standby_signal(), "")?;
     context.write_marker()?;

@@ -11,6 +11,7 @@ pub mod recovery;
 pub mod rewind;
 pub mod set_aside;
 pub mod start_stop;
+pub mod stragglers;
 
 use crate::error::{Error, Result};
 use crate::outside::Event;
@@ -18,6 +19,7 @@ use crate::pgdata;
 use crate::postmaster::{PidFile, Postmaster};
 use crate::process::{Cancel, Note, Ran, run};
 use crate::site::Site;
+use ha_core::clock::Tick;
 use ha_core::effect::Step;
 use ha_core::ids::LeaseId;
 use ha_core::local::Marker;
@@ -32,15 +34,20 @@ use std::time::{Duration, Instant};
 const REAPED_MAX: Duration = Duration::from_secs(2);
 
 /// What a step works with.
+#[derive(Clone)]
 pub struct Context {
     /// Where everything is.
     pub site: Site,
     /// Told when the supervisor is stopped.
     pub cancel: Cancel,
-    /// The postmaster, for the steps that stop it.
+    /// The postmaster, for the steps that stop it or its children.
     pub postmaster: Option<Arc<Postmaster>>,
+    /// Its children from before this moment belong to the server as it was before its demotion in place.
+    pub demoted_at: Option<Tick>,
     /// The lease that the marker shall name.
     pub marker_lease: Option<LeaseId>,
+    /// Beside other steps, and left alone when the supervisor ends.
+    pub background: bool,
     /// Make everything ready for a start, but start nothing.
     pub prepare_only: bool,
     /// The dynamic configuration in force, if it came from the store.
@@ -60,8 +67,8 @@ pub fn perform(step: &Step, context: &Context) -> Result<()> {
         Step::CrashRecover => recovery::perform(context),
         Step::Start { role } => start_stop::start(context, role),
         Step::Stop { mode } => start_stop::stop(context, *mode),
-        Step::EndStragglers => Ok(()),
         Step::ClearLeftover => leftover::perform(context),
+        Step::EndStragglers => stragglers::perform(context),
         Step::SetAside => set_aside::perform(context),
     }
 }
@@ -116,8 +123,9 @@ impl Context {
     }
 
     /// Removes what would make the next start something else than what we want: a promotion that was triggered
-    /// but not seen, and the files that choose a kind of recovery.
+    /// but not seen, what was prepared for a demotion in place, and the files that choose a kind of recovery.
     pub fn clear_signals(&self) -> Result<()> {
+        pgdata::remove_durably(&self.site.paths.demoted())?;
         pgdata::remove_durably(&self.site.paths.promote())?;
         pgdata::remove_durably(&self.site.paths.standby_signal())?;
         pgdata::remove_durably(&self.site.data_dir().join("recovery.signal"))
@@ -126,6 +134,9 @@ impl Context {
 
 impl Note for Context {
     fn running(&self, process: Option<ProcessId>) {
+        if self.background {
+            return;
+        }
         let path = self.site.step_note();
         let done = match process {
             Some(id) => serde_json::to_vec(&id).map_err(Into::into).and_then(|text| std::fs::write(&path, text)),

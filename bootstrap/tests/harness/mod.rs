@@ -129,7 +129,18 @@ impl Node {
     /// Runs a step to its end.
     pub fn step(&self, step: &Step) -> Result<(), String> {
         let (context, events) = self.context();
-        let result = steps::perform(step, &context).map_err(|error| error.to_string());
+        self.step_in(step, &context, &events)
+    }
+
+    /// The same as the step of a server that was demoted in place.
+    pub fn end_stragglers(&self, demoted_at: Tick) -> Result<(), String> {
+        let (mut context, events) = self.context();
+        context.demoted_at = Some(demoted_at);
+        self.step_in(&Step::EndStragglers, &context, &events)
+    }
+
+    fn step_in(&self, step: &Step, context: &Context, events: &Receiver<Event>) -> Result<(), String> {
+        let result = steps::perform(step, context).map_err(|error| error.to_string());
         for event in events.try_iter() {
             if let Event::Spawned(postmaster) = event {
                 *self.postmaster.borrow_mut() = Some(postmaster);
@@ -145,7 +156,9 @@ impl Node {
             site: self.site.clone(),
             cancel: Cancel::new().expect("an event descriptor"),
             postmaster: self.postmaster.borrow().clone(),
+            demoted_at: None,
             marker_lease: Some(LeaseId(7)),
+            background: false,
             prepare_only: false,
             dynamic: None,
             events,

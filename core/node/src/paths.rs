@@ -122,6 +122,12 @@ impl Paths {
         self.data_dir.join("standby.signal")
     }
 
+    /// This server was demoted in place, and its WAL was not compared with its successor's yet: it serves no reads.
+    #[must_use]
+    pub fn demoted(&self) -> PathBuf {
+        self.data_dir.join("ha_ext.demoted")
+    }
+
     /// The postmaster's lock file.
     #[must_use]
     pub fn postmaster_pid(&self) -> PathBuf {

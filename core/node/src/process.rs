@@ -1,5 +1,6 @@
 //! Processes told apart even when their number is used again: by pid and start time.
 
+use ha_core::clock::Tick;
 use serde::{Deserialize, Serialize};
 use std::io;
 
@@ -23,6 +24,8 @@ pub struct ProcessStat {
     pub state: char,
     /// Its parent.
     pub parent_pid: i32,
+    /// Its process group.
+    pub group: i32,
 }
 
 impl ProcessId {
@@ -35,6 +38,13 @@ impl ProcessId {
     pub fn current() -> io::Result<Self> {
         let pid = rustix::process::getpid().as_raw_pid();
         Self::of(pid)?.ok_or_else(|| io::Error::other("this process is not in /proc"))
+    }
+
+    /// Whether it was there before a moment. In doubt it was not: start times are coarse.
+    #[must_use]
+    pub fn started_before(&self, moment: Tick) -> bool {
+        let per_s = rustix::param::clock_ticks_per_second().max(1);
+        (self.start_ticks + 1).saturating_mul(1000) / per_s <= moment.0
     }
 
     /// Whether it still runs. A dead child that was not reaped yet does not.
@@ -67,6 +77,7 @@ fn parse(text: &str) -> Option<ProcessStat> {
         command: command.to_owned(),
         state: fields.first()?.chars().next()?,
         parent_pid: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
     })
 }
 
@@ -79,7 +90,9 @@ mod tests {
         let text = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2\n";
         let stat = parse(text).expect("parsed");
         assert_eq!((stat.command.as_str(), stat.state, stat.parent_pid), ("a) b (c", 'S', 7));
+        assert_eq!((stat.parent_pid, stat.group), (7, 42));
         assert_eq!(stat.id, ProcessId { pid: 42, start_ticks: 987_654 });
+        assert!(stat.id.started_before(Tick(9_876_550)) && !stat.id.started_before(Tick(9_876_549)));
         assert!(parse("42 (x) S").is_none());
     }
 

@@ -1,0 +1,82 @@
+//! The supervisor's part of a demotion in place. The postmaster ends all its children before recovery can begin, and waits five seconds
+//! for one that does not hear it: an archiver inside its command, a session that hangs. That is too long for a node that others wait
+//! for, so they are killed here; then what the archiver has not come to is archived, because recovery has none.
+
+use super::{Context, archive};
+use crate::error::Result;
+use crate::postmaster::Postmaster;
+use crate::process::{self, Held};
+use ha_core::clock::{Millis, Tick};
+use ha_node::clock;
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+
+/// What the postmaster's own signal is given before anybody is killed.
+const GRACE: Millis = Millis(200);
+/// How long the kernel may take to end a killed process. Recovery waits for it longer than this step does.
+const KILLED_MAX: Duration = Duration::from_secs(2);
+
+/// Runs the step. The archive is not waited for: the worker of the same server waits for the seat.
+pub fn perform(context: &Context) -> Result<()> {
+    if let (Some(postmaster), Some(before)) = (&context.postmaster, context.demoted_at) {
+        end(postmaster, before);
+    }
+    archive::beside_recovery(context)
+}
+
+/// Ends the children of the postmaster that were there before that moment.
+pub fn end(postmaster: &Postmaster, before: Tick) {
+    let known = children_before(postmaster, before);
+    let grace = (before + GRACE).since(clock::now());
+    let end = Instant::now() + Duration::from_millis(grace.0);
+    for child in &known {
+        let _ = child.wait_end(end.saturating_duration_since(Instant::now()));
+    }
+    let left: Vec<(&Held, String)> =
+        known.iter().filter(|child| !child.ended()).map(|child| (child, process::title(child.id.pid))).collect();
+    let left: Vec<&(&Held, String)> = left.iter().filter(|(_, title)| !is_logger(title)).collect();
+    for (child, title) in &left {
+        tracing::warn!(pid = child.id.pid, "\"{title}\" does not end: it is killed");
+        // Each child of a postmaster leads a process group; an archive command is in that of the archiver.
+        if process::stat(child.id.pid).is_some_and(|stat| stat.id == child.id && stat.group == child.id.pid) {
+            process::kill_group(child.id.pid);
+        }
+        if let Err(error) = child.signal(Signal::KILL) {
+            tracing::warn!(%error, "it cannot be killed");
+        }
+    }
+    let end = Instant::now() + KILLED_MAX;
+    for (child, title) in left {
+        if !child.wait_end(end.saturating_duration_since(Instant::now())) {
+            tracing::warn!(pid = child.id.pid, "the kernel does not let \"{title}\" go");
+        }
+    }
+}
+
+/// Held, and judged after that: what is judged is what will be signalled. One that was started later belongs to the recovery.
+fn children_before(postmaster: &Postmaster, before: Tick) -> Vec<Held> {
+    let ours = |pid: i32| process::stat(pid).is_some_and(|stat| stat.parent_pid == postmaster.pid());
+    let held = |pid: i32| {
+        let held = Held::open(pid)?;
+        // The postmaster lives still, so its id is its own and the child is its child.
+        let child = ours(pid) && !postmaster.ended() && held.id.started_before(before);
+        child.then_some(held)
+    };
+    process::all().into_iter().filter(|pid| ours(*pid)).filter_map(held).collect()
+}
+
+/// The collector of the server's log outlives every crash cycle, and hears no signal but its end of input.
+fn is_logger(title: &str) -> bool {
+    title.ends_with(": logger")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_logger;
+
+    #[test]
+    fn the_log_collector_is_known_by_its_title() {
+        assert!(is_logger("postgres: logger") && is_logger("postgres: batman: logger"));
+        assert!(!is_logger("postgres: logger logger [local] idle") && !is_logger("postgres: walwriter"));
+    }
+}
