@@ -185,6 +185,8 @@ pub struct StandbyConnection {
 }
 
 /// A server that is in recovery.
+// Independent facts, not a state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StandbyView {
     /// Timeline being replayed.
