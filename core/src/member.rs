@@ -111,6 +111,9 @@ pub fn record(identity: &Identity, settings: &Settings, local: &LocalView, memor
         }
         Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {}
     }
+    if memory.awaits_checkpoint {
+        out.insert("awaits_checkpoint".into(), json!(true));
+    }
     if settings.pause {
         out.insert("pause".into(), json!(true));
     }

@@ -87,7 +87,7 @@ impl Inside {
                     standbys: senders::standbys(),
                     fence_open: !fence::closed(),
                     seal: Seal::Open,
-                    in_place: InPlace::default(),
+                    in_place: InPlace { obstacle: Some("not built yet".to_owned()), ..InPlace::default() },
                     archive_waiting: false,
                 })
             }

@@ -1,10 +1,14 @@
 //! The invariants of a decision, asserted in tests and in production: a broken one means stop acting, let the
 //! lease lapse, shout.
 
-use super::Decision;
+use super::{Decision, handover, rejoin};
+use crate::cluster::{Cluster, Released};
 use crate::dcs::DcsCall;
-use crate::effect::{Effect, StartRole, Step};
-use crate::local::{Server, StandbyView};
+use crate::effect::{DemoteMethod, Effect, StartRole, Step};
+use crate::local::{Seal, Server, StandbyView};
+use crate::memory::Stage;
+use crate::seat::LeaveReason;
+use crate::timeline::{Branch, WalEnd};
 use crate::view::View;
 use std::fmt;
 
@@ -21,6 +25,16 @@ pub enum Violation {
     ReleaseBeforeDemotion,
     /// A demotion whose fence is not closed first.
     DemotionBeforeSeal,
+    /// A running server gives its key up although its log has not ended, or the candidate is not known to have all of it.
+    ReleaseBeforeConfirmed,
+    /// A demotion in place that was not prepared, or a planned one before the release.
+    UnpreparedInPlace,
+    /// The log is ended while commits are not held or one is still under way.
+    FreezeBeforeSeal,
+    /// Something that would let this node acknowledge commits again after its release was sent.
+    BackAfterRelease,
+    /// Reads are admitted before this node's WAL was compared, or where there is nothing to compare.
+    ReadsBeforeComparison,
     /// Two changes of role at once.
     TwoRoleChanges,
 }
@@ -33,6 +47,11 @@ impl fmt::Display for Violation {
             Violation::AfterOutcome => "an effect after one whose outcome matters",
             Violation::ReleaseBeforeDemotion => "a release before the server is down",
             Violation::DemotionBeforeSeal => "a demotion with an open fence",
+            Violation::ReleaseBeforeConfirmed => "a release before the candidate has the whole log",
+            Violation::UnpreparedInPlace => "a demotion in place that is not prepared",
+            Violation::FreezeBeforeSeal => "the log ended while commits are under way",
+            Violation::BackAfterRelease => "a way back after the release",
+            Violation::ReadsBeforeComparison => "reads admitted before the comparison",
             Violation::TwoRoleChanges => "two changes of role at once",
         })
     }
@@ -49,7 +68,52 @@ fn may_acknowledge(server: &Server) -> bool {
     }
 }
 
+/// Whether commits are held and all that had begun before have ended.
+fn drained(server: &Server) -> bool {
+    matches!(server, Server::Primary(primary) if primary.seal == Seal::Holding { in_flight: 0 })
+}
+
+/// Whether another member leads, and this standby's log is known to be part of its.
+fn compared(view: &View<'_>) -> bool {
+    let Server::Standby(standby) = &view.local.server else { return false };
+    let end = WalEnd::Received(standby.received.max(standby.replayed));
+    let ancestor = |cluster: &Cluster| rejoin::compare(cluster, standby.timeline, end) == Branch::Ancestor;
+    let other = |cluster: &&Cluster| cluster.leader.as_ref().is_some_and(|leader| leader.name != *view.me);
+    standby.consistent && view.dcs.fresh().filter(other).is_some_and(ancestor)
+}
+
 impl Decision {
+    /// A key may be given up once nothing can acknowledge by it.
+    fn check_release(&self, view: &View<'_>, announce: &Released, closed: bool) -> Result<(), Violation> {
+        if !may_acknowledge(&view.local.server) {
+            return Ok(());
+        }
+        match (&self.memory.stage, &view.local.server) {
+            (Stage::HandingOver { candidate, at, since, .. }, Server::Primary(primary)) => {
+                let frozen = primary.seal == Seal::Frozen { at: *at } && announce.end == Some(*at);
+                // The candidate may have left when it is asked for once more.
+                let confirmed = *since < view.now || handover::has_all(primary, candidate, *at);
+                if closed && frozen && confirmed { Ok(()) } else { Err(Violation::ReleaseBeforeConfirmed) }
+            }
+            // The fence was closed before the server went down, and nobody is there to open it.
+            (Stage::HandingOver { .. } | Stage::Demoting { in_place: true, .. }, Server::Starting { .. })
+                if self.memory.fence_until.is_none_or(|until| view.now >= until) =>
+            {
+                Ok(())
+            }
+            _ => Err(Violation::ReleaseBeforeDemotion),
+        }
+    }
+
+    fn check_in_place(&self, view: &View<'_>, reason: &LeaveReason) -> Result<(), Violation> {
+        let prepared = matches!(&view.local.server, Server::Primary(primary)
+            if primary.in_place.parked && primary.in_place.obstacle.is_none() && primary.checkpointed);
+        let released = *reason != LeaveReason::Switchover
+            || matches!(self.memory.stage, Stage::HandingOver { .. })
+            || self.memory.lease.is_none();
+        if prepared && released && self.memory.stage.in_place() { Ok(()) } else { Err(Violation::UnpreparedInPlace) }
+    }
+
     /// Checks the order contract of effects against the snapshot the decision was made from.
     pub fn check(&self, view: &View<'_>) -> Result<(), Violation> {
         let mut sealed = false;
@@ -69,14 +133,15 @@ impl Decision {
                         return Err(Violation::WithoutLease);
                     }
                 }
-                Effect::Dcs(DcsCall::ReleaseLeader { .. }) if may_acknowledge(&view.local.server) => {
-                    return Err(Violation::ReleaseBeforeDemotion);
-                }
+                Effect::Dcs(DcsCall::ReleaseLeader { announce, .. }) => self.check_release(view, announce, sealed)?,
                 Effect::CloseFence => sealed = true,
                 Effect::Demote { .. } if !sealed => return Err(Violation::DemotionBeforeSeal),
+                Effect::Demote { reason, method: DemoteMethod::InPlace } => self.check_in_place(view, reason)?,
+                Effect::Freeze if !drained(&view.local.server) => return Err(Violation::FreezeBeforeSeal),
+                Effect::ServeReads if !compared(view) => return Err(Violation::ReadsBeforeComparison),
                 Effect::Dcs(_)
                 | Effect::PollPeers { .. }
-                | Effect::Demote { .. }
+                | Effect::Demote { method: DemoteMethod::Restart, .. }
                 | Effect::Checkpoint
                 | Effect::Park
                 | Effect::Unpark
@@ -87,6 +152,18 @@ impl Decision {
                 | Effect::Follow { .. }
                 | Effect::Run(_)
                 | Effect::Exit { .. } => {}
+            }
+            let goes_back = matches!(
+                effect,
+                Effect::OpenFence { .. }
+                    | Effect::Unseal
+                    | Effect::Unpark
+                    | Effect::Promote { .. }
+                    | Effect::Dcs(DcsCall::RenewLeader(_))
+                    | Effect::Run(Step::Start { role: StartRole::Primary { .. } })
+            );
+            if goes_back && matches!(self.memory.stage, Stage::HandingOver { .. }) {
+                return Err(Violation::BackAfterRelease);
             }
             role_changes += usize::from(matches!(effect, Effect::Promote { .. } | Effect::Demote { .. }));
         }

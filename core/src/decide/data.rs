@@ -221,9 +221,10 @@ fn crash_recover(turn: &Turn<'_>) -> Verdict {
     Verdict::of(Rule::RejoinCrashRecovery).and(turn.run(Step::CrashRecover)).soon(500)
 }
 
-fn mend(turn: &Turn<'_>, cluster: &Cluster, upstream: Option<Upstream>) -> Verdict {
+fn mend(turn: &mut Turn<'_>, cluster: &Cluster, upstream: Option<Upstream>) -> Verdict {
     let Some(from) = upstream else { return Verdict::of(Rule::RejoinWaitingForLeader).soon(500) };
     if !rejoin::leader_ready(cluster) {
+        rejoin::ask_for_checkpoint(turn, cluster);
         return Verdict::of(Rule::RejoinWaitingForLeader).soon(250);
     }
     if rejoin::can_rewind(turn) {

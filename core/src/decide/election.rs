@@ -6,7 +6,7 @@
 use super::turn::{Turn, Verdict};
 use super::{eligibility, primary};
 use crate::clock::{Millis, Tick};
-use crate::cluster::{Cluster, Initialize};
+use crate::cluster::{Cluster, Initialize, Released};
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
@@ -37,7 +37,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return Verdict::of(Rule::ElectionNotInitialised).soon(1000);
     }
     let gone_at = turn.memory.leader_gone_at.unwrap_or(turn.now());
-    let named = cluster.failover.as_ref().and_then(|request| request.value.member.as_ref());
+    let asked_for = cluster.failover.as_ref().and_then(|request| request.value.member.as_ref());
+    // Who was asked for, or to whom the last leader itself handed over.
+    let named = asked_for.or_else(|| announced(turn, cluster)?.candidate.as_ref());
     let am_named = named == Some(turn.me());
     if let Some(obstacle) = eligibility::obstacle(turn, standby, cluster, am_named) {
         return Verdict::of(obstacle.rule()).soon(1000);
@@ -87,12 +89,16 @@ pub(super) fn unleased(turn: &Turn<'_>, cluster: &Cluster) -> Option<Verdict> {
 /// The leader itself released the key after its shutdown, naming its end of WAL, and this candidate has all of it:
 /// nobody can be ahead.
 fn handed_over(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> bool {
-    let (Some(released), Some(last)) = (cluster.last_release(), &turn.memory.last_leader) else { return false };
     let end = standby.received.max(standby.replayed);
-    released.leader == last.name
-        && released.created == last.created
-        && released.timeline.is_none_or(|timeline| timeline == standby.timeline)
-        && released.lsn.is_some_and(|checkpoint| end > checkpoint)
+    announced(turn, cluster).is_some_and(|released| {
+        released.timeline.is_none_or(|timeline| timeline == standby.timeline) && released.is_all_in(end)
+    })
+}
+
+/// The release that the last leader announced itself.
+fn announced<'a>(turn: &Turn<'a>, cluster: &'a Cluster) -> Option<&'a Released> {
+    let last = turn.memory.last_leader.as_ref()?;
+    cluster.last_release().filter(|released| released.leader == last.name && released.created == last.created)
 }
 
 pub(super) fn wait_for_predecessor(turn: &mut Turn<'_>, lease: LeaseId) -> Verdict {

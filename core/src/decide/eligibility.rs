@@ -1,7 +1,7 @@
 //! May this node lead, and if not, why not.
 
 use super::turn::Turn;
-use crate::cluster::{Cluster, Initialize};
+use crate::cluster::{Cluster, Initialize, Released};
 use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use crate::local::{Server, StandbyView};
 use crate::peer::{PeerAnswer, PeerStatus};
@@ -91,7 +91,7 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     }
     let end = standby.received.max(standby.replayed);
     // A leader that stopped in order says where it ended; what it wrote before is up to a loop old.
-    let ended = cluster.last_release().and_then(|released| released.lsn);
+    let ended = cluster.last_release().and_then(Released::position);
     let lag_bytes = cluster.status.optime.max(ended).map_or(0, |position| position.ahead_of(end));
     if !named && lag_bytes > turn.view.settings.maximum_lag_on_failover_bytes {
         return Some(Obstacle::Lagging { lag_bytes });

@@ -88,6 +88,14 @@ pub(super) fn fence(turn: &mut Turn<'_>) {
         (Server::Primary(_), _) => turn.memory.started_as_standby = false,
         _ => {}
     }
+    // Closed by this node itself, and never opened again: a release was sent, or the server is about to go.
+    let closed = matches!(&turn.view.local.server, Server::Primary(primary) if !primary.fence_open);
+    if turn.memory.stage.in_place() && closed {
+        turn.memory.fence_until = None;
+    }
+    if !matches!(turn.view.local.server, Server::Primary(_)) {
+        turn.memory.unchecked_since = None;
+    }
     // Nobody can close it then: orphans of a dead postmaster and the moments before a crash cycle has ended them all.
     let out_of_reach = matches!(turn.view.local.server, Server::Leftover | Server::Starting { .. });
     let open = turn.memory.fence_until.is_some_and(|until| turn.now() < until);
@@ -158,7 +166,13 @@ fn step_ended(turn: &mut Turn<'_>, step: &Step, result: &Result<(), String>, at:
 fn seat_taken(turn: &mut Turn<'_>, reason: &LeaveReason) {
     // Whatever the worker had in hand ended with its seat, and a new server may have made anything of a claim.
     turn.memory.voting_since = None;
-    let demoting = matches!(turn.memory.stage, Stage::Demoting { .. });
+    turn.memory.stragglers_ended = false;
+    if turn.memory.stage.in_place() && !matches!(reason, LeaveReason::Shutdown) {
+        // From here on counts how long the server takes to come up.
+        turn.memory.not_running_since = Some(turn.view.now);
+        return;
+    }
+    let demoting = turn.memory.stage.stops_server();
     let release = match reason {
         LeaveReason::Shutdown | LeaveReason::Switchover => true,
         LeaveReason::LeaseLost | LeaveReason::Rejoin => false,

@@ -16,6 +16,19 @@ pub(super) fn renewal(turn: &Turn<'_>) -> Option<Effect> {
     None
 }
 
+/// A renewal at once, if the last is more than a moment old.
+pub(super) fn renew_now(turn: &Turn<'_>) -> Option<Effect> {
+    let Standing::Leads(lease) = turn.standing() else { return None };
+    (turn.now().since(lease.sent_at) >= Millis(100)).then(|| turn.store(DcsCall::RenewLeader(lease))).flatten()
+}
+
+/// Whether the lease is long enough for something that takes `work` and cannot be cancelled at its end, or as long as one can be.
+pub(super) fn outlasts(turn: &Turn<'_>, lease: &Lease, work: Millis) -> bool {
+    let left = lease.deadline().since(turn.now());
+    let most = Millis(lease.ttl.0 / 4 * 3);
+    left >= (work + Millis(lease.ttl.0 / 4)).min(most)
+}
+
 /// Time between two renewals.
 pub(super) fn renew_every(turn: &Turn<'_>) -> Millis {
     let settings = turn.view.settings;

@@ -6,6 +6,8 @@ mod duties;
 mod election;
 mod eligibility;
 mod fold;
+mod handover;
+mod in_place;
 mod lease;
 mod outside;
 mod primary;
@@ -45,6 +47,7 @@ pub struct Decision {
 #[must_use]
 pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     let mut turn = Turn::new(memory, view);
+    turn.memory.awaits_checkpoint = false;
     fold::outcomes(&mut turn);
     fold::fence(&mut turn);
     fold::cluster(&mut turn);

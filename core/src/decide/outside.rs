@@ -1,7 +1,7 @@
 //! The supervisor has the seat: the server is coming, going or gone.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{data, lease, release, upkeep};
+use super::{data, in_place, lease, release, upkeep};
 use crate::clock::{Millis, Tick};
 use crate::effect::{Effect, Step, StopMode};
 use crate::local::Server;
@@ -22,10 +22,13 @@ const FAREWELL_MAX: Millis = Millis(6000);
 
 /// The postmaster lives and its worker does not have the seat.
 pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
-    if turn.view.stop_requested && !matches!(turn.memory.stage, Stage::Demoting { .. }) {
+    if turn.view.stop_requested && !turn.memory.stage.stops_server() {
         let release = turn.memory.lease.is_some();
         turn.memory.stage =
             Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None, in_place: false };
+    }
+    if turn.memory.stage.in_place() {
+        return in_place::watch(turn);
     }
     if let Stage::Demoting { release, since, .. } = turn.memory.stage {
         return stopping(turn, release, since);

@@ -1,7 +1,7 @@
 //! This server is out of recovery: it leads, gets its key back, or is demoted.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{duties, lease, switchover};
+use super::{duties, handover, in_place, lease, promotion, switchover};
 use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect};
@@ -14,21 +14,24 @@ use crate::seat::LeaveReason;
 use crate::view::DcsView;
 
 pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdict {
-    if matches!(turn.memory.stage, Stage::Demoting { .. }) {
-        return ask_to_demote(Rule::DemotionRunning, demotion_reason(turn));
+    match turn.memory.stage {
+        Stage::HandingOver { .. } => return handover::after_release(turn, primary),
+        Stage::Demoting { in_place: true, .. } => return in_place::demote(turn, primary, Rule::DemotionInPlace),
+        Stage::Demoting { .. } => return ask_to_demote(Rule::DemotionRunning, demotion_reason(turn)),
+        Stage::Steady | Stage::Preparing { .. } | Stage::Sealing { .. } => {}
     }
     if turn.view.local.cannot_write.is_some() {
-        return demote(turn, Rule::LeaderCannotWrite, LeaveReason::Shutdown, true);
+        return demote(turn, primary, Rule::LeaderCannotWrite, LeaveReason::Shutdown, true);
     }
     match turn.standing() {
         Standing::Leads(lease) => leading(turn, primary, lease),
-        Standing::Overdue(_) => overdue(turn),
+        Standing::Overdue(_) => overdue(turn, primary),
         Standing::None => match turn.view.dcs {
             DcsView::Fresh(cluster) => without_lease(turn, primary, cluster),
             DcsView::Unreachable { .. } => {
                 let too_long = lease::overdue_too_long(turn);
                 if too_long {
-                    return demote(turn, Rule::LeaderStoreLost, LeaveReason::LeaseLost, false);
+                    return demote(turn, primary, Rule::LeaderStoreLost, LeaveReason::LeaseLost, false);
                 }
                 Verdict::of(Rule::PrimaryWaiting).with(Effect::CloseFence).soon(100)
             }
@@ -40,17 +43,22 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
     turn.memory.not_running_since = None;
     if let Some(owner) = foreign_owner(turn, primary.timeline) {
         debug_assert_ne!(owner, *turn.me());
-        return demote(turn, Rule::LeaderForeignTimeline, LeaveReason::Shutdown, true);
+        return demote(turn, primary, Rule::LeaderForeignTimeline, LeaveReason::Shutdown, true);
     }
     if turn.fresh().is_some_and(|cluster| outdated(turn, primary, cluster)) {
         // The key was won, or adopted, by what was known before a stall.
-        return demote(turn, Rule::PrimaryOutdated, LeaveReason::Shutdown, true);
+        return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::Shutdown, true);
     }
     let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(Rule::LeaderLeading));
-    if verdict.closed() {
+    if verdict.closed() || handover::holds_commits(turn) {
         return verdict;
     }
-    if !primary.checkpointed {
+    if matches!(turn.memory.stage, Stage::Steady | Stage::Preparing { .. }) {
+        // What is left of a preparation that was given up, in this life of the worker or another.
+        let left = handover::undo(primary).into_iter().filter(|effect| !verdict.effects.contains(effect));
+        verdict.effects.extend(left.collect::<Vec<_>>());
+    }
+    if promotion::checkpoint_due(turn, primary) {
         verdict = verdict.with(Effect::Checkpoint);
     }
     if !duties::owns_timeline(turn, primary) {
@@ -75,10 +83,10 @@ fn foreign_owner(turn: &Turn<'_>, timeline: Timeline) -> Option<crate::ids::Node
 }
 
 /// The deadline has passed and nobody said that the lease is lost: one renewal may still be answered.
-fn overdue(turn: &mut Turn<'_>) -> Verdict {
+fn overdue(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdict {
     let too_long = lease::overdue_too_long(turn);
     if too_long {
-        return demote(turn, Rule::LeaderLeaseOverdue, LeaveReason::LeaseLost, false);
+        return demote(turn, primary, Rule::LeaderLeaseOverdue, LeaveReason::LeaseLost, false);
     }
     let renewal = lease::renewal(turn);
     Verdict::of(Rule::LeaderRenewalLate).with(Effect::CloseFence).and(renewal).soon(50)
@@ -89,17 +97,19 @@ fn without_lease(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) 
     if let (Initialize::Done(id), Some(control)) = (cluster.initialize, turn.control())
         && id != control.system_id
     {
-        return demote(turn, Rule::ForeignSystemId, LeaveReason::Shutdown, false);
+        return demote(turn, primary, Rule::ForeignSystemId, LeaveReason::Shutdown, false);
     }
     match &cluster.leader {
-        Some(leader) if leader.name != *turn.me() => demote(turn, Rule::LeaderLost, LeaveReason::LeaseLost, false),
-        Some(leader) => own_key(turn, leader),
+        Some(leader) if leader.name != *turn.me() => {
+            demote(turn, primary, Rule::LeaderLost, LeaveReason::LeaseLost, false)
+        }
+        Some(leader) => own_key(turn, primary, leader),
         None => take_back(turn, primary, cluster),
     }
 }
 
 /// The leader key has our name, but we do not hold it by a confirmed lease.
-fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
+fn own_key(turn: &mut Turn<'_>, primary: &PrimaryView, leader: &LeaderKey) -> Verdict {
     if may_adopt(turn, leader) {
         let adopt = adopt(turn, leader);
         return Verdict::of(Rule::LeaderAdopting).with(Effect::CloseFence).and(adopt);
@@ -108,7 +118,7 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
         // The store said this key is not ours, and the watch has yet to show it.
         let too_long = lease::overdue_too_long(turn);
         if too_long {
-            return demote(turn, Rule::LeaderLost, LeaveReason::LeaseLost, false);
+            return demote(turn, primary, Rule::LeaderLost, LeaveReason::LeaseLost, false);
         }
         return Verdict::of(Rule::PrimaryWaiting).with(Effect::CloseFence).soon(50);
     }
@@ -152,7 +162,7 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
     // With the history deleted, it is the members that tell.
     let on_newer = |member: &Member| member.timeline.is_some_and(|newer| newer.is_plausibly_after(primary.timeline));
     if outdated(turn, primary, cluster) || cluster.members.values().any(on_newer) {
-        return demote(turn, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
+        return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }
     if let Some(mut verdict) = super::election::unleased(turn, cluster) {
         verdict.effects.insert(0, Effect::CloseFence);
@@ -170,18 +180,27 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
     Verdict::of(Rule::LeaderTakingBack).with(Effect::CloseFence).and(acquire).soon(100)
 }
 
-/// Begins a demotion: the fence closes first, then the seat goes to the supervisor.
-pub(super) fn demote(turn: &mut Turn<'_>, rule: Rule, reason: LeaveReason, release: bool) -> Verdict {
+/// Begins a demotion: the fence closes first. In place if that is possible and the lease is gone anyway; else the seat goes to the
+/// supervisor, which stops the server.
+fn demote(turn: &mut Turn<'_>, primary: &PrimaryView, rule: Rule, reason: LeaveReason, release: bool) -> Verdict {
+    let in_place = reason == LeaveReason::LeaseLost && !release && in_place::possible(turn, primary);
+    turn.memory.stage = Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None, in_place };
+    if in_place { in_place::demote(turn, primary, rule) } else { ask_to_demote(rule, reason) }
+}
+
+/// A standby that has to be stopped.
+pub(super) fn stop_standby(turn: &mut Turn<'_>, rule: Rule, reason: LeaveReason, release: bool) -> Verdict {
     turn.memory.stage =
         Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None, in_place: false };
     ask_to_demote(rule, reason)
 }
 
+/// Gives the seat to the supervisor, which stops the server; a frozen log goes on for that, behind a closed fence.
 pub(super) fn ask_to_demote(rule: Rule, reason: LeaveReason) -> Verdict {
     Verdict::of(rule).with(Effect::CloseFence).with(Effect::Demote { reason, method: DemoteMethod::Restart }).soon(1000)
 }
 
-fn demotion_reason(turn: &Turn<'_>) -> LeaveReason {
+pub(super) fn demotion_reason(turn: &Turn<'_>) -> LeaveReason {
     match &turn.memory.stage {
         Stage::HandingOver { .. } | Stage::Demoting { candidate: Some(_), .. } => LeaveReason::Switchover,
         Stage::Demoting { release: true, .. } => LeaveReason::Shutdown,

@@ -3,15 +3,17 @@
 use super::turn::{Turn, Verdict};
 use super::{duties, lease, primary, release};
 use crate::clock::Millis;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
 use crate::effect::Effect;
-use crate::ids::Timeline;
+use crate::ids::{NodeName, Timeline};
 use crate::lease::Lease;
-use crate::local::StandbyView;
+use crate::local::{PrimaryView, StandbyView};
 use crate::rule::Rule;
 use crate::seat::LeaveReason;
 use crate::view::DcsView;
 
+/// How long the first checkpoint after a promotion may be spread.
+const CHECKPOINT_SPREAD_MAX: Millis = Millis(60_000);
 /// How long a promotion may take if `primary_start_timeout` allows less.
 const PROMOTION_MAX: Millis = Millis(30_000);
 
@@ -20,7 +22,7 @@ pub(super) fn running(turn: &mut Turn<'_>) -> Verdict {
     let now = turn.now();
     let since = *turn.memory.not_running_since.get_or_insert(now);
     if now.since(since) >= turn.view.settings.primary_start_timeout_ms.max(PROMOTION_MAX) {
-        return primary::demote(turn, Rule::StartTimedOut, LeaveReason::Shutdown, true);
+        return primary::stop_standby(turn, Rule::StartTimedOut, LeaveReason::Shutdown, true);
     }
     let renewal = lease::renewal(turn);
     Verdict::of(Rule::PromotionRunning).and(renewal).soon(3)
@@ -68,4 +70,21 @@ fn claimed(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Timeline>
         (claim.node == *turn.me() && claim.nonce == lease.id).then_some(timeline)
     };
     turn.memory.claim.or_else(|| cluster.claims_of(turn.system_id()).filter_map(ours).next_back())
+}
+
+/// Whether the first checkpoint after a promotion is to be hastened. The server has begun one by itself that it spreads, so that it does
+/// not stall the new leader; until it is through nobody can be rewound onto this leader, and it cannot be demoted in place.
+pub(super) fn checkpoint_due(turn: &mut Turn<'_>, primary: &PrimaryView) -> bool {
+    if primary.checkpointed {
+        turn.memory.unchecked_since = None;
+        return false;
+    }
+    let now = turn.now();
+    let since = *turn.memory.unchecked_since.get_or_insert(now);
+    // Members of another kind wait for it without a word.
+    let waits = |(name, member): (&NodeName, &Member)| {
+        let asks = member.json.get("awaits_checkpoint").is_some_and(|value| value == true);
+        name != turn.me() && (asks || member.ha_ext_version.is_none())
+    };
+    now.since(since) >= CHECKPOINT_SPREAD_MAX || turn.fresh().is_some_and(|cluster| cluster.members.iter().any(waits))
 }

@@ -24,6 +24,13 @@ pub(super) fn leader_ready(cluster: &Cluster) -> bool {
     cluster.leader_member().is_some_and(|(_, m)| m.role == "primary" && m.state == "running" && !m.checkpoint_pending)
 }
 
+/// The leader spreads its first checkpoint unless somebody waits for it: it is told so by our member key.
+pub(super) fn ask_for_checkpoint(turn: &mut Turn<'_>, cluster: &Cluster) {
+    let pending =
+        cluster.leader_member().is_some_and(|(_, member)| member.role == "primary" && member.checkpoint_pending);
+    turn.memory.awaits_checkpoint = pending && can_mend(turn);
+}
+
 /// Whether the configuration lets us do anything about a divergence.
 pub(super) fn can_mend(turn: &Turn<'_>) -> bool {
     can_rewind(turn) || may_copy(turn)

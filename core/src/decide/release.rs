@@ -127,6 +127,15 @@ pub(super) fn give_up(turn: &Turn<'_>, lease: Lease, checkpoint: Option<&Control
     Verdict::of(rule).with(Effect::CloseFence).and(release).soon(20)
 }
 
+/// What is said once more of a key that this node gives up while its server comes up as a standby.
+pub(super) fn again(turn: &Turn<'_>, lease: Lease) -> Option<Effect> {
+    let verdict = match &turn.memory.stage {
+        Stage::HandingOver { candidate, at, timeline, .. } => hand_over(turn, lease, candidate, *at, *timeline),
+        _ => give_up(turn, lease, None, Rule::ReleaseAfterCrash),
+    };
+    verdict.effects.into_iter().find(|effect| matches!(effect, Effect::Dcs(_)))
+}
+
 /// Gives the key to a candidate that has the whole log, which ended at `at` in a server that acknowledges nothing any more. Asked for
 /// again until the outcome is known: whatever the store did with the first request, this node never leads by that key again.
 pub(super) fn hand_over(turn: &Turn<'_>, lease: Lease, candidate: &NodeName, at: Lsn, timeline: Timeline) -> Verdict {

@@ -1,7 +1,7 @@
 //! This server is in recovery: it follows, stands for election, or promotes.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{election, lease, primary, promotion, rejoin};
+use super::{election, lease, primary, promotion, rejoin, release};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::DcsCall;
@@ -17,9 +17,21 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
     if standby.promoting {
         return promotion::running(turn);
     }
-    if matches!(turn.memory.stage, Stage::Demoting { .. }) {
+    match turn.memory.stage.clone() {
         // Asked to leave; the supervisor takes it from here.
-        return primary::ask_to_demote(Rule::DemotionRunning, LeaveReason::Rejoin);
+        Stage::Demoting { in_place: false, .. } => {
+            return primary::ask_to_demote(Rule::DemotionRunning, LeaveReason::Rejoin);
+        }
+        // The outcome of the release is not known yet, and this node never leads by that key again.
+        Stage::HandingOver { candidate, at, timeline, .. } => {
+            if let Some(lease) = turn.memory.lease {
+                return release::hand_over(turn, lease, &candidate, at, timeline);
+            }
+            turn.memory.stage = Stage::Steady;
+        }
+        // Through, or overtaken by a crash.
+        Stage::Demoting { .. } | Stage::Sealing { .. } | Stage::Preparing { .. } => turn.memory.stage = Stage::Steady,
+        Stage::Steady => {}
     }
     match turn.standing() {
         Standing::Leads(lease) => promotion::decide(turn, standby, lease),
@@ -39,7 +51,7 @@ fn with_store(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> 
     if let (Initialize::Done(id), Some(control)) = (cluster.initialize, turn.control())
         && id != control.system_id
     {
-        return primary::demote(turn, Rule::ForeignSystemId, LeaveReason::Shutdown, false);
+        return primary::stop_standby(turn, Rule::ForeignSystemId, LeaveReason::Shutdown, false);
     }
     match &cluster.leader {
         None => election::decide(turn, standby, cluster),
@@ -66,11 +78,18 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
     if let Some(verdict) = must_rejoin(turn, standby, cluster) {
         return verdict;
     }
+    if standby.reads_withheld && compared(standby, cluster) {
+        // Whom to follow comes with the next look: whoever reads here need not wait for that.
+        return Verdict::of(Rule::StandbyServing).with(Effect::ServeReads).soon(1);
+    }
     let Some(wanted) = turn.upstream(cluster, &leader.name) else {
         return Verdict::of(Rule::StandbyLeaderUnknown).soon(1000);
     };
     if !standby.upstream.as_ref().is_some_and(|current| current.same_target(&wanted)) {
         return Verdict::of(Rule::StandbyRepointing).with(Effect::Follow { upstream: Some(wanted) }).soon(250);
+    }
+    if standby.reads_withheld {
+        return Verdict::of(Rule::StandbyComparing).soon(50);
     }
     if standby.receiver == Receiver::Streaming {
         // Who does not answer now is not waited for long in an election.
@@ -84,6 +103,12 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
     Verdict::of(Rule::StandbyNotStreaming).and(poll).soon(1000)
 }
 
+/// Whether all of this standby's WAL is known to be the leader's too.
+fn compared(standby: &StandbyView, cluster: &Cluster) -> bool {
+    let end = WalEnd::Received(standby.received.max(standby.replayed));
+    standby.consistent && rejoin::compare(cluster, standby.timeline, end) == Branch::Ancestor
+}
+
 /// A standby whose WAL is not on the leader's branch cannot follow as it is.
 fn must_rejoin(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> Option<Verdict> {
     if standby.receiver == Receiver::Streaming {
@@ -95,8 +120,9 @@ fn must_rejoin(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) ->
     }
     let ready = rejoin::leader_ready(cluster) && rejoin::can_mend(turn);
     if ready && turn.view.seat == (Seat::Inside { supervised: true }) {
-        return Some(primary::demote(turn, Rule::StandbyDiverged, LeaveReason::Rejoin, false));
+        return Some(primary::stop_standby(turn, Rule::StandbyDiverged, LeaveReason::Rejoin, false));
     }
+    rejoin::ask_for_checkpoint(turn, cluster);
     Some(Verdict::of(Rule::StandbyDivergedWaiting).soon(1000))
 }
 

@@ -1,7 +1,7 @@
 //! A leader that is asked to hand over: first checks, checkpoint, then the demotion that ends in a release.
 
 use super::turn::{Turn, Verdict};
-use super::{lease, primary};
+use super::{handover, in_place, lease, primary};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Member, Versioned};
 use crate::dcs::{Expect, Key};
@@ -18,12 +18,17 @@ use crate::view::Seat;
 const LAG_MAX_BYTES: u64 = 64 << 20;
 /// How long the checkpoint before the stop may take before the switchover goes on without it.
 const CHECKPOINT_WAIT: Millis = Millis(30_000);
+/// How long the archiver may take for what waits for it.
+const ARCHIVE_WAIT: Millis = Millis(10_000);
 /// How long a candidate that lags may take to catch up, checkpoint included.
 const CATCH_UP_WAIT: Millis = Millis(60_000);
 
 /// `None` when nothing is asked for.
 pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Option<Verdict> {
-    let cluster = turn.fresh()?;
+    let Some(cluster) = turn.fresh() else { return handover::store_lost(turn, primary) };
+    if let Some(verdict) = handover::go_on(turn, cluster, primary, lease) {
+        return Some(verdict);
+    }
     let request = cluster.failover.as_ref();
     if let Stage::Preparing { request: prepared, candidate, since, checkpoint_after } = turn.memory.stage.clone() {
         if request.is_none_or(|request| request.revision != prepared) {
@@ -34,6 +39,11 @@ pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -
         return Some(go_on(turn, cluster, primary, lease, prepared));
     }
     let request = request?.clone();
+    if turn.memory.rejected.as_ref().is_some_and(|(rejected, _)| *rejected == request.revision) {
+        // Turned down, and the key is not emptied yet.
+        let clear = clear(turn, request.revision);
+        return Some(Verdict::of(Rule::SwitchoverRejected).and(clear));
+    }
     if is_done(turn, cluster, &request) {
         let clear = clear(turn, request.revision);
         return Some(Verdict::of(Rule::SwitchoverDone).and(clear));
@@ -67,7 +77,7 @@ fn begin(
     revision: Revision,
 ) -> Verdict {
     match chosen(turn, cluster, primary, request) {
-        Err(reason) => reject(turn, revision, reason),
+        Err(reason) => reject(turn, primary, revision, reason),
         Ok(candidate) => {
             turn.memory.rejected = None;
             turn.memory.stage =
@@ -92,8 +102,10 @@ fn chosen(
     if request.scheduled_at.is_some() {
         return Err("scheduled switchovers are not supported yet".to_owned());
     }
-    if turn.view.seat != (Seat::Inside { supervised: true }) {
-        return Err("a switchover needs the supervisor: start this node with ha_bootstrap run".to_owned());
+    if !supervised(turn)
+        && let Some(obstacle) = in_place::obstacle(turn, primary)
+    {
+        return Err(needs_supervisor(&obstacle));
     }
     match &request.member {
         Some(name) if name == turn.me() => Err(format!("{name} is already the leader")),
@@ -110,13 +122,21 @@ fn chosen(
     }
 }
 
+fn supervised(turn: &Turn<'_>) -> bool {
+    turn.view.seat == (Seat::Inside { supervised: true })
+}
+
+fn needs_supervisor(obstacle: &str) -> String {
+    format!("a switchover needs the supervisor here (start this node with ha_bootstrap run): {obstacle}")
+}
+
 /// How far a standby of this server has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Progress {
-    replayed: Lsn,
-    flushed: Lsn,
+pub(super) struct Progress {
+    pub replayed: Lsn,
+    pub flushed: Lsn,
     /// It gets what is written as it is written; before, it catches up.
-    streaming: bool,
+    pub streaming: bool,
 }
 
 /// As the server sees it, or else as the member says. `None` if it does not stream from here.
@@ -139,7 +159,7 @@ fn progress(turn: &Turn<'_>, primary: &PrimaryView, name: &NodeName, member: &Me
     }
 }
 
-fn may_take_over(
+pub(super) fn may_take_over(
     turn: &Turn<'_>,
     cluster: &Cluster,
     primary: &PrimaryView,
@@ -174,12 +194,12 @@ fn may_take_over(
     Ok(progress)
 }
 
-/// Turns the request down: the key is emptied, nothing else changes, and the reason stays visible.
-fn reject(turn: &mut Turn<'_>, revision: Revision, reason: String) -> Verdict {
+/// Turns the request down: the key is emptied, what was prepared is undone, and the reason stays visible.
+pub(super) fn reject(turn: &mut Turn<'_>, primary: &PrimaryView, revision: Revision, reason: String) -> Verdict {
     turn.memory.rejected = Some((revision, reason));
     turn.memory.stage = Stage::Steady;
     let clear = clear(turn, revision);
-    Verdict::of(Rule::SwitchoverRejected).and(clear)
+    Verdict::of(Rule::SwitchoverRejected).and(handover::undo(primary)).and(clear)
 }
 
 /// Empties the failover key, as Patroni does (wire.md 1.7).
@@ -194,7 +214,7 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
         return Verdict::of(Rule::SwitchoverPreparing).with(Effect::Checkpoint).soon(10);
     }
     let progress = match may_take_over(turn, cluster, primary, &prepared.candidate, true) {
-        Err(reason) => return reject(turn, prepared.request, reason),
+        Err(reason) => return reject(turn, primary, prepared.request, reason),
         Ok(progress) => progress,
     };
     // What it has not got when the stop begins might be lost if the stop is cut short.
@@ -205,7 +225,13 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
         }
         let how = if progress.streaming { "lags" } else { "is catching up:" };
         let reason = format!("{} {how} {lag} bytes behind", prepared.candidate);
-        return reject(turn, prepared.request, reason);
+        return reject(turn, primary, prepared.request, reason);
+    }
+    match method(turn, primary, &prepared.candidate, waited) {
+        Method::InPlace => return handover::begin(turn, prepared.request, prepared.candidate),
+        Method::Wait => return Verdict::of(Rule::SwitchoverPreparing).soon(10),
+        Method::Refuse(reason) => return reject(turn, primary, prepared.request, reason),
+        Method::Restart => {}
     }
     if !lease::enough_left(turn, &lease) || turn.view.dcs_busy {
         return Verdict::of(Rule::SwitchoverPreparing).soon(5);
@@ -218,4 +244,29 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
         in_place: false,
     };
     primary::ask_to_demote(Rule::SwitchoverHandingOver, LeaveReason::Switchover)
+}
+
+enum Method {
+    InPlace,
+    Restart,
+    Wait,
+    Refuse(String),
+}
+
+/// In place if nothing stands in the way; by a stop and a start otherwise.
+fn method(turn: &Turn<'_>, primary: &PrimaryView, candidate: &NodeName, waited: Millis) -> Method {
+    let obstacle = in_place::obstacle(turn, primary).or_else(|| {
+        let slot = candidate.slot_name();
+        let seen = primary.standbys.iter().any(|standby| standby.slot == slot);
+        (!seen).then(|| format!("{candidate} uses no slot of its own, so nobody can tell what it has"))
+    });
+    match obstacle {
+        Some(_) if supervised(turn) => Method::Restart,
+        Some(obstacle) => Method::Refuse(needs_supervisor(&obstacle)),
+        None if !primary.archive_waiting => Method::InPlace,
+        None if waited < ARCHIVE_WAIT => Method::Wait,
+        // A stop gives the archiver its last chance, and the supervisor keeps what it leaves.
+        None if supervised(turn) => Method::Restart,
+        None => Method::Refuse("WAL waits for the archiver".to_owned()),
+    }
 }

@@ -1,7 +1,7 @@
 //! What every node does besides: keep its lease alive and its member key true.
 
 use super::turn::{Turn, Verdict};
-use super::{lease, standby};
+use super::{handover, lease, standby};
 use crate::clock::{Millis, Tick};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::Effect;
@@ -13,7 +13,7 @@ use serde_json::Value;
 const POSITIONS: [&str; 3] = ["xlog_location", "receive_lsn", "replay_lsn"];
 
 pub(super) fn add(turn: &mut Turn<'_>, verdict: &mut Verdict) {
-    if verdict.closed() || turn.view.stop_requested {
+    if verdict.closed() || turn.view.stop_requested || handover::needs_quiet(turn) {
         return;
     }
     let effect = if turn.memory.lease.is_none() { standby::session_due(turn) } else { None };
@@ -71,7 +71,7 @@ pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
     if let Some(held) = turn.memory.lease {
         // With a request under way its end is the event to wait for; a lease that is left to end needs none.
         let left_to_end = matches!(verdict.rule, Rule::DemotionCannotStop | Rule::ReleaseDataLost);
-        if !turn.view.dcs_busy && !left_to_end {
+        if !turn.view.dcs_busy && !left_to_end && !turn.memory.stage.in_place() {
             next = next.min(turn.store_ready_at().max(held.sent_at + lease::renew_every(turn)));
         }
         if held.valid_at(now) {

@@ -68,7 +68,7 @@ fn primary(world: &World, node: usize, server: &Postmaster) -> PrimaryView {
         standbys: standbys.collect(),
         fence_open: world.nodes[node].fence_open(world.now),
         seal: Seal::Open,
-        in_place: InPlace::default(),
+        in_place: InPlace { obstacle: Some("not modelled".to_owned()), ..InPlace::default() },
         archive_waiting: false,
     }
 }

@@ -39,8 +39,7 @@ impl World {
             Step::Rewind { .. } => self.rng.skewed(200, 15_000),
             Step::CrashRecover => self.rng.skewed(100, 10_000),
             Step::Start { .. } => self.rng.between(30, 300),
-            Step::EndStragglers => self.rng.between(10, 300),
-            Step::ClearLeftover => self.rng.between(10, 300),
+            Step::EndStragglers | Step::ClearLeftover => self.rng.between(10, 300),
             Step::SetAside => self.rng.between(1, 30),
             Step::Stop { mode } => {
                 self.stop_step(node, *mode);

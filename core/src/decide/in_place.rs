@@ -1,0 +1,83 @@
+//! A primary becomes a standby in the same postmaster: when that is possible, and how it is watched over.
+
+use super::turn::{Turn, Verdict};
+use super::{primary, release};
+use crate::clock::Millis;
+use crate::effect::{DemoteMethod, Effect, Step, StopMode};
+use crate::local::{PrimaryView, Server};
+use crate::memory::Stage;
+use crate::rule::Rule;
+use crate::view::Seat;
+
+/// How long the files and settings of an emergency demotion may take before the server is stopped instead.
+const PARK_WAIT: Millis = Millis(2000);
+/// What recovery of its own log may take at least, before the server is stopped after all. The key is not held meanwhile, so nobody
+/// waits for this node.
+const COME_UP_WAIT: Millis = Millis(30_000);
+
+/// Why this primary is not to be demoted in place.
+pub(super) fn obstacle(turn: &Turn<'_>, primary: &PrimaryView) -> Option<String> {
+    if !turn.view.settings.demote_in_place {
+        return Some("demote_method is restart".to_owned());
+    }
+    if !primary.checkpointed {
+        // Recovery would begin after the promotion, and call itself consistent long before the end of the log.
+        return Some("the first checkpoint after its promotion is not through".to_owned());
+    }
+    primary.in_place.obstacle.clone()
+}
+
+/// Whether an emergency demotion goes in place. Nobody sees to waiting WAL without a supervisor.
+pub(super) fn possible(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
+    let archived = turn.view.seat == (Seat::Inside { supervised: true }) || !primary.archive_waiting;
+    archived && obstacle(turn, primary).is_none()
+}
+
+/// The fence is closed and the stage says in place: prepare, then go.
+pub(super) fn demote(turn: &mut Turn<'_>, primary: &PrimaryView, rule: Rule) -> Verdict {
+    let Stage::Demoting { since, .. } = turn.memory.stage else {
+        return primary::ask_to_demote(rule, primary::demotion_reason(turn));
+    };
+    let reason = primary::demotion_reason(turn);
+    let parked = primary.in_place.parked;
+    if !possible(turn, primary) || (!parked && turn.now().since(since) >= PARK_WAIT) {
+        let now = turn.now();
+        if let Stage::Demoting { in_place, since, .. } = &mut turn.memory.stage {
+            *in_place = false;
+            *since = now;
+        }
+        return primary::ask_to_demote(Rule::DemotionNotInPlace, reason);
+    }
+    if !parked {
+        return Verdict::of(rule).with(Effect::CloseFence).with(Effect::Park).soon(2);
+    }
+    let demote = Effect::Demote { reason, method: DemoteMethod::InPlace };
+    Verdict::of(rule).with(Effect::CloseFence).with(demote).soon(1000)
+}
+
+/// The supervisor has the seat while the server goes through its crash cycle. It stops nothing: the worker reports in once the server
+/// is a standby.
+pub(super) fn watch(turn: &mut Turn<'_>) -> Verdict {
+    let now = turn.now();
+    let since = *turn.memory.not_running_since.get_or_insert(now);
+    let patience = turn.view.settings.primary_start_timeout_ms.max(COME_UP_WAIT);
+    let stopping = matches!(turn.view.local.server, Server::Stopping { .. });
+    if now.since(since) >= patience && !stopping {
+        // To whom it goes is announced already, or will be decided by votes: this node takes nothing back.
+        turn.memory.stage =
+            Stage::Demoting { candidate: None, release: true, since: now, down_since: None, in_place: false };
+        let stop = turn.run(Step::Stop { mode: StopMode::Immediate });
+        return Verdict::of(Rule::DemotionNotInPlace).and(stop).soon(100);
+    }
+    let stragglers = if turn.memory.stragglers_ended || stopping { None } else { turn.run(Step::EndStragglers) };
+    // Whoever was acknowledged was so before: the fence was closed before the server went down, and nobody is there to open it.
+    let release = stragglers.is_none().then(|| left_to_release(turn)).flatten();
+    Verdict::of(Rule::DemotionRecovering).and(stragglers.or(release)).soon(100)
+}
+
+/// The key, if it is not known to be given up: others should not wait for this node.
+fn left_to_release(turn: &Turn<'_>) -> Option<Effect> {
+    let lease = turn.memory.lease?;
+    turn.fresh()?;
+    release::again(turn, lease)
+}
