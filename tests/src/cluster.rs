@@ -13,8 +13,9 @@ use crate::terms::TermWatch;
 use crate::wait::{poll, secs};
 use crate::writer::{Ack, CREATE_TABLE, Refusal, Style, Target, Writers};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The cluster. Fields are dropped in this order.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Cluster {
     pub network: Option<Network>,
     /// What was asked for.
     pub plan: Plan,
-    _ports: Ports,
+    ports: Ports,
     /// Its directory.
     pub scratch: Scratch,
 }
@@ -77,7 +78,7 @@ impl Cluster {
             Etcd::start(scratch.path(), places.collect())
         });
         let nodes = sites.iter().map(|site| Node::prepare(&plan, site, &etcd.endpoints())).collect();
-        Self { nodes, etcd, network, plan, _ports: ports, scratch }
+        Self { nodes, etcd, network, plan, ports, scratch }
     }
 
     /// A healthy cluster with the writers' table.
@@ -182,6 +183,25 @@ impl Cluster {
         rest::post(&self.nodes[from].rest, "/switchover", &body)
     }
 
+    /// A port of loopback that nobody of this cluster uses.
+    pub fn spare_port(&mut self) -> u16 {
+        self.ports.take()
+    }
+
+    /// Waits until a leader has begun the part of a switchover that takes milliseconds: it is ready to become a standby.
+    #[must_use]
+    pub fn saw_parked(&self, leader: usize, within: Duration) -> bool {
+        let signal = self.nodes[leader].data().join("standby.signal");
+        let begun = Instant::now();
+        while begun.elapsed() < within {
+            if signal.exists() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        false
+    }
+
     /// A node that is not this one.
     #[must_use]
     pub fn other_than(&self, node: usize) -> usize {
@@ -269,6 +289,21 @@ pub struct Observation {
     pub writers: Writers,
     watch: FlushWatch,
     terms: TermWatch,
+}
+
+impl Conclusion {
+    /// What went wrong for the clients that write wherever the leader is; those that stay with a standby are always refused.
+    #[must_use]
+    pub fn client_errors(&self) -> Vec<&Refusal> {
+        let roaming: BTreeSet<u32> = self.acks.iter().filter(|ack| ack.roaming).map(|ack| ack.writer).collect();
+        self.refusals.iter().filter(|refusal| roaming.contains(&refusal.writer)).collect()
+    }
+
+    /// Fails the test if a client saw anything but success.
+    pub fn expect_no_client_error(&self, story: &str) {
+        let errors = self.client_errors();
+        assert!(errors.is_empty(), "{story}: {} errors for clients, the first: {:?}", errors.len(), errors.first());
+    }
 }
 
 /// What an observation showed.

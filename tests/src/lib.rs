@@ -4,10 +4,14 @@
 //! and packet filters and judges by what clients saw. One scenario per file in `tests/`. It needs root, for the other
 //! user, the network namespaces and the small file systems.
 
+pub mod archive;
 pub mod base64;
+pub mod census;
+pub mod chance;
 pub mod cluster;
 pub mod daemon;
 pub mod etcd;
+pub mod load;
 pub mod net;
 pub mod node;
 pub mod oracle;
@@ -19,5 +23,6 @@ pub mod rest;
 pub mod scratch;
 pub mod sql;
 pub mod terms;
+pub mod usurper;
 pub mod wait;
 pub mod writer;

@@ -89,6 +89,19 @@ impl Node {
         &self.launch.log
     }
 
+    /// What the supervisors have written so far.
+    #[must_use]
+    pub fn supervisor_log(&self) -> String {
+        fs::read(self.log()).map(|raw| String::from_utf8_lossy(&raw).into_owned()).unwrap_or_default()
+    }
+
+    /// What the servers have written so far, the workers inside them too.
+    #[must_use]
+    pub fn server_log(&self) -> String {
+        let path = self.dir.join(".data.ha_ext/postgres.log");
+        fs::read(path).map(|raw| String::from_utf8_lossy(&raw).into_owned()).unwrap_or_default()
+    }
+
     /// Starts the supervisor; it starts the server.
     pub fn start(&mut self) {
         self.daemon = Some(Daemon::start(&self.launch));
@@ -191,6 +204,11 @@ impl Node {
     pub fn kill(&mut self) {
         kill_family(self.supervisor(), &self.dir);
         self.daemon = None;
+    }
+
+    /// A power cut while others look on; [`Node::start`] brings it back.
+    pub fn cut_power(&self) {
+        kill_family(self.supervisor(), &self.dir);
     }
 
     /// Freezes the whole node.

@@ -215,6 +215,18 @@ fn overlaps(acks: &[Ack]) -> Vec<String> {
     found
 }
 
+/// For each change of timeline: how long no client that writes wherever the leader is was acknowledged.
+#[must_use]
+pub fn silences(acks: &[Ack]) -> Vec<Duration> {
+    let mut spans: BTreeMap<u32, (Instant, Instant)> = BTreeMap::new();
+    for ack in acks.iter().filter(|ack| ack.roaming) {
+        let span = spans.entry(ack.timeline).or_insert((ack.acked_at, ack.acked_at));
+        *span = (span.0.min(ack.acked_at), span.1.max(ack.acked_at));
+    }
+    let spans: Vec<(Instant, Instant)> = spans.into_values().collect();
+    spans.windows(2).map(|pair| pair[1].0.saturating_duration_since(pair[0].1)).collect()
+}
+
 fn gap(acks: &[Ack]) -> Duration {
     let mut per_writer: BTreeMap<u32, Vec<Instant>> = BTreeMap::new();
     for ack in acks.iter().filter(|ack| ack.roaming) {
@@ -275,6 +287,14 @@ mod tests {
     fn one_timeline_made_twice_is_caught() {
         let origin = Instant::now();
         assert_eq!(overlaps(&[ack(1, 10, "a", 2, 1, origin), ack(2, 20, "b", 2, 2, origin)]).len(), 1);
+    }
+
+    #[test]
+    fn a_silence_lies_between_two_timelines() {
+        let origin = Instant::now();
+        let acks = [ack(1, 10, "a", 1, 1, origin), ack(2, 15, "a", 1, 2, origin), ack(3, 115, "b", 2, 3, origin)];
+        assert_eq!(silences(&acks), [Duration::from_millis(100)]);
+        assert!(silences(&acks[..2]).is_empty());
     }
 
     #[test]

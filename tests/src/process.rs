@@ -75,6 +75,11 @@ impl Proc {
         assert!(self.wait_gone(Duration::from_secs(10)), "process {} survived SIGKILL", self.pid);
     }
 
+    /// SIGKILL without waiting, for a moment that must be met.
+    pub fn signal_kill(self) {
+        self.signal(Signal::KILL);
+    }
+
     /// Freezes it.
     pub fn freeze(self) {
         self.signal(Signal::STOP);

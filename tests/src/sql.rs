@@ -1,6 +1,7 @@
 //! A connection for tests: every step has a deadline, so that a frozen server cannot hang a test.
 
 use std::fmt;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
@@ -74,6 +75,7 @@ pub type Row = Vec<Option<String>>;
 pub struct Session {
     runtime: Runtime,
     client: Client,
+    end: Arc<Mutex<Option<SqlError>>>,
 }
 
 impl fmt::Debug for Session {
@@ -91,6 +93,8 @@ impl Session {
     /// Connects as somebody else.
     pub fn open_as(server: &Server, user: &str, password: &str, within: Duration) -> Result<Self, SqlError> {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+        let end: Arc<Mutex<Option<SqlError>>> = Arc::default();
+        let ended = Arc::clone(&end);
         let client = runtime.block_on(async {
             let mut config = Config::new();
             config.host(&server.host).port(server.port).user(user).password(password).dbname("postgres");
@@ -98,12 +102,14 @@ impl Session {
             let connecting = tokio::time::timeout(within, config.connect(NoTls));
             let (client, connection) = connecting.await.map_err(|_| SqlError::TimedOut)??;
             tokio::spawn(async move {
-                // Its end shows in the client's next call.
-                let _ = connection.await;
+                // Its end shows in the client's next call too, but without the server's last words.
+                if let Err(error) = connection.await {
+                    *ended.lock().expect("nobody panics while holding it") = Some(error.into());
+                }
             });
             Ok::<_, SqlError>(client)
         })?;
-        Ok(Self { runtime, client })
+        Ok(Self { runtime, client, end })
     }
 
     /// Runs SQL text; the rows of all its statements.
@@ -127,6 +133,19 @@ impl Session {
     pub fn value(&self, sql: &str, within: Duration) -> Result<Option<String>, SqlError> {
         let rows = self.query(sql, within)?;
         Ok(rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten())
+    }
+
+    /// The server's last words to a client that asked for nothing, once it has ended the connection.
+    #[must_use]
+    pub fn last_words(&self, within: Duration) -> Option<SqlError> {
+        let said = || self.end.lock().expect("nobody panics while holding it").take();
+        self.runtime.block_on(async {
+            let begun = tokio::time::Instant::now();
+            while !self.client.is_closed() && begun.elapsed() < within {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        said()
     }
 
     /// Whether the connection is known to be gone.

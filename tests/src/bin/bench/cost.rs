@@ -2,8 +2,8 @@
 
 use crate::Subject;
 use crate::report::Report;
-use ha_tests::cluster::Cluster;
 use ha_tests::daemon::run;
+use ha_tests::load::{self, Load};
 use ha_tests::plan::System;
 use ha_tests::process::Proc;
 use ha_tests::wait::secs;
@@ -114,45 +114,33 @@ fn duration_ms(text: &str) -> f64 {
 /// Throughput and CPU per transaction with and without the fence, in turns. Patroni's leader is a plain server.
 pub fn pgbench(subjects: &mut [Subject], report: &mut Report) {
     for subject in &*subjects {
-        let leader = subject.cluster.wait_healthy(secs(120));
-        tool(&subject.cluster, leader, &["-i", "-s", "10", "-q"]);
+        subject.cluster.wait_healthy(secs(120));
+        Load::tables(&subject.cluster, 10);
     }
     for _ in 0..LOAD_ROUNDS {
-        for mode in ["-N", "-S"] {
+        for (mode, clients) in [("-N", "4"), ("-S", "4"), ("-N", "16")] {
             for subject in &*subjects {
                 let leader = subject.cluster.wait_healthy(secs(120));
-                let postmaster = subject.cluster.nodes[leader].postmaster().expect("a leader has a postmaster");
+                let node = &subject.cluster.nodes[leader];
+                let postmaster = node.postmaster().expect("a leader has a postmaster");
                 let before = postmaster.ended_children_ticks();
                 let begun = Instant::now();
                 let seconds = LOAD_S.to_string();
-                let text = tool(&subject.cluster, leader, &["-n", mode, "-c", "4", "-j", "1", "-T", &seconds]);
+                let text = load::once(&node.server, &["-n", mode, "-c", clients, "-j", "1", "-T", &seconds])
+                    .unwrap_or_else(|error| panic!("{error}"));
                 let transactions = number_after(&text, "number of transactions actually processed: ");
                 let tps = number_after(&text, "tps = ");
                 // Backends count into the postmaster when it reaps them.
                 std::thread::sleep(secs(1));
                 let ticks = u32::try_from(postmaster.ended_children_ticks() - before).expect("few ticks");
                 let cpu_us = f64::from(ticks) * 10_000.0 / transactions.max(1.0);
-                report.add(&format!("pgbench {mode} -c 4, throughput"), "tps", subject.name, tps);
-                report.add(
-                    &format!("pgbench {mode} -c 4, CPU of the server per transaction"),
-                    "us",
-                    subject.name,
-                    cpu_us,
-                );
+                let label = format!("pgbench {mode} -c {clients}");
+                report.add(&format!("{label}, throughput"), "tps", subject.name, tps);
+                report.add(&format!("{label}, CPU of the server per transaction"), "us", subject.name, cpu_us);
                 assert!(begun.elapsed().as_secs() >= u64::from(LOAD_S), "pgbench ended early: {text}");
             }
         }
     }
-}
-
-fn tool(cluster: &Cluster, leader: usize, words: &[&str]) -> String {
-    let server = &cluster.nodes[leader].server;
-    let program = ha_tests::plan::bin_dir().join("pgbench").to_string_lossy().into_owned();
-    let (password, port) = (format!("PGPASSWORD={}", ha_tests::sql::PASSWORD), server.port.to_string());
-    let mut all = vec!["env", &password, &program, "-h", &server.host, "-p", &port, "-U", "postgres"];
-    all.extend(words);
-    all.push("postgres");
-    run(&all).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn number_after(text: &str, label: &str) -> f64 {

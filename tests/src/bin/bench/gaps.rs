@@ -3,6 +3,7 @@
 use crate::Subject;
 use crate::report::Report;
 use ha_tests::cluster::Cluster;
+use ha_tests::load::Load;
 use ha_tests::oracle::{Flushed, judge};
 use ha_tests::plan::System;
 use ha_tests::rest;
@@ -12,7 +13,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Sets the dynamic timing and waits until every node lives by it.
-fn set_timing(subjects: &[Subject], ttl: u32, loop_wait: u32, retry_timeout: u32, primary_start_timeout: u32) {
+pub fn set_timing(subjects: &[Subject], ttl: u32, loop_wait: u32, retry_timeout: u32, primary_start_timeout: u32) {
     for subject in subjects {
         let cluster = &subject.cluster;
         let leader = cluster.wait_healthy(secs(120));
@@ -27,7 +28,7 @@ fn set_timing(subjects: &[Subject], ttl: u32, loop_wait: u32, retry_timeout: u32
 }
 
 /// One client.
-fn client(cluster: &Cluster) -> Writers {
+pub fn client(cluster: &Cluster) -> Writers {
     let target = Target::AnyPrimary(cluster.servers_from(0));
     let writers = Writers::start(vec![target], &Style { interval: millis(5), patience: secs(1) });
     cluster.wait("the client to be under way", secs(30), || (writers.acked() > 100).then_some(()));
@@ -41,40 +42,27 @@ fn wait_for_phase(run: usize, runs: usize, loop_wait: u32) {
 }
 
 /// What one fault cost.
-struct Damage {
-    gap: Duration,
-    lost: usize,
-    acks: Vec<Ack>,
+pub struct Damage {
+    /// The longest time without a commit.
+    pub gap: Duration,
+    /// Rows that were acknowledged and are gone.
+    pub lost: usize,
+    /// Every acknowledgement.
+    pub acks: Vec<Ack>,
 }
 
-/// Waits until a write on a connection made after the fault is acknowledged, lets things settle, and judges.
-fn assess(cluster: &Cluster, writers: Writers, fault: Instant) -> Damage {
+/// Waits until a write on a connection made after the fault is acknowledged, lets things settle, ends the load, and judges.
+pub fn assess(cluster: &Cluster, writers: Writers, fault: Instant, load: Option<Load>) -> Damage {
     cluster.wait("a write after the fault", secs(120), || writers.first_ack_connected_after(fault));
     std::thread::sleep(millis(500));
     let (acks, _) = writers.stop();
+    drop(load);
     // A client may still write to the old server after the fault: the gap is the longest silence, wherever it lies.
     let leader = cluster.wait_healthy(secs(180));
     let verdict = judge(&acks, &Flushed::default(), &cluster.nodes[leader].server);
     let rows = cluster.nodes[leader].sql("TRUNCATE ha_log");
     assert!(rows.is_ok(), "the leader takes no write: {rows:?}");
     Damage { gap: verdict.gap, lost: verdict.lost.len(), acks }
-}
-
-/// Planned switchover.
-pub fn switchover(subjects: &mut [Subject], report: &mut Report, runs: usize) {
-    set_timing(subjects, 30, 10, 10, 300);
-    for _ in 0..runs {
-        for subject in &mut *subjects {
-            let cluster = &subject.cluster;
-            let from = cluster.wait_healthy(secs(120));
-            let writers = client(cluster);
-            let fault = Instant::now();
-            cluster.switch_over(from, cluster.other_than(from));
-            let damage = assess(cluster, writers, fault);
-            report.add("planned switchover, write gap", "s", subject.name, damage.gap.as_secs_f64());
-            report.add("planned switchover, rows lost", "rows", subject.name, count(damage.lost));
-        }
-    }
 }
 
 /// SIGKILL of the postmaster: restart in place, or failover at once when `primary_start_timeout` is 0.
@@ -93,9 +81,43 @@ pub fn postmaster_killed(subjects: &mut [Subject], report: &mut Report, runs: us
             let writers = client(cluster);
             let fault = Instant::now();
             cluster.nodes[leader].postmaster().expect("a leader has a postmaster").kill();
-            let damage = assess(cluster, writers, fault);
+            let damage = assess(cluster, writers, fault, None);
             report.add(&format!("{label}, write gap"), "s", subject.name, damage.gap.as_secs_f64());
             report.add(&format!("{label}, rows lost"), "rows", subject.name, count(damage.lost));
+        }
+    }
+}
+
+/// The store is away until nobody may write any more, and comes back. It is the same store for every system.
+pub fn store_back(subjects: &mut [Subject], report: &mut Report, runs: usize) {
+    let (ttl, loop_wait) = (20, 1);
+    set_timing(subjects, ttl, loop_wait, 3, 300);
+    for run in 0..runs {
+        for subject in &*subjects {
+            subject.cluster.wait_healthy(secs(120));
+        }
+        wait_for_phase(run, runs, loop_wait);
+        let clients: Vec<Writers> = subjects.iter().map(|subject| client(&subject.cluster)).collect();
+        let fault = Instant::now();
+        subjects[0].cluster.etcd.kill();
+        std::thread::sleep(secs(u64::from(ttl) + 3));
+        let silent_since = Instant::now();
+        subjects[0].cluster.etcd.start_member(0);
+        let cluster = &subjects[0].cluster;
+        let serves = || cluster.etcd.held(&cluster.key("leader")).is_ok().then(Instant::now);
+        let back = cluster.wait("the store to serve", secs(30), serves);
+        for (subject, writers) in subjects.iter().zip(clients) {
+            let first = || writers.first_ack_sent_after(silent_since);
+            let first = subject.cluster.wait("a write after the store is back", secs(120), first);
+            let after = first.acked_at.saturating_duration_since(back).as_secs_f64();
+            let damage = assess(&subject.cluster, writers, fault, None);
+            report.add(
+                "store lost for 23 s, ttl 20, loop_wait 1, first write after it is back",
+                "s",
+                subject.name,
+                after,
+            );
+            report.add("store lost for 23 s, rows lost", "rows", subject.name, count(damage.lost));
         }
     }
 }
@@ -130,7 +152,7 @@ fn lose_hosts(subjects: &mut [Subject], report: &mut Report, runs: usize, label:
             });
             let back = Instant::now();
             subject.cluster.nodes[leader].start();
-            let damage = assess(&subject.cluster, writers, fault);
+            let damage = assess(&subject.cluster, writers, fault, None);
             report.add(&format!("{label}, write gap"), "s", subject.name, damage.gap.as_secs_f64());
             if let Some(lease_end) = lease_end {
                 let after = first.acked_at.saturating_duration_since(lease_end).as_secs_f64();
@@ -144,6 +166,6 @@ fn lose_hosts(subjects: &mut [Subject], report: &mut Report, runs: usize, label:
     }
 }
 
-fn count(number: usize) -> f64 {
+pub fn count(number: usize) -> f64 {
     f64::from(u32::try_from(number).unwrap_or(u32::MAX))
 }

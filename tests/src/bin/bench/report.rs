@@ -1,7 +1,7 @@
 //! Collecting numbers and printing them as a table.
 
-use crate::machine;
-use std::collections::BTreeMap;
+use crate::{OURS, PATRONI, RESTART, machine};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// All numbers of one run of the benchmark.
@@ -11,11 +11,19 @@ pub struct Report {
     /// In the order in which they were first seen.
     measures: Vec<(String, &'static str)>,
     values: BTreeMap<(String, String), Vec<f64>>,
+    /// What repeated faults cost, by fault and system: all together, in how many runs.
+    tallies: BTreeMap<(String, String), (usize, usize)>,
 }
 
 impl Report {
     pub fn new(runs: usize) -> Self {
-        Self { runs, load_at_start: machine::load(), measures: Vec::new(), values: BTreeMap::new() }
+        Self {
+            runs,
+            load_at_start: machine::load(),
+            measures: Vec::new(),
+            values: BTreeMap::new(),
+            tallies: BTreeMap::new(),
+        }
     }
 
     /// Adds one measured value.
@@ -27,36 +35,75 @@ impl Report {
         self.values.entry((measure.to_owned(), system.to_owned())).or_default().push(value);
     }
 
-    /// The table: minimum / median / maximum where there are several values.
+    /// Adds what one of many runs cost.
+    pub fn tally(&mut self, fault: &str, system: &str, count: usize) {
+        eprintln!("          {fault}: {system}: {count}");
+        let (sum, runs) = self.tallies.entry((fault.to_owned(), system.to_owned())).or_default();
+        *sum += count;
+        *runs += 1;
+    }
+
+    /// The page: minimum / median / maximum where there are several values.
     pub fn markdown(&self) -> String {
         let mut text = String::from("# Benchmarks\n\nMeasured by `make bench`, which rewrites this file.\n\n");
         let _ = writeln!(text, "* Machine: {}", machine::description());
         let _ = writeln!(
             text,
-            "* Load average at the start {}, at the end {}; {} runs of each fault, the two systems in turns",
+            "* Load average at the start {}, at the end {}; {} runs of each switchover, fewer of other faults, the systems in turns",
             self.load_at_start,
             machine::load(),
             self.runs
         );
-        text += "* Both systems: three nodes each on loopback, one etcd for both, asynchronous replication, no watchdog, the same \
+        text += "* All systems: three nodes each on loopback, one etcd for all, asynchronous replication, no watchdog, the same \
                  YAML file (`ttl` 30, `loop_wait` 10, `retry_timeout` 10 unless a line says otherwise)\n\
                  * Write gap: the longest time between two acknowledged commits of one client that writes every 5 ms and reconnects \
                  like libpq with `target_session_attrs=read-write`\n\
                  * Each cell: minimum / **median** / maximum, or the one value\n\
                  * Faults are spread evenly over the period of the agents' loop\n\
                  * The machinery: Patroni's process; for ha_ext the supervisor and both background workers\n\
-                 * The last column: how many times better our median is\n\n\
-                 | measure | ha_ext | Patroni 4.1.5 | times |\n|---|---|---|---|\n";
-        for (measure, unit) in &self.measures {
-            let _ = writeln!(
-                text,
-                "| {measure}, {unit} | {} | {} | {} |",
-                self.cell(measure, "ha_ext"),
-                self.cell(measure, "Patroni 4.1.5"),
-                self.ratio(measure, unit)
-            );
-        }
+                 * The last column: how many times better our median is\n\n";
+        self.table(
+            &mut text,
+            "Planned switchover",
+            |label| label.starts_with("switchover, "),
+            &[OURS, RESTART, PATRONI],
+        );
+        self.table(&mut text, "Faults and costs", |label| !label.starts_with("switchover, "), &[OURS, PATRONI]);
+        self.totals(&mut text);
+        text.truncate(text.trim_end().len());
+        text.push('\n');
         text
+    }
+
+    fn table(&self, text: &mut String, title: &str, belongs: impl Fn(&str) -> bool, systems: &[&str]) {
+        let rows: Vec<_> = self.measures.iter().filter(|(measure, _)| belongs(measure)).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let rule = "---|".repeat(systems.len());
+        let _ = writeln!(text, "## {title}\n\n| measure | {} | times |\n|---|{rule}---|", systems.join(" | "));
+        for (measure, unit) in rows {
+            let cells: Vec<String> = systems.iter().map(|system| self.cell(measure, system)).collect();
+            let _ = writeln!(text, "| {measure}, {unit} | {} | {} |", cells.join(" | "), self.ratio(measure, unit));
+        }
+        text.push('\n');
+    }
+
+    fn totals(&self, text: &mut String) {
+        let faults: BTreeSet<&str> = self.tallies.keys().map(|(fault, _)| fault.as_str()).collect();
+        if faults.is_empty() {
+            return;
+        }
+        let _ =
+            writeln!(text, "## Repeated faults\n\nAll runs together.\n\n| fault | {OURS} | {PATRONI} |\n|---|---|---|");
+        for fault in faults {
+            let cell = |system: &str| {
+                let found = self.tallies.get(&(fault.to_owned(), system.to_owned()));
+                found.map_or_else(|| "-".to_owned(), |(sum, runs)| format!("**{sum}** in {runs} runs"))
+            };
+            let _ = writeln!(text, "| {fault} | {} | {} |", cell(OURS), cell(PATRONI));
+        }
+        text.push('\n');
     }
 
     fn sorted(&self, measure: &str, system: &str) -> Vec<f64> {
@@ -67,7 +114,7 @@ impl Report {
 
     /// How many times better our median is: smaller, or larger for a rate.
     fn ratio(&self, measure: &str, unit: &str) -> String {
-        let (ours, theirs) = (self.sorted(measure, "ha_ext"), self.sorted(measure, "Patroni 4.1.5"));
+        let (ours, theirs) = (self.sorted(measure, OURS), self.sorted(measure, PATRONI));
         if ours.is_empty() || theirs.is_empty() || median(&ours) <= 0.0 {
             return String::new();
         }
