@@ -361,6 +361,7 @@ impl Outside {
             let overtakes = matches!(
                 (&running.step, step),
                 (Step::Stop { mode: StopMode::Fast }, Step::Stop { mode: StopMode::Immediate })
+                    | (Step::EndStragglers, Step::Stop { .. })
             );
             if !overtakes {
                 return Err(format!("another step runs: {}", running.step));

@@ -288,9 +288,7 @@ impl Supervisor {
 
     /// Hands the seat to a worker that waits for it, once nothing of ours is under way. True if it is gone now.
     fn pass_on_seat(&mut self) -> bool {
-        let busy = self.hands.stop_requested
-            || self.hands.outside.busy()
-            || self.driver.memory().stage.stops_server();
+        let busy = self.hands.stop_requested || self.hands.outside.busy() || self.driver.memory().stage.stops_server();
         let possible = self.seat.wanted() && !busy && self.hands.acting;
         let mut next = self.handover.next(possible, self.driver.quiet());
         if next == Move::Begin {

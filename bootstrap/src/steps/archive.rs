@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a start waits for the archive: somebody may be waiting for this server.
@@ -29,7 +29,7 @@ pub enum Keep {
 
 /// Runs the archive command for everything that is ready. It is an error only if what is waiting can be neither archived nor kept.
 pub fn ready_wal(context: &Context, keep: Keep) -> Result<()> {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = locked(&ONE_AT_A_TIME);
     let patience = Patience { cancel: context.cancel.clone(), end: None };
     kept_wal(context, &patience);
     archive_or_keep(context, keep, &patience)
@@ -38,7 +38,7 @@ pub fn ready_wal(context: &Context, keep: Keep) -> Result<()> {
 /// The same before a former primary follows somebody: its restartpoints remove what its archiver has not come to. It takes a bounded
 /// time, and a broken archive keeps nobody out of the cluster.
 pub fn before_standby(context: &Context) {
-    let result = bounded(|patience| {
+    let result = bounded(Cancel::new(), |patience| {
         kept_wal(context, patience);
         let state = control_data::read(context.site.data_dir())?.control.state;
         if state == ControlState::ShutDown { archive_or_keep(context, Keep::Copied, patience) } else { Ok(()) }
@@ -56,9 +56,11 @@ pub fn beside_recovery(context: &Context) -> Result<()> {
     if idle || setting(context, "archive_mode").as_deref() == Some("always") {
         return Ok(());
     }
+    let cancel = Cancel::new()?;
+    *locked(&BESIDE) = Some(cancel.clone());
     let context = Context { background: true, ..context.clone() };
     let archive = move || {
-        let result = bounded(|patience| {
+        let result = bounded(Ok(cancel), |patience| {
             kept_wal(&context, patience);
             archive_or_keep(&context, Keep::Copied, patience)
         });
@@ -70,8 +72,21 @@ pub fn beside_recovery(context: &Context) -> Result<()> {
     running.map(|_| ()).map_err(Error::io(|| "starting a thread".to_owned()))
 }
 
+/// Ends what is still archived beside recovery: another step begins, which sees to it itself.
+pub fn end_beside_recovery() {
+    if let Some(cancel) = locked(&BESIDE).take() {
+        cancel.cancel();
+    }
+}
+
 /// Two commands at a time for one file could end in half of it.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// What runs beside recovery.
+static BESIDE: Mutex<Option<Cancel>> = Mutex::new(None);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Until when archive commands may run.
 struct Patience {
@@ -79,10 +94,16 @@ struct Patience {
     end: Option<Instant>,
 }
 
+impl Patience {
+    fn called_off(&self) -> bool {
+        self.cancel.told() && self.end.is_some_and(|end| Instant::now() < end)
+    }
+}
+
 /// Calls `body` with commands that are ended once the time is up.
-fn bounded(body: impl FnOnce(&Patience) -> Result<()>) -> Result<()> {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let patience = Patience { cancel: Cancel::new()?, end: Some(Instant::now() + START_MAX) };
+fn bounded(cancel: Result<Cancel>, body: impl FnOnce(&Patience) -> Result<()>) -> Result<()> {
+    let _alone = locked(&ONE_AT_A_TIME);
+    let patience = Patience { cancel: cancel?, end: Some(Instant::now() + START_MAX) };
     let (finished, waited_for) = std::sync::mpsc::channel::<()>();
     let cancel = patience.cancel.clone();
     let watch = move || {
@@ -111,6 +132,8 @@ fn archive_or_keep(context: &Context, keep: Keep, patience: &Patience) -> Result
             tracing::info!(count, "archived the WAL that was waiting");
             Ok(())
         }
+        // Whoever comes next does it.
+        Err(_) if context.background && patience.called_off() => Ok(()),
         Err(error) => {
             let count = keep_aside(context, keep)?;
             let dir = context.site.unarchived();
@@ -126,6 +149,7 @@ fn archive(context: &Context, patience: &Patience) -> Result<usize> {
         return Ok(0);
     }
     let Some(template) = template(context)? else { return Ok(0) };
+    let mut count = 0;
     for (name, status) in &ready {
         if context.background && !context.site.paths.standby_signal().exists() {
             // It was promoted again: its own archiver goes on.
@@ -138,8 +162,9 @@ fn archive(context: &Context, patience: &Patience) -> Result<usize> {
             tracing::error!("the server removed {name} while it was archived: see whether it is whole in the archive");
         }
         done(status)?;
+        count += 1;
     }
-    Ok(ready.len())
+    Ok(count)
 }
 
 /// Which file it is: one that is used again for later WAL gets another name.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long the lock may stay taken after everybody we know of was killed.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 /// Between two looks when there is nothing to wait on: somebody holds the lock that we do not see.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Runs the step.
 pub fn perform(context: &Context) -> Result<()> {

@@ -60,6 +60,9 @@ pub struct Context {
 
 /// Runs a step to its end.
 pub fn perform(step: &Step, context: &Context) -> Result<()> {
+    if !matches!(step, Step::EndStragglers | Step::Stop { .. }) {
+        archive::end_beside_recovery();
+    }
     match step {
         Step::Initdb => initdb::perform(context),
         Step::BaseBackup { from } => basebackup::perform(context, from),

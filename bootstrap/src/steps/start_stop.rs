@@ -53,7 +53,6 @@ pub fn start(context: &Context, role: &StartRole) -> Result<()> {
         StartRole::Standby { upstream } => {
             conf::write(site, upstream.as_ref())?;
             if upstream.is_some() {
-                // A parked server removes nothing; once it leads its own archiver goes on.
                 archive::before_standby(context);
             }
             pgdata::write_durably(&site.paths.standby_signal(), "")?;
@@ -82,6 +81,10 @@ pub fn start(context: &Context, role: &StartRole) -> Result<()> {
         other => other?,
     }
     warn_unless(parameters::started_well(site), "the parameters of this start could not be kept");
+    if matches!(role, StartRole::Standby { upstream: None }) {
+        // Somebody may wait for it to lead, and then its own archiver goes on; but it may as well follow.
+        warn_unless(archive::beside_recovery(context), "what waits for the archive is left alone");
+    }
     Ok(())
 }
 

@@ -29,13 +29,11 @@ pub fn end(postmaster: &Postmaster, before: Tick) {
     let known = children_before(postmaster, before);
     let grace = (before + GRACE).since(clock::now());
     let end = Instant::now() + Duration::from_millis(grace.0);
-    for child in &known {
+    for (child, _) in &known {
         let _ = child.wait_end(end.saturating_duration_since(Instant::now()));
     }
-    let left: Vec<(&Held, String)> =
-        known.iter().filter(|child| !child.ended()).map(|child| (child, process::title(child.id.pid))).collect();
-    let left: Vec<&(&Held, String)> = left.iter().filter(|(_, title)| !is_logger(title)).collect();
-    for (child, title) in &left {
+    let left = || known.iter().filter(|(child, _)| !child.ended());
+    for (child, title) in left() {
         tracing::warn!(pid = child.id.pid, "\"{title}\" does not end: it is killed");
         // Each child of a postmaster leads a process group; an archive command is in that of the archiver.
         if process::stat(child.id.pid).is_some_and(|stat| stat.id == child.id && stat.group == child.id.pid) {
@@ -46,21 +44,23 @@ pub fn end(postmaster: &Postmaster, before: Tick) {
         }
     }
     let end = Instant::now() + KILLED_MAX;
-    for (child, title) in left {
+    for (child, title) in left() {
         if !child.wait_end(end.saturating_duration_since(Instant::now())) {
             tracing::warn!(pid = child.id.pid, "the kernel does not let \"{title}\" go");
         }
     }
 }
 
-/// Held, and judged after that: what is judged is what will be signalled. One that was started later belongs to the recovery.
-fn children_before(postmaster: &Postmaster, before: Tick) -> Vec<Held> {
+/// Each with its title. Held, and judged after that: what is judged is what will be signalled. One that was started later belongs to the
+/// recovery.
+fn children_before(postmaster: &Postmaster, before: Tick) -> Vec<(Held, String)> {
     let ours = |pid: i32| process::stat(pid).is_some_and(|stat| stat.parent_pid == postmaster.pid());
     let held = |pid: i32| {
         let held = Held::open(pid)?;
         // The postmaster lives still, so its id is its own and the child is its child.
         let child = ours(pid) && !postmaster.ended() && held.id.started_before(before);
-        child.then_some(held)
+        let title = process::title(pid);
+        (child && !is_logger(&title)).then_some((held, title))
     };
     process::all().into_iter().filter(|pid| ours(*pid)).filter_map(held).collect()
 }
