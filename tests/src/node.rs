@@ -45,14 +45,8 @@ impl Node {
         fs::write(&file, yaml(plan, site, etcd)).expect("the node's file can be written");
         chown(&file, Some(uid), Some(gid)).expect("root may give files away");
         let log = site.dir.with_extension("log");
-        let program = match plan.system {
-            System::HaExt => vec![bootstrap_program(), "run".into()],
-            System::Patroni => crate::patroni::command("patroni"),
-        };
-        let mut command = program;
-        command.push(file.to_string_lossy().into_owned());
         let launch = Launch {
-            command,
+            command: command(plan.system, &file),
             user: Some("postgres"),
             netns: site.netns.clone(),
             log,
@@ -100,6 +94,13 @@ impl Node {
     pub fn server_log(&self) -> String {
         let path = self.dir.join(".data.ha_ext/postgres.log");
         fs::read(path).map(|raw| String::from_utf8_lossy(&raw).into_owned()).unwrap_or_default()
+    }
+
+    /// Gives a node that does not run yet to the other system: both read the same file.
+    pub fn hand_to(&mut self, system: System) {
+        assert!(self.daemon.is_none(), "{} runs", self.name);
+        self.launch.command = command(system, &self.file());
+        self.system = system;
     }
 
     /// Starts the supervisor; it starts the server.
@@ -286,6 +287,16 @@ impl Drop for Node {
             let _ = run(&["umount", "-l", &self.dir.to_string_lossy()]);
         }
     }
+}
+
+/// What runs a node.
+fn command(system: System, file: &Path) -> Vec<String> {
+    let mut words = match system {
+        System::HaExt => vec![bootstrap_program(), "run".into()],
+        System::Patroni => crate::patroni::command("patroni"),
+    };
+    words.push(file.to_string_lossy().into_owned());
+    words
 }
 
 /// The installed supervisor, or the one named by `HA_BOOTSTRAP`. User postgres must be able to run it, which a file in

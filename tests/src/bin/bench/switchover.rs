@@ -35,7 +35,7 @@ pub fn measure(subjects: &[Subject], report: &mut Report, runs: usize, setting: 
     set_timing(subjects, 30, 10, 10, 300);
     for subject in subjects.iter().filter(|_| setting.clients > 0) {
         if !has_tables(&subject.cluster) {
-            Load::tables(&subject.cluster, if setting.clients > 8 { 40 } else { 10 });
+            Load::tables(&subject.cluster, if setting.clients > 8 { 20 } else { 10 });
         }
     }
     for _ in 0..runs {
