@@ -3,6 +3,12 @@
 //! Policy only; the callbacks that ask it are in [`crate::pg::hooks`]. The deadline in shared memory leaves zero (closed) in one
 //! way alone: the loop worker's main thread opens it ([`open`]). The network thread may extend it and close it.
 
+mod seal;
+
+#[allow(unused_imports, reason = "the planned switchover calls them")]
+pub use seal::{in_flight, pass, seal, seal_state, sealed, settled, unseal};
+
+use crate::pg::queue;
 use crate::shmem::{Shared, shared};
 use ha_core::clock::Tick;
 use ha_core::lease::Lease;
@@ -48,7 +54,7 @@ pub fn decide_mode(config_file: &str, data_dir: &Path) {
 
 /// Whether nothing may be acknowledged now.
 pub fn closed() -> bool {
-    shared().is_none_or(|shared| now_ns() >= shared.deadline_ns.load(Ordering::Acquire))
+    shared().is_none_or(|shared| now_ns() >= shared.gate.deadline_ns.load(Ordering::Acquire))
 }
 
 fn deadline_ns(lease: &Lease) -> u64 {
@@ -57,17 +63,55 @@ fn deadline_ns(lease: &Lease) -> u64 {
 
 /// Opens the fence until the lease's deadline. That its leader key was not lost meanwhile is checked by the driver, after this.
 pub fn open(shared: &Shared, lease: &Lease) {
-    shared.deadline_ns.fetch_max(deadline_ns(lease), Ordering::AcqRel);
+    if shared.gate.yielded_ns.swap(0, Ordering::AcqRel) != 0 {
+        shared.gate.successor.publish("");
+    }
+    shared.gate.deadline_ns.fetch_max(deadline_ns(lease), Ordering::AcqRel);
 }
 
 /// Until when commits may be acknowledged; zero when the fence is closed.
 pub fn deadline(shared: &Shared) -> Tick {
-    Tick(shared.deadline_ns.load(Ordering::Acquire) / 1_000_000)
+    Tick(shared.gate.deadline_ns.load(Ordering::Acquire) / 1_000_000)
 }
 
-/// Closes the fence.
+/// Closes the fence. Held commits fail within moments.
 pub fn close(shared: &Shared) {
-    shared.deadline_ns.store(0, Ordering::Release);
+    shared.gate.deadline_ns.store(0, Ordering::SeqCst);
+}
+
+/// Closes the fence because this server is about to be a standby of `successor` (`host:port (name)`, empty if unknown): held
+/// commits fail at once, new sessions are sent away, and who is terminated is told where to go. For the worker's main thread.
+pub fn close_for_demotion(shared: &Shared, successor: &str) {
+    shared.gate.successor.publish(successor);
+    shared.gate.yielded_ns.store(now_ns(), Ordering::Release);
+    close(shared);
+    queue::wake_all(&shared.held);
+}
+
+/// How long new sessions are sent away at most: a demotion takes less, and if it does not come about somebody must be able
+/// to look at this server.
+const SENT_AWAY_MAX_NS: u64 = 30_000_000_000;
+
+/// Whether this server is about to be a standby.
+pub fn yielding() -> bool {
+    let since_ns = shared().map_or(0, |shared| shared.gate.yielded_ns.load(Ordering::Acquire));
+    since_ns != 0 && now_ns().saturating_sub(since_ns) < SENT_AWAY_MAX_NS
+}
+
+/// Reads are refused on this standby until [`serve_reads`]: it may hold what the new leader does not.
+pub fn withhold_reads(shared: &Shared) {
+    shared.gate.reads_withheld.store(1, Ordering::Release);
+}
+
+#[allow(dead_code, reason = "the planned switchover calls it")]
+/// This standby was compared with its leader: it may be read.
+pub fn serve_reads(shared: &Shared) {
+    shared.gate.reads_withheld.store(0, Ordering::Release);
+}
+
+/// Whether this standby must not be read yet.
+pub fn reads_withheld(shared: &Shared) -> bool {
+    shared.gate.reads_withheld.load(Ordering::Acquire) != 0
 }
 
 /// The store confirmed `lease` (network thread): extends an open fence, as long as the main thread is seen alive.
@@ -79,6 +123,7 @@ pub fn confirmed(shared: &Shared, lease: &Lease) {
     let new = deadline_ns(lease);
     // Only extends: a fence that is closed stays closed, whatever order the two threads come in.
     let _ = shared
+        .gate
         .deadline_ns
         .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| (old != 0 && new > old).then_some(new));
 }
@@ -88,11 +133,8 @@ pub fn leader_lost(shared: &Shared) {
     close(shared);
 }
 
-/// The transaction that wants to commit has done something durable: may it?
-pub fn check_commit() {
-    if closed() {
-        refuse("cannot commit: this server does not hold the leader lease");
-    }
+fn refuse_commit() {
+    refuse("cannot commit: this server does not hold the leader lease");
 }
 
 /// Refuses `what` on a primary without a lease.
@@ -102,16 +144,54 @@ pub fn check_statement(what: &str) {
     }
 }
 
+/// Whether this server is a standby that may hold what its leader does not. Only asked in recovery.
+pub fn standby_withheld() -> bool {
+    shared().is_none_or(reads_withheld)
+}
+
+/// Raises the error of a standby that must not be read yet.
+pub fn refuse_standby_read() {
+    crate::pg::report::error(
+        PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+        "cannot execute a read: this server was demoted and is not yet known to agree with the new leader",
+        "It may show what another server does not know.",
+        &leader_hint(),
+    );
+}
+
+/// Refuses a new session while this server turns into a standby.
+pub fn check_login() {
+    if yielding() {
+        crate::pg::report::fatal(
+            PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+            "this server is about to become a standby",
+            &leader_hint(),
+        );
+    }
+}
+
+/// Where a client should go.
+pub fn leader_hint() -> String {
+    let known = |leader: &String| !leader.is_empty();
+    let Some(shared) = shared() else { return String::new() };
+    if yielding()
+        && let Some(next) = shared.gate.successor.read().filter(known)
+    {
+        return format!("The next leader is {next}.");
+    }
+    match shared.leader_hint.read().filter(known) {
+        Some(leader) => format!("The leader is {leader}."),
+        None => "No leader is known at the moment. Try again later.".to_owned(),
+    }
+}
+
 /// Raises the error of a closed fence.
 fn refuse(message: &str) {
     let hint = match mode() {
         Mode::Unconfigured => "The server was started without ha_ext.config_file, but its data directory belongs to a \
              cluster. Start it with ha_bootstrap, or take it out of the cluster with \"ha_bootstrap detach\"."
             .to_owned(),
-        Mode::Inert | Mode::Active => match shared().and_then(|shared| shared.leader_hint.read()) {
-            Some(leader) if !leader.is_empty() => format!("The leader is {leader}."),
-            _ => "No leader is known at the moment. Try again later.".to_owned(),
-        },
+        Mode::Inert | Mode::Active => leader_hint(),
     };
     crate::pg::report::error(
         PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,

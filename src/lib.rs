@@ -59,6 +59,8 @@ pub extern "C-unwind" fn _PG_init() {
             "Build ha_ext for the server that loads it.",
         );
     }
+    #[cfg(debug_assertions)]
+    pg::debug::define();
     shmem::install();
     pg::hooks::install();
     if fence::mode() == fence::Mode::Active {

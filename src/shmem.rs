@@ -8,13 +8,14 @@ use crate::ring::{self, Ring};
 use ha_core::ids::Timeline;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
-use std::ffi::c_void;
+use std::cell::UnsafeCell;
+use std::ffi::{CStr, c_void};
 use std::mem::size_of;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// Grows with every change of [`Shared`]'s layout.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 /// Longest status page, bytes.
 pub const PAGE_BYTES: usize = 256 * 1024;
 /// Longest memory of a worker, bytes.
@@ -38,8 +39,10 @@ pub struct Shared {
     pub worker_latch: AtomicPtr<c_void>,
     /// Latch of the sql worker.
     pub sql_latch: AtomicPtr<c_void>,
-    /// Until when commits may be acknowledged, nanoseconds of `CLOCK_BOOTTIME`; 0 is closed.
-    pub deadline_ns: AtomicU64,
+    /// What every commit looks at.
+    pub gate: Gate,
+    /// Commits that are held wait here.
+    pub held: WaitQueue,
     /// When the loop worker's main thread last went round, nanoseconds of `CLOCK_BOOTTIME`.
     pub heartbeat_ns: AtomicU64,
     /// Who leads: `host:port (name)`.
@@ -54,6 +57,40 @@ pub struct Shared {
     pub events: Ring,
     /// Commands of sessions to the loop worker.
     pub letters: [Letter; LETTERS],
+}
+
+/// What every commit looks at, on a cache line that only the lease and a planned switchover write: busy clients share it
+/// without taking it from each other.
+#[repr(C, align(128))]
+pub struct Gate {
+    /// Until when commits may be acknowledged, nanoseconds of `CLOCK_BOOTTIME`; 0 is closed.
+    pub deadline_ns: AtomicU64,
+    /// Not 0: commits are held.
+    pub sealed: AtomicU32,
+    /// Not 0: this standby must not be read yet.
+    pub reads_withheld: AtomicU32,
+    /// When the fence was closed for a change of role, nanoseconds of `CLOCK_BOOTTIME`; 0 is not.
+    pub yielded_ns: AtomicU64,
+    /// Who leads after that: `host:port (name)`.
+    pub successor: Board<64>,
+}
+
+/// How far the commit of one process of the server has come; each has a cache line of its own. See [`crate::fence`].
+#[repr(C, align(128))]
+pub struct Mark(pub AtomicU32);
+
+/// A condition variable of the server. Only used through [`crate::pg::queue`].
+#[repr(C, align(128))]
+pub struct WaitQueue(UnsafeCell<pg_sys::ConditionVariable>);
+
+// SAFETY: the server's functions, which alone touch it, lock it.
+unsafe impl Sync for WaitQueue {}
+
+impl WaitQueue {
+    /// For the server's functions.
+    pub fn as_pointer(&self) -> *mut pg_sys::ConditionVariable {
+        self.0.get()
+    }
 }
 
 /// Text that one process writes (the loop worker's main thread, if nothing else is said) and any process reads. Two slots: a
@@ -170,6 +207,26 @@ pub fn shared() -> Option<&'static Shared> {
     unsafe { shared.as_ref() }
 }
 
+static MARKS: AtomicPtr<Mark> = AtomicPtr::new(std::ptr::null_mut());
+static MARK_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// The mark of every process that can commit, by its number in the server's array of processes.
+pub fn marks() -> &'static [Mark] {
+    let first = MARKS.load(Ordering::Relaxed);
+    if first.is_null() {
+        return &[];
+    }
+    // SAFETY: set by `on_startup` to an array of that length, which lives as long as the process and holds only atomics.
+    unsafe { std::slice::from_raw_parts(first, MARK_COUNT.load(Ordering::Relaxed)) }
+}
+
+/// Sessions, background workers, walsenders: whatever can commit has a number below this. Final before shared memory is
+/// asked for.
+fn mark_count() -> usize {
+    // SAFETY: a plain variable, computed before shared memory is asked for.
+    usize::try_from(unsafe { pg_sys::MaxBackends }).unwrap_or(0)
+}
+
 type Hook = Option<unsafe extern "C-unwind" fn()>;
 
 static PREVIOUS_REQUEST: OnceLock<Hook> = OnceLock::new();
@@ -197,6 +254,8 @@ extern "C-unwind" fn on_request() {
     }
     // SAFETY: inside shmem_request_hook, where this is allowed.
     unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Shared>()) };
+    // SAFETY: as above. The server rounds each area up to its own cache line, which may be longer than what is left here.
+    unsafe { pg_sys::RequestAddinShmemSpace((mark_count() + 1) * size_of::<Mark>()) };
 }
 
 /// A promotion that was asked for before a crash must not happen after it: whoever asked may not lead any more. The server
@@ -220,16 +279,30 @@ extern "C-unwind" fn on_startup() {
         unsafe { pg_guard_ffi_boundary(call) };
     }
     forget_promotion();
-    let mut found = false;
-    // SAFETY: inside shmem_startup_hook; the postmaster is alone, so that no lock is needed around it.
-    let segment = unsafe { pg_sys::ShmemInitStruct(c"ha_ext".as_ptr(), size_of::<Shared>(), &raw mut found) };
-    if !found {
-        // SAFETY: the segment has the size that was asked for, and all-zero is a valid `Shared`.
-        unsafe { std::ptr::write_bytes(segment.cast::<u8>(), 0, size_of::<Shared>()) };
-    }
-    SHARED.store(segment.cast(), Ordering::Relaxed);
+    let segment = area::<Shared>(c"ha_ext", 1);
+    let marks = area::<Mark>(c"ha_ext marks", mark_count());
+    SHARED.store(segment, Ordering::Relaxed);
+    MARK_COUNT.store(mark_count(), Ordering::Relaxed);
+    MARKS.store(marks, Ordering::Relaxed);
     if let Some(shared) = shared() {
+        // SAFETY: memory of its size that nobody uses yet.
+        unsafe { pg_sys::ConditionVariableInit(shared.held.as_pointer()) };
         ring::begin(&shared.events);
         shared.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
     }
+}
+
+/// `count` zeroed elements of shared memory.
+fn area<T>(name: &CStr, count: usize) -> *mut T {
+    let mut found = false;
+    // SAFETY: inside shmem_startup_hook; the postmaster is alone, so that no lock is needed around it.
+    let pointer = unsafe { pg_sys::ShmemInitStruct(name.as_ptr(), count * size_of::<T>(), &raw mut found) };
+    let pointer = pointer.cast::<T>();
+    // The server aligns every area to its cache line.
+    assert!(pointer.is_aligned(), "shared memory is not aligned");
+    if !found {
+        // SAFETY: the area has the size that was asked for, and all-zero is a valid `T`.
+        unsafe { std::ptr::write_bytes(pointer, 0, count) };
+    }
+    pointer
 }

@@ -91,6 +91,8 @@ impl Worker {
         {
             return Err(format!("the file \"promote\" cannot be removed: {error}"));
         }
+        // Nobody lifts the seal of a worker that ended before it did.
+        fence::unseal(shared);
         let address = LatchAddress::mine();
         shared.worker_latch.store(address.as_pointer(), Ordering::Release);
         let layers = layers(&paths)?;

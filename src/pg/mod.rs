@@ -1,10 +1,13 @@
 //! All use of the server's C interface. Nothing outside this folder (and `shmem.rs`) is `unsafe`.
 
 pub mod control;
+#[cfg(debug_assertions)]
+pub mod debug;
 pub mod hooks;
 pub mod latch;
 pub mod locks;
 pub mod process;
+pub mod queue;
 pub mod recovery;
 pub mod report;
 pub mod senders;

@@ -45,6 +45,22 @@ pub fn pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// The number of this process in the server's array of processes; `None` outside it.
+pub fn number() -> Option<usize> {
+    // SAFETY: a plain variable of this process.
+    let own = unsafe { pg_sys::MyProc };
+    if own.is_null() {
+        return None;
+    }
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: an entry of the array, which belongs to this process.
+    let number = unsafe { (*own).pgprocno };
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    // SAFETY: a plain variable of this process.
+    let number = unsafe { pg_sys::MyProcNumber };
+    usize::try_from(number).ok()
+}
+
 /// The postmaster.
 pub fn postmaster_pid() -> i32 {
     // SAFETY: a plain variable, inherited from the postmaster.

@@ -5,6 +5,7 @@
 //! user, the network namespaces and the small file systems.
 
 pub mod archive;
+pub mod bare;
 pub mod base64;
 pub mod census;
 pub mod chance;

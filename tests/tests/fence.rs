@@ -1,121 +1,14 @@
 //! The commit fence of one server, looked at by real clients, without any cluster around it.
 
-use ha_tests::daemon::{Daemon, Launch, run};
-use ha_tests::etcd::{Etcd, Place};
+use ha_tests::bare::{Bare, in_background};
+use ha_tests::daemon::run;
+use ha_tests::etcd::Etcd;
 use ha_tests::plan::bin_dir;
-use ha_tests::ports::Ports;
-use ha_tests::process::{Proc, account};
-use ha_tests::scratch::{Scratch, tail};
-use ha_tests::sql::{self, Server, Session, SqlError};
+use ha_tests::sql::{self, SqlError};
 use ha_tests::wait::{millis, poll, secs};
 use rustix::process::Signal;
 use std::fs;
-use std::os::unix::fs::chown;
-use std::path::PathBuf;
 use std::time::Duration;
-
-/// One server, started as a service unit would start it: no supervisor.
-struct Bare {
-    scratch: Scratch,
-    ports: Ports,
-    server: Server,
-    daemon: Option<Daemon>,
-}
-
-impl Bare {
-    /// A server with a data directory and nothing else; not started.
-    fn new() -> Self {
-        let scratch = Scratch::new();
-        let mut ports = Ports::claim();
-        let server = Server { host: "127.0.0.1".to_owned(), port: ports.take() };
-        let (uid, gid) = account("postgres");
-        chown(scratch.path(), Some(uid), Some(gid)).expect("root may give directories away");
-        let bare = Self { scratch, ports, server, daemon: None };
-        let data = bare.data().to_string_lossy().into_owned();
-        let initdb = bin_dir().join("initdb").to_string_lossy().into_owned();
-        let as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"];
-        let command = [&as_postgres[..], &[&initdb, "-D", &data, "-N", "-A", "trust", "-U", "postgres"]].concat();
-        run(&command).unwrap_or_else(|error| panic!("{error}"));
-        let conf = format!(
-            "shared_preload_libraries = 'ha_ext'\nport = {}\nlisten_addresses = '127.0.0.1'\n\
-             unix_socket_directories = ''\nmax_prepared_transactions = 10\nfsync = off\n",
-            bare.server.port
-        );
-        bare.append("postgresql.conf", &conf);
-        bare
-    }
-
-    fn data(&self) -> PathBuf {
-        self.scratch.path().join("data")
-    }
-
-    fn append(&self, file: &str, text: &str) {
-        let path = self.data().join(file);
-        let before = fs::read_to_string(&path).unwrap_or_default();
-        fs::write(&path, before + text).expect("a file in the data directory can be written");
-        let (uid, gid) = account("postgres");
-        chown(&path, Some(uid), Some(gid)).expect("root may give files away");
-    }
-
-    /// Writes a configuration for a cluster of this one node, and points the server at it.
-    fn configure(&mut self, etcd: &str) {
-        let rest = self.ports.take();
-        let file = self.scratch.path().join("node.yml");
-        let text = format!(
-            "scope: fence\nname: only\n\
-             restapi: {{listen: \"127.0.0.1:{rest}\", connect_address: \"127.0.0.1:{rest}\"}}\n\
-             etcd3: {{host: \"{etcd}\"}}\n\
-             bootstrap: {{dcs: {{ttl: 6, loop_wait: 1, retry_timeout: 2}}}}\n\
-             postgresql:\n  listen: \"127.0.0.1:{port}\"\n  connect_address: \"127.0.0.1:{port}\"\n  \
-             data_dir: {data}\n  authentication: {{superuser: {{username: postgres}}, \
-             replication: {{username: postgres}}}}\n",
-            port = self.server.port,
-            data = self.data().display(),
-        );
-        fs::write(&file, text).expect("the configuration can be written");
-        let (uid, gid) = account("postgres");
-        chown(&file, Some(uid), Some(gid)).expect("root may give files away");
-        self.append("postgresql.conf", &format!("ha_ext.config_file = '{}'\n", file.display()));
-    }
-
-    fn start(&mut self) {
-        let log = self.scratch.path().join("server.log");
-        let program = bin_dir().join("postgres").to_string_lossy().into_owned();
-        let launch = Launch {
-            command: vec![program, "-D".into(), self.data().to_string_lossy().into_owned()],
-            user: Some("postgres"),
-            netns: None,
-            log: log.clone(),
-            dir: self.scratch.path().to_owned(),
-            env: Vec::new(),
-        };
-        self.daemon = Some(Daemon::start(&launch));
-        let up = poll(secs(20), || sql::query(&self.server, "SELECT 1").ok());
-        assert!(up.is_some(), "the server does not start: {}", tail(&log, 20));
-    }
-
-    fn postmaster(&self) -> Proc {
-        self.daemon.as_ref().expect("the server was started").process()
-    }
-
-    fn stop(&mut self) {
-        self.postmaster().signal(Signal::INT);
-        assert!(self.postmaster().wait_gone(secs(30)), "the server does not stop");
-        self.daemon = None;
-    }
-
-    fn run(&self, statement: &str) -> Result<Vec<sql::Row>, SqlError> {
-        sql::query(&self.server, statement)
-    }
-
-    fn must(&self, statement: &str) {
-        self.run(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
-    }
-
-    fn session(&self) -> Session {
-        Session::open(&self.server, secs(5)).expect("the server admits sessions")
-    }
-}
 
 /// Each of them would acknowledge something that another server may not know.
 const REFUSED: &[&str] = &[
@@ -187,7 +80,7 @@ fn expect_refused(bare: &Bare, statement: &str, hint: &str) {
 
 /// A server that knows a table, a sequence and a prepared transaction, all of before the fence.
 fn with_contents() -> Bare {
-    let mut bare = Bare::new();
+    let mut bare = Bare::fresh();
     bare.start();
     bare.must("CREATE TABLE known (i integer)");
     bare.must("CREATE SEQUENCE numbers");
@@ -268,34 +161,9 @@ fn leading() -> (Bare, Etcd) {
     let mut bare = with_contents();
     bare.must("CREATE EXTENSION ha_ext");
     bare.stop();
-    let place = Place {
-        host: "127.0.0.1".to_owned(),
-        client_port: bare.ports.take(),
-        peer_port: bare.ports.take(),
-        netns: None,
-    };
-    let etcd = Etcd::start(bare.scratch.path(), vec![place]);
-    let endpoint = etcd.endpoints().remove(0);
-    bare.configure(&endpoint);
-    bare.start();
-    let written = poll(secs(20), || bare.run("INSERT INTO known VALUES (10)").ok());
-    assert!(written.is_some(), "it does not lead: {}", tail(&bare.scratch.path().join("server.log"), 30));
+    let etcd = bare.lead();
+    bare.must("INSERT INTO known VALUES (10)");
     (bare, etcd)
-}
-
-fn worker(bare: &Bare) -> Proc {
-    let worker = bare.postmaster().children().into_iter().find(|child| child.command().contains("ha_ext loop"));
-    worker.expect("the loop worker runs")
-}
-
-/// Runs a statement in a thread that gives its result back.
-// This process is no server: its threads may take signals.
-#[allow(clippy::disallowed_methods)]
-fn in_background(
-    session: Session,
-    statement: &'static str,
-) -> std::thread::JoinHandle<Result<Vec<sql::Row>, SqlError>> {
-    std::thread::spawn(move || session.query(statement, secs(40)))
 }
 
 #[test]
@@ -309,20 +177,14 @@ fn a_frozen_worker_lets_the_lease_run_out_and_nothing_is_acknowledged_after_it()
     open.query("BEGIN; INSERT INTO known VALUES (21)", secs(5)).expect("a transaction begins");
 
     // These two become durable before the deadline and would be acknowledged after it.
-    bare.append("postgresql.conf", "synchronous_standby_names = 'nobody'\n");
-    bare.postmaster().signal(Signal::HUP);
-    let waits = poll(secs(5), || {
-        let setting = sql::value(&bare.server, "SHOW synchronous_standby_names").ok().flatten();
-        setting.filter(|names| names == "nobody")
-    });
-    waits.expect("the setting arrives");
+    bare.reload("synchronous_standby_names", "nobody");
     let commit = in_background(bare.session(), "INSERT INTO known VALUES (22)");
     let finish = in_background(prepared, "COMMIT PREPARED 'during'");
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     let both = poll(secs(5), || sql::value(&bare.server, waiting).ok().flatten().filter(|count| count == "2"));
     both.expect("both wait for a standby");
 
-    let frozen = worker(&bare);
+    let frozen = bare.worker();
     frozen.freeze();
     // A read: a write would wait for a standby until then.
     let refused = poll(secs(15), || bare.run("SELECT * FROM known").err());
@@ -352,7 +214,7 @@ fn a_frozen_worker_lets_the_lease_run_out_and_nothing_is_acknowledged_after_it()
 #[test]
 fn a_worker_that_is_terminated_alone_is_replaced_without_an_outage() {
     let (bare, _etcd) = leading();
-    let before = worker(&bare);
+    let before = bare.worker();
     before.signal(Signal::TERM);
     let end = std::time::Instant::now() + secs(4);
     let mut writes = 0;
@@ -362,7 +224,7 @@ fn a_worker_that_is_terminated_alone_is_replaced_without_an_outage() {
         std::thread::sleep(millis(20));
     }
     assert!(writes > 20, "only {writes} writes");
-    let after = worker(&bare);
+    let after = bare.worker();
     assert_ne!(before, after, "another worker runs");
     let lead = poll(Duration::from_secs(10), || {
         let seen = sql::value(&bare.server, "SELECT fence_open FROM ha_lease").ok().flatten();

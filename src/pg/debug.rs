@@ -1,0 +1,55 @@
+//! Settings of debug builds alone, with which a test places the end of the lease at an exact point. They can close the fence,
+//! hold commits and withhold reads; none of them opens anything that the lease or the worker has closed.
+#![allow(unsafe_code)]
+
+use crate::fence;
+use crate::shmem::shared;
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use pgrx::pg_guard;
+use std::ffi::{c_int, c_void};
+
+/// What is done to this server for everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+enum Gate {
+    /// Lifts a seal, and only that.
+    #[name = c"none"]
+    None,
+    #[name = c"seal"]
+    Seal,
+    #[name = c"demote"]
+    Demote,
+    #[name = c"withhold"]
+    Withhold,
+}
+
+static GATE: GucSetting<Gate> = GucSetting::<Gate>::new(Gate::None);
+
+/// Registers the settings. Called once, by the postmaster.
+pub fn define() {
+    // SAFETY: the hook is guarded.
+    unsafe {
+        GucRegistry::define_enum_guc_with_hooks(
+            c"ha_ext.debug_gate",
+            c"What a planned switchover does to commits, logins and reads.",
+            c"",
+            &GATE,
+            GucContext::Suset,
+            GucFlags::SUPERUSER_ONLY,
+            None,
+            Some(on_gate),
+            None,
+        );
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_gate(value: c_int, _extra: *mut c_void) {
+    // The postmaster has no shared memory yet when it registers the setting.
+    let Some(shared) = shared() else { return };
+    match value {
+        value if value == Gate::Seal as c_int => fence::seal(shared),
+        value if value == Gate::Demote as c_int => fence::close_for_demotion(shared, "192.0.2.1:5432 (next)"),
+        value if value == Gate::Withhold as c_int => fence::withhold_reads(shared),
+        _ => fence::unseal(shared),
+    }
+}

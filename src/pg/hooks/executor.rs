@@ -1,0 +1,89 @@
+//! Queries: what changes data, and what reads it.
+#![allow(unsafe_code)]
+
+use crate::fence;
+use crate::guc::{FenceReads, fence_reads};
+use pgrx::{pg_guard, pg_sys};
+use std::sync::OnceLock;
+
+unsafe extern "C-unwind" {
+    // SAFETY: it cannot raise an error; declared here because the binding's error boundary would cost more than the call.
+    safe fn RecoveryInProgress() -> bool;
+    // SAFETY: declared here because the binding would catch and rebuild every error, and lose fields on the way.
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: i32);
+}
+
+static PREVIOUS_EXECUTOR_START: OnceLock<pg_sys::ExecutorStart_hook_type> = OnceLock::new();
+
+pub fn install() {
+    // SAFETY: the postmaster is single-threaded while it preloads libraries.
+    PREVIOUS_EXECUTOR_START.get_or_init(|| unsafe { pg_sys::ExecutorStart_hook });
+    // SAFETY: as above.
+    unsafe { pg_sys::ExecutorStart_hook = Some(on_executor_start) };
+}
+
+/// A read of a user table on a standby that must not be read yet.
+pub fn check_standby_read() {
+    if fence::standby_withheld() && fence_reads() == FenceReads::Refuse {
+        fence::refuse_standby_read();
+    }
+}
+
+/// Not guarded, so that an error passes through as the server raised it: nothing in this frame needs to be dropped.
+unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
+    if RecoveryInProgress() {
+        if fence::standby_withheld() {
+            check_standby_query(query);
+        }
+    } else if fence::closed() {
+        check_query(query);
+    }
+    let next = PREVIOUS_EXECUTOR_START.get().copied().flatten().unwrap_or(standard_ExecutorStart);
+    // SAFETY: the next in line, with the arguments as they came.
+    unsafe { next(query, flags) };
+}
+
+/// A query on a primary without a lease: changes are refused before they reach a foreign server, and reads of user
+/// tables unless they are allowed. Catalogs and functions stay usable, for whoever has to look at this server.
+#[pg_guard]
+extern "C-unwind" fn check_query(query: *mut pg_sys::QueryDesc) {
+    let plan = plan_of(query);
+    if plan.commandType != pg_sys::CmdType::CMD_SELECT || plan.hasModifyingCTE || !plan.rowMarks.is_null() {
+        fence::check_statement("a statement that changes data");
+    }
+    if fence_reads() == FenceReads::Refuse && reads_user_table(plan.rtable) {
+        fence::check_statement("a read");
+    }
+}
+
+/// A query on a standby that must not be read yet.
+#[pg_guard]
+extern "C-unwind" fn check_standby_query(query: *mut pg_sys::QueryDesc) {
+    if reads_user_table(plan_of(query).rtable) {
+        check_standby_read();
+    }
+}
+
+fn plan_of<'a>(query: *mut pg_sys::QueryDesc) -> &'a pg_sys::PlannedStmt {
+    // SAFETY: the server hands over a valid query.
+    let plan = unsafe { (*query).plannedstmt };
+    // SAFETY: every query has its plan, which lives as long.
+    unsafe { &*plan }
+}
+
+fn reads_user_table(range_table: *mut pg_sys::List) -> bool {
+    // SAFETY: null or a list of the server.
+    let Some(list) = (unsafe { range_table.as_ref() }) else { return false };
+    let length = usize::try_from(list.length).unwrap_or(0);
+    // SAFETY: a list has `length` initialised cells.
+    let cells = unsafe { std::slice::from_raw_parts(list.elements, length) };
+    cells.iter().any(|cell| {
+        // SAFETY: a range table is a list of pointers.
+        let entry = unsafe { cell.ptr_value }.cast::<pg_sys::RangeTblEntry>();
+        // SAFETY: to range table entries.
+        let entry = unsafe { &*entry };
+        entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+            && entry.relid.to_u32() >= pg_sys::FirstNormalObjectId
+            && entry.relkind.cast_unsigned() != pg_sys::RELKIND_VIEW
+    })
+}

@@ -1,0 +1,75 @@
+//! Sessions that begin or end while this server turns into a standby.
+#![allow(unsafe_code)]
+
+use crate::fence;
+use pgrx::prelude::PgSqlErrorCode;
+use pgrx::{pg_guard, pg_sys};
+use std::ffi::{CString, c_int};
+use std::sync::OnceLock;
+
+type AuthenticationHook = Option<unsafe extern "C-unwind" fn(port: *mut pg_sys::Port, status: c_int)>;
+
+unsafe extern "C-unwind" {
+    /// Not among the bindings.
+    static mut ClientAuthentication_hook: AuthenticationHook;
+}
+
+static PREVIOUS_AUTHENTICATION: OnceLock<AuthenticationHook> = OnceLock::new();
+static PREVIOUS_LOG: OnceLock<pg_sys::emit_log_hook_type> = OnceLock::new();
+
+pub fn install() {
+    // SAFETY: the postmaster is single-threaded while it preloads libraries.
+    PREVIOUS_AUTHENTICATION.get_or_init(|| unsafe { ClientAuthentication_hook });
+    // SAFETY: as above.
+    unsafe { ClientAuthentication_hook = Some(on_authentication) };
+    // SAFETY: as above.
+    PREVIOUS_LOG.get_or_init(|| unsafe { pg_sys::emit_log_hook });
+    // SAFETY: as above.
+    unsafe { pg_sys::emit_log_hook = Some(on_log) };
+}
+
+/// A client has said who it is. Not guarded, so that an error of another library passes as it was raised.
+unsafe extern "C-unwind" fn on_authentication(port: *mut pg_sys::Port, status: c_int) {
+    if let Some(previous) = PREVIOUS_AUTHENTICATION.get().copied().flatten() {
+        // SAFETY: the hook of another library, with the arguments as they came.
+        unsafe { previous(port, status) };
+    }
+    if status == pg_sys::STATUS_OK.cast_signed() {
+        check_login();
+    }
+}
+
+/// Standbys are never sent away: they have to receive the end of the log.
+#[pg_guard]
+extern "C-unwind" fn check_login() {
+    // SAFETY: a plain variable of this process.
+    let replication = unsafe { pg_sys::am_walsender };
+    if !replication {
+        fence::check_login();
+    }
+}
+
+/// A message is about to be written and sent. Not guarded, for the same reason.
+unsafe extern "C-unwind" fn on_log(data: *mut pg_sys::ErrorData) {
+    tell_where_to_go(data);
+    if let Some(previous) = PREVIOUS_LOG.get().copied().flatten() {
+        // SAFETY: the hook of another library, with the argument as it came.
+        unsafe { previous(data) };
+    }
+}
+
+/// Whoever is terminated by a demotion is told who leads. Nothing in here may raise an error.
+#[pg_guard]
+extern "C-unwind" fn tell_where_to_go(data: *mut pg_sys::ErrorData) {
+    // SAFETY: the message that the server is reporting, which belongs to this process.
+    if let Some(data) = unsafe { data.as_mut() }
+        && data.sqlerrcode == PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32
+        && data.elevel == pg_sys::FATAL.cast_signed()
+        && data.hint.is_null()
+        && fence::yielding()
+        && let Ok(hint) = CString::new(fence::leader_hint())
+    {
+        // This process ends right after its message: nobody has to free it.
+        data.hint = hint.into_raw();
+    }
+}
