@@ -5,8 +5,15 @@ use super::failure::Failure;
 use super::link::Link;
 use super::options::Options;
 use super::shared::Shared;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
+
+/// After an outage a connection from before it may hang for as long as packets are not sent again. Once another one is answered, this
+/// is what a request on it is given.
+const STRANDED_AFTER: Duration = Duration::from_millis(150);
 
 /// One connection at a time, kept as long as it works.
 pub(super) struct Members {
@@ -112,11 +119,18 @@ impl Members {
         request: &impl AsyncFn(&mut Link) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let started = tokio::time::Instant::now();
+        let shared = Arc::clone(&self.shared);
         let link = self.link(options, limit).await?;
         let limit = limit.saturating_sub(started.elapsed());
-        match tokio::time::timeout(limit, request(link)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::Unclear(format!("no answer within {} ms", limit.as_millis()))),
+        let answer = pin!(tokio::time::timeout(limit, request(link)));
+        let given_up = pin!(async {
+            shared.restored().await;
+            tokio::time::sleep(STRANDED_AFTER).await;
+        });
+        match first(answer, given_up).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => Err(Failure::Unclear(format!("no answer within {} ms", limit.as_millis()))),
+            None => Err(Failure::Unclear("the store is back, but does not answer on this connection".to_owned())),
         }
     }
 
@@ -141,6 +155,17 @@ impl Stopped {
     pub(super) fn of_a_question(self) -> Self {
         Self { doubt: false, ..self }
     }
+}
+
+/// The output, or nothing if `other` ends first.
+async fn first<T>(mut wanted: Pin<&mut impl Future<Output = T>>, mut other: Pin<&mut impl Future>) -> Option<T> {
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(output) = wanted.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        other.as_mut().poll(context).map(|_| None)
+    })
+    .await
 }
 
 fn too_slow(what: &str, limit: Duration) -> Failure {

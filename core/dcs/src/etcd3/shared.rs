@@ -18,6 +18,7 @@ pub(super) struct Shared {
     configured: Vec<String>,
     discovered: Mutex<Vec<String>>,
     answered: Notify,
+    restored: Notify,
     ttl_ms: AtomicU64,
 }
 
@@ -42,6 +43,7 @@ impl Shared {
             configured,
             discovered: Mutex::default(),
             answered: Notify::new(),
+            restored: Notify::new(),
             ttl_ms: AtomicU64::new(options.ttl.0),
         }
     }
@@ -118,6 +120,16 @@ impl Shared {
     /// A member answered: whoever pauses before the next attempt need not wait any longer.
     pub(super) fn announce_answer(&self) {
         self.answered.notify_waiters();
+    }
+
+    /// The watch is up again after nobody had answered it.
+    pub(super) fn announce_return(&self) {
+        self.restored.notify_waiters();
+    }
+
+    /// Waits until the store is back after it was lost.
+    pub(super) async fn restored(&self) {
+        self.restored.notified().await;
     }
 
     /// Sleeps, but not beyond the moment another connection gets an answer.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Pause after a round in which no member answered. Short, since everybody waits for the store then.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How often the members' addresses are asked for.
 const DISCOVER_EVERY: Duration = Duration::from_mins(10);
 
@@ -149,6 +149,7 @@ impl Watcher {
         }
         if self.lost {
             self.lost = false;
+            self.shared.announce_return();
             self.pending.push_back(WatchEvent::Restored);
         }
     }

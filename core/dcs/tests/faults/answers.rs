@@ -201,7 +201,7 @@ fn a_stuck_connection_is_replaced() {
     });
 }
 
-async fn both<A, B: 'static>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
+pub async fn both<A, B: 'static>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
     let (mut a, mut b) = (Box::pin(a), Box::pin(b));
     let mut done = None;
     let first = std::future::poll_fn(|context| {

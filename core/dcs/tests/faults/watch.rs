@@ -1,14 +1,15 @@
 //! A watch that is cut, frozen or starved never leaves a stale picture behind.
 
+use super::answers::both;
 use crate::conformance::{changed_to, until, won};
 use crate::support::backend::{BASE, only_through, options};
 use crate::support::etcd::Etcd;
 use crate::support::proxy::Proxy;
 use crate::support::{run, timed};
 use ha_core::clock::Millis;
-use ha_core::dcs::LEADER_PATH;
+use ha_core::dcs::{DcsCall, DcsReply, LEADER_PATH};
 use ha_dcs::etcd3::{Etcd3, Options};
-use ha_dcs::{Watch, WatchEvent};
+use ha_dcs::{Store, Watch, WatchEvent};
 
 fn with_ttl(hosts: Vec<String>, ttl: Millis) -> Options {
     Options { ttl, ..options(hosts, "w") }
@@ -62,6 +63,31 @@ fn a_frozen_store_is_lost_and_restored() {
         assert!(matches!(event, WatchEvent::Changed(_)), "the state comes first: {event:?}");
         assert_eq!(watch.next().await, WatchEvent::Restored);
         assert!(took < Millis(1_500), "{took}");
+    });
+}
+
+#[test]
+fn a_request_on_a_stranded_connection_goes_on_once_the_watch_is_back() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let proxy = Proxy::start(etcd.port(0)).await;
+        let options = Options { ttl: Millis(6_000), retry_timeout: Millis(30_000), ..only_through(proxy.host(), "a") };
+        let mut store = Etcd3::connect(&options);
+        let mut watch = store.watcher();
+        first(&mut watch).await;
+        let lease = won(&mut store).await;
+        until(&mut watch, |event| matches!(event, WatchEvent::Changed(_))).await;
+        proxy.refuse(true);
+        proxy.strand();
+        let renewal = timed(store.call(DcsCall::RenewLeader(lease)));
+        let outage = timed(async {
+            until(&mut watch, |event| matches!(event, WatchEvent::Lost(_))).await;
+            proxy.refuse(false);
+            until(&mut watch, |event| matches!(event, WatchEvent::Restored)).await;
+        });
+        let ((renewed_after, reply), (outage_ms, ())) = both(renewal, outage).await;
+        assert!(matches!(reply, DcsReply::Kept(_)), "{reply:?}");
+        assert!(renewed_after < outage_ms + Millis(1_000), "back after {outage_ms}, answered after {renewed_after}");
     });
 }
 

@@ -24,6 +24,8 @@ struct Mood {
     refuse: bool,
     /// Connections of an earlier generation are cut.
     generation: u64,
+    /// Connections of an earlier era hang.
+    era: u64,
 }
 
 pub struct Proxy {
@@ -76,6 +78,11 @@ impl Proxy {
         self.mood.send_modify(|mood| mood.generation += 1);
     }
 
+    /// Every present connection hangs for ever, as if packets were lost; later ones do not.
+    pub fn strand(&self) {
+        self.mood.send_modify(|mood| mood.era += 1);
+    }
+
     /// Later connections go to another server; the present ones are cut.
     pub fn retarget(&self, target: u16) {
         self.mood.send_modify(|mood| {
@@ -99,10 +106,9 @@ async fn connect(client: TcpStream, now: Mood, mood: watch::Receiver<Mood>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let requests =
-        pump(from_client, to_server, mood.clone(), now.generation, |mood| (mood.hold_requests, mood.lose_requests));
+    let requests = pump(from_client, to_server, mood.clone(), now, |mood| (mood.hold_requests, mood.lose_requests));
     tokio::spawn(requests);
-    tokio::spawn(pump(from_server, to_client, mood, now.generation, |mood| (mood.hold_answers, false)));
+    tokio::spawn(pump(from_server, to_client, mood, now, |mood| (mood.hold_answers, false)));
 }
 
 /// One direction. What was read is delivered even if the sender is gone by then, as a network may do.
@@ -110,7 +116,7 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut mood: watch::Receiver<Mood>,
-    generation: u64,
+    begun: Mood,
     held_and_lost: fn(&Mood) -> (bool, bool),
 ) {
     let (queue, mut waiting) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
@@ -132,7 +138,9 @@ async fn pump(
     let deliver = async {
         while let Some((due, bytes)) = waiting.recv().await {
             tokio::time::sleep_until(due).await;
-            if mood.wait_for(|mood| !held_and_lost(mood).0).await.is_err() || to.write_all(&bytes).await.is_err() {
+            if mood.wait_for(|mood| !held_and_lost(mood).0 && mood.era == begun.era).await.is_err()
+                || to.write_all(&bytes).await.is_err()
+            {
                 break;
             }
         }
@@ -140,7 +148,7 @@ async fn pump(
         super::sleep_ms(300).await;
     };
     let mut deliver = std::pin::pin!(deliver);
-    let mut cut = std::pin::pin!(cut.wait_for(|mood| mood.generation != generation));
+    let mut cut = std::pin::pin!(cut.wait_for(|mood| mood.generation != begun.generation));
     // Whichever ends first: all is delivered, or the connection is cut.
     std::future::poll_fn(|context| {
         if deliver.as_mut().poll(context).is_ready() || cut.as_mut().poll(context).is_ready() {

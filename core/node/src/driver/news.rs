@@ -52,6 +52,8 @@ impl Driver {
             (StoreHealth::Unreachable { .. }, StoreHealth::Fresh) => {
                 tracing::info!("the store can be followed");
                 self.events.record(EventKind::Store, "store.fresh", "The store can be followed.");
+                // Requests are spaced out because of a failure: that one is over.
+                self.memory.store_failed_at = None;
             }
             (StoreHealth::Fresh, StoreHealth::Unreachable { why, .. }) => self.cannot_follow(why),
             (StoreHealth::Fresh, StoreHealth::Fresh) => return,

@@ -222,8 +222,12 @@ fn an_unreachable_store_is_said_since_its_first_failure_until_it_is_back() {
     node.driver.with_view(crate::clock::now(), Seat::Outside, &local, |view| {
         assert!(matches!(view.dcs, DcsView::Unreachable { last: Some(_), .. }));
     });
+    // No request is begun for a while after one has failed, but the return of the store ends that.
+    node.driver.memory.store_failed_at = Some(crate::clock::now() + Millis(60_000));
     etcd.thaw();
     node.until("return", 10_000, |driver, _| driver.store() == &StoreHealth::Fresh);
+    let held_back = node.driver.memory().store_failed_at.is_some_and(|at| at > crate::clock::now());
+    assert!(!held_back, "{:?}", node.driver.memory().store_failed_at);
 }
 
 fn texts(driver: &Driver, kind: EventKind) -> Vec<&str> {
