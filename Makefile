@@ -5,6 +5,9 @@ PREFIX ?= /usr/local
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 export CARGO PREFIX PG_CONFIG
 export PGRX_PG_CONFIG_PATH ?= $(PG_CONFIG)
+# ha_ext is built for the major that PG_CONFIG belongs to. Asked for late: setup may install that server.
+PG_MAJOR = $(or $(shell $(PG_CONFIG) --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p'),15)
+FEATURES = $(if $(filter-out 15,$(PG_MAJOR)),--no-default-features --features ha_ext/pg$(PG_MAJOR))
 
 .DEFAULT_GOAL := help
 
@@ -18,11 +21,11 @@ setup: ## Install what is needed on Debian 12 (as root)
 
 .PHONY: build
 build: setup ## Build the extension and the supervisor
-	$(CARGO) build --workspace
+	$(CARGO) build --workspace $(FEATURES)
 
 .PHONY: install
 install: setup ## Build with optimisation; install the extension into PostgreSQL, ha_bootstrap into PREFIX/bin
-	$(CARGO) build --release -p ha_ext -p ha_bootstrap
+	$(CARGO) build --release -p ha_ext -p ha_bootstrap $(FEATURES)
 	scripts/install.sh target/release/libha_ext.so
 
 .PHONY: install-tested
@@ -36,6 +39,14 @@ test: ## Everything CI runs
 .PHONY: lint
 lint: setup ## Formatting, clippy and documentation, all warnings denied
 	@scripts/test.sh lint
+
+.PHONY: postgres-all
+postgres-all: setup ## Get the servers of 16, 17 and 18 for the tests (17 is built: some minutes, once)
+	@for major in 16 17 18; do scripts/postgres.sh $$major || exit 1; done
+
+.PHONY: test-pg
+test-pg: setup ## What runs on every major, on one: make test-pg MAJOR=17 [SCENARIOS="fence rejoin"]
+	scripts/major.sh $(or $(MAJOR),$(error MAJOR=16, 17 or 18)) $(SCENARIOS)
 
 .PHONY: fix
 fix: ## Format the code

@@ -64,9 +64,12 @@ phase core "$cargo" test -p ha_core --features sim
 RUST_TEST_THREADS=6 phase dcs scripts/run-tests.sh ha_dcs
 phase node scripts/run-tests.sh ha_node
 phase bootstrap scripts/run-tests.sh ha_bootstrap
+phase headers scripts/headers.sh
 phase regress scripts/pg_regress.sh
 phase patroni scripts/patroni.sh
 phase harness scripts/run-tests.sh ha_tests/ha_tests ha_tests/bench ha_tests/demo
 phase end-to-end scripts/end-to-end.sh
+# The fence and the changes of role on the other majors.
+for major in ${HA_TEST_MAJORS-16 17 18}; do phase "majors-$major" scripts/major.sh "$major"; done
 phase clean-after scripts/clean-tests.sh
 finish

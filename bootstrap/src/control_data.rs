@@ -25,14 +25,16 @@ pub struct ControlFile {
     pub floors: [i32; 5],
 }
 
-/// `PG_CONTROL_VERSION` of 15, 16 and 17.
-const VERSION_15_TO_17: u32 = 1300;
+/// `PG_CONTROL_VERSION` of 15 and 16.
+const VERSION_15: u32 = 1300;
+/// `PG_CONTROL_VERSION` of 17, whose new field lies where padding was.
+const VERSION_17: u32 = 1700;
 /// `PG_CONTROL_VERSION` of 18.
 const VERSION_18: u32 = 1800;
 /// A write of the server may be seen half done: read again this often.
 const READS_MAX: u32 = 10;
 
-/// Offsets in `ControlFileData`, alike in all supported versions up to the checksum.
+/// Offsets in `ControlFileData`, alike in all supported versions up to the checksum; `tests/headers.c` makes sure.
 mod at {
     pub const SYSTEM_IDENTIFIER: usize = 0;
     pub const CONTROL_VERSION: usize = 8;
@@ -74,7 +76,7 @@ pub fn read(data_dir: &Path) -> Result<ControlFile> {
 pub fn parse(bytes: &[u8]) -> std::result::Result<ControlFile, String> {
     let version = u32_at(bytes, at::CONTROL_VERSION)?;
     let crc_at = match version {
-        VERSION_15_TO_17 => at::CRC_15_TO_17,
+        VERSION_15 | VERSION_17 => at::CRC_15_TO_17,
         VERSION_18 => at::CRC_18,
         other => return Err(format!("control file version {other} is not of PostgreSQL 15 to 18")),
     };
@@ -157,15 +159,16 @@ mod tests {
         let mut foreign = vec![0; 8192];
         foreign[8..12].copy_from_slice(&1201_u32.to_ne_bytes());
         assert_eq!(parse(&foreign), Err("control file version 1201 is not of PostgreSQL 15 to 18".to_owned()));
-        foreign[8..12].copy_from_slice(&VERSION_15_TO_17.to_ne_bytes());
+        foreign[8..12].copy_from_slice(&VERSION_15.to_ne_bytes());
         assert!(parse(&foreign).is_err_and(|why| why.contains("checksum")));
     }
 
-    /// First 512 bytes of what initdb of 16.14 and 18.4 made, and what their `pg_controldata` says about it.
+    /// First 512 bytes of what initdb of 16.14, 17.11 and 18.4 made, and what their `pg_controldata` says about it.
     #[test]
     fn control_files_of_other_majors_are_read() {
         let made = [
             (&include_bytes!("../tests/fixtures/pg_control.16")[..], 7_710_550_467_168_978_232, "0/16C2D50"),
+            (&include_bytes!("../tests/fixtures/pg_control.17")[..], 7_710_639_272_213_957_571, "0/16C57F8"),
             (&include_bytes!("../tests/fixtures/pg_control.18")[..], 7_710_550_478_943_098_463, "0/16ED3E0"),
         ];
         for (bytes, system_id, checkpoint) in made {

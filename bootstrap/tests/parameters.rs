@@ -8,7 +8,7 @@ use ha_core::effect::{StartRole, Step};
 use ha_core::ids::{LeaseId, Revision};
 use ha_core::lease::Lease;
 use ha_core::pgconf::Refusals;
-use harness::{BIN, Node, as_postgres};
+use harness::{Node, as_postgres, pg_config};
 use serde_json::json;
 use std::path::Path;
 
@@ -99,7 +99,7 @@ fn a_mistake_in_the_parameters_does_not_keep_a_server_down() {
         node.start_primary();
         assert_eq!(show(&node, "shared_preload_libraries"), "ha_ext");
         node.stop();
-        let some_library = Path::new(BIN).join("../lib/auto_explain.so");
+        let some_library = Path::new(&pg_config("--pkglibdir")).join("pgoutput.so");
         std::fs::copy(some_library, dir.join("lib/not_yet.so")).expect("installed");
         node.start_primary();
         assert_eq!(show(&node, "shared_preload_libraries"), "ha_ext,not_yet");

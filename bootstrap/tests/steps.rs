@@ -9,7 +9,7 @@ use ha_core::effect::Step;
 use ha_core::local::{ControlState, DataDir};
 use ha_core::seat::{ToSupervisor, ToWorker};
 use ha_node::seat_socket::{Connection, RecvError};
-use harness::{BIN, Node, as_postgres};
+use harness::{Node, as_postgres, program};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
@@ -40,7 +40,7 @@ fn a_new_cluster_has_its_roles_and_keeps_its_secrets() {
         for (user, database) in [("replicator", "replication=yes"), ("rewind \\\"user\\\"", "dbname=postgres")] {
             let conninfo =
                 format!("host=127.0.0.1 port={} user='{}' {database}", node.port, user.replace("\\\"", "\""));
-            let output = Command::new(format!("{BIN}/psql"))
+            let output = Command::new(program("psql"))
                 .env("PGPASSFILE", &node.site.config.postgresql.pgpass)
                 .args(["-X", "-w", "-At", "-d", &conninfo, "-c", "SHOW server_version_num"])
                 .output()
@@ -66,7 +66,7 @@ fn the_control_file_reads_as_pg_controldata_does() {
         let node = Node::new(dir, "pg1");
         node.initdb();
         let file = control_data::read(node.site.data_dir()).expect("read");
-        let output = Command::new(format!("{BIN}/pg_controldata")).arg(node.site.data_dir()).output().expect("run");
+        let output = Command::new(program("pg_controldata")).arg(node.site.data_dir()).output().expect("run");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let says = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
@@ -193,7 +193,7 @@ fn what_a_dead_founder_leaves_is_known_to_hold_nothing() {
 fn shut_down_as_primary(node: &Node) {
     let path = node.site.data_dir().join("standby.signal");
     std::fs::remove_file(path).expect("it was a standby");
-    let mut command = Command::new(format!("{BIN}/postgres"));
+    let mut command = Command::new(program("postgres"));
     command.args(["--single", "-D"]).arg(node.site.data_dir()).args(["-c", "archive_command=false", "postgres"]);
     assert!(command.stdin(std::process::Stdio::null()).status().expect("it runs").success());
     assert_eq!(control_data::read(node.site.data_dir()).expect("read").control.state, ControlState::ShutDown);

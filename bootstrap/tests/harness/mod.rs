@@ -26,7 +26,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-pub const BIN: &str = "/usr/lib/postgresql/15/bin";
+/// What `pg_config` of the server under test says; `PG_CONFIG` names it.
+pub fn pg_config(question: &str) -> String {
+    let program = std::env::var("PG_CONFIG").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".into());
+    let answer = Command::new(program).arg(question).output().expect("pg_config").stdout;
+    String::from_utf8_lossy(&answer).trim().to_owned()
+}
+
+/// A program of that server.
+pub fn program(name: &str) -> PathBuf {
+    Path::new(&pg_config("--bindir")).join(name)
+}
 
 /// Runs `body` as a user that Postgres accepts, in an empty directory that is removed afterwards.
 pub fn as_postgres(test: &str, body: impl FnOnce(&Path)) {
@@ -53,10 +63,9 @@ pub fn as_postgres(test: &str, body: impl FnOnce(&Path)) {
     let dir = std::env::var_os("HA_TEST_DIR").map_or_else(|| fresh_directory(test), PathBuf::from);
     let source = dir.join("stand_in.c");
     std::fs::write(&source, include_str!("ha_ext_stand_in.c")).expect("its source");
-    let headers = Command::new("pg_config").arg("--includedir-server").output().expect("pg_config").stdout;
     std::fs::create_dir_all(dir.join("lib")).expect("a directory for the library");
     let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-O1", "-I", String::from_utf8_lossy(&headers).trim()]);
+    cc.args(["-shared", "-fPIC", "-O1", "-I", &pg_config("--includedir-server")]);
     run(cc.arg("-o").arg(dir.join("lib/ha_ext.so")).arg(&source));
     body(&dir);
     let _ = std::fs::remove_dir_all(&dir);
@@ -108,7 +117,7 @@ impl Node {
             },
             "postgresql": {
                 "listen": format!("127.0.0.1:{port}"), "connect_address": format!("127.0.0.1:{port}"),
-                "data_dir": dir.join(name), "bin_dir": BIN, "pgpass": dir.join(format!("{name}.pgpass")),
+                "data_dir": dir.join(name), "bin_dir": pg_config("--bindir"), "pgpass": dir.join(format!("{name}.pgpass")),
                 "use_pg_rewind": true,
                 "parameters": all,
                 "authentication": {
@@ -213,7 +222,7 @@ impl Node {
     }
 
     fn psql(&self, sql: &str) -> Command {
-        let mut command = Command::new(format!("{BIN}/psql"));
+        let mut command = Command::new(program("psql"));
         let dir = self.site.data_dir().parent().expect("a parent").display().to_string();
         command.args(["-X", "-At", "-h", &dir, "-p", &self.port.to_string(), "-U", "postgres", "-c", sql, "postgres"]);
         command
