@@ -51,12 +51,26 @@ pub fn clear(data_dir: &Path, timeline: Timeline) -> io::Result<()> {
     for entry in std::fs::read_dir(data_dir.join("pg_wal"))? {
         let entry = entry?;
         let Some(number) = number(&entry.file_name()).filter(|number| *number > timeline) else { continue };
-        if entry.metadata()?.len() == TEXT.len() as u64 && std::fs::read(entry.path())? == TEXT {
+        if is_placeholder(&entry.path(), entry.metadata()?.len())? {
             std::fs::remove_file(entry.path())?;
             files::remove(&ready(data_dir, number))?;
         }
     }
     Ok(())
+}
+
+/// Whether the history file of `timeline` is one of ours; `None` if there is none.
+pub fn stands(paths: &Paths, timeline: Timeline) -> io::Result<Option<bool>> {
+    let path = paths.timeline_history(timeline);
+    match std::fs::metadata(&path) {
+        Ok(file) => Ok(Some(is_placeholder(&path, file.len())?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_placeholder(path: &Path, length: u64) -> io::Result<bool> {
+    Ok(length == TEXT.len() as u64 && std::fs::read(path)? == TEXT)
 }
 
 /// The timeline that a history file is about.

@@ -1,10 +1,10 @@
 //! The flight recorder's place in shared memory: the newest events, each in a slot of fixed size.
 //!
 //! The loop worker's main thread writes; the next worker reads what the last one left. A crash cycle makes the memory anew: the
-//! postmaster, which outlives it, carries the events over.
+//! postmaster, which outlives it, carries the events over, and with them what an unsupervised worker leaves to the next.
 #![allow(unsafe_code)]
 
-use crate::shmem::{Text, shared};
+use crate::shmem::{Shared, Text, shared};
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -49,12 +49,23 @@ impl Ring {
 }
 
 /// What the postmaster carries over a crash cycle.
-static CARRIED: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
+struct Carried {
+    events: Vec<(u64, String)>,
+    /// What a worker without a supervisor remembered when it demoted this server in place.
+    legacy: Option<String>,
+}
+
+static CARRIED: Mutex<Option<Carried>> = Mutex::new(None);
 
 /// Puts back what was carried, and asks for it to be carried again. Called by the postmaster whenever the memory is new.
-pub fn begin(ring: &Ring) {
-    for (number, text) in CARRIED.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-        ring.put(number, &text);
+pub fn begin(shared: &Shared) {
+    if let Some(carried) = CARRIED.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        for (number, text) in carried.events {
+            shared.events.put(number, &text);
+        }
+        if let Some(legacy) = carried.legacy {
+            shared.legacy.publish(&legacy);
+        }
     }
     // SAFETY: registered after the server's own callbacks for the segment, and so called before they detach it; the list is
     // emptied with each call, and children of the postmaster begin with an empty one.
@@ -64,6 +75,8 @@ pub fn begin(ring: &Ring) {
 #[pg_guard]
 extern "C-unwind" fn carry(_code: i32, _argument: pg_sys::Datum) {
     if let Some(shared) = shared() {
-        *CARRIED.lock().unwrap_or_else(PoisonError::into_inner) = shared.events.read();
+        let legacy = shared.legacy.read().filter(|text| !text.is_empty());
+        *CARRIED.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Carried { events: shared.events.read(), legacy });
     }
 }

@@ -287,7 +287,12 @@ extern "C-unwind" fn on_startup() {
     if let Some(shared) = shared() {
         // SAFETY: memory of its size that nobody uses yet.
         unsafe { pg_sys::ConditionVariableInit(shared.held.as_pointer()) };
-        ring::begin(&shared.events);
+        ring::begin(shared);
+        // One that cannot be looked at counts as present.
+        let demoted = ha_node::paths::Paths::new(&crate::pg::process::data_dir()).demoted();
+        if demoted.try_exists().unwrap_or(true) {
+            crate::fence::withhold_reads(shared);
+        }
         shared.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
     }
 }

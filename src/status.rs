@@ -16,11 +16,15 @@ const EVENTS_SHOWN: usize = crate::ring::ENTRIES;
 
 /// `host:port (name)` of the leader, empty when there is none.
 pub fn leader_hint(cluster: Option<&Cluster>) -> String {
-    let Some(leader) = cluster.and_then(|cluster| cluster.leader.as_ref()) else { return String::new() };
-    let address = cluster.and_then(|cluster| cluster.members.get(&leader.name)).and_then(Member::postgres_address);
-    match address {
-        Some(address) => format!("{} ({})", host_port(&address), leader.name),
-        None => leader.name.to_string(),
+    let leader = cluster.and_then(|cluster| Some((cluster, cluster.leader.as_ref()?)));
+    leader.map_or_else(String::new, |(cluster, leader)| address_hint(cluster, &leader.name))
+}
+
+/// `host:port (name)` of a member, its name alone if its address is not known.
+pub fn address_hint(cluster: &Cluster, name: &NodeName) -> String {
+    match cluster.members.get(name).and_then(Member::postgres_address) {
+        Some(address) => format!("{} ({name})", host_port(&address)),
+        None => name.to_string(),
     }
 }
 

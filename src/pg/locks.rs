@@ -13,12 +13,14 @@ unsafe extern "C-unwind" {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum FixedLock {
+    /// Held by whoever writes the log.
+    WalWrite = 8,
     /// Guards the control file.
     ControlFile = 9,
 }
 
 impl FixedLock {
-    const ALL: [Self; 1] = [Self::ControlFile];
+    const ALL: [Self; 2] = [Self::WalWrite, Self::ControlFile];
 
     /// The lock in shared memory.
     pub fn get(self) -> *mut pg_sys::LWLock {
@@ -32,6 +34,7 @@ impl FixedLock {
     /// What the server calls it as a wait event.
     fn name(self) -> &'static CStr {
         match self {
+            Self::WalWrite => c"WALWrite",
             Self::ControlFile => c"ControlFile",
         }
     }

@@ -3,6 +3,7 @@
 pub mod control;
 #[cfg(debug_assertions)]
 pub mod debug;
+pub mod freeze;
 pub mod hooks;
 pub mod latch;
 pub mod locks;
@@ -11,6 +12,7 @@ pub mod queue;
 pub mod recovery;
 pub mod report;
 pub mod senders;
+pub mod sessions;
 pub mod settings;
 pub mod sql;
 pub mod wal;

@@ -124,3 +124,14 @@ pub fn exit_for_restart() -> ! {
     // SAFETY: ends the process with its exit callbacks; 1 asks for a restart without a crash cycle.
     unsafe { proc_exit(1) }
 }
+
+unsafe extern "C" {
+    // SAFETY: it ends the process, and nothing else.
+    safe fn _exit(code: c_int) -> !;
+}
+
+/// Ends this worker as a crash would: without its exit callbacks, so that it keeps what it holds, and with the status upon which the
+/// postmaster ends all its children and begins recovery.
+pub fn exit_into_recovery() -> ! {
+    _exit(2)
+}

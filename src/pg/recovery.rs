@@ -40,6 +40,12 @@ pub fn primary_slot_name() -> String {
     text(unsafe { pg_sys::PrimarySlotName })
 }
 
+/// `restore_command`, as this process has loaded it.
+pub fn restore_command() -> String {
+    // SAFETY: a plain variable of this process.
+    text(unsafe { pg_sys::recoveryRestoreCommand })
+}
+
 fn text(setting: *const c_char) -> String {
     if setting.is_null() {
         return String::new();

@@ -7,34 +7,41 @@ use pgrx::pg_sys;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 
-/// Every walsender that serves a slot, by slot. Single words are read without the spinlocks: a position that is a
-/// moment old is as good, and each tick looks again.
+/// Every walsender that serves a slot, by slot.
 pub fn standbys() -> Vec<StandbyConnection> {
     let slots = active_slots();
+    let connection = |sender: pg_sys::WalSnd| {
+        Some(StandbyConnection {
+            slot: slots.get(&sender.pid)?.clone(),
+            streaming: sender.state == pg_sys::WalSndState::WALSNDSTATE_STREAMING,
+            flushed: Lsn(sender.flush),
+            replayed: Lsn(sender.apply),
+        })
+    };
+    senders().filter_map(connection).collect()
+}
+
+/// A number that is another whenever one of them has flushed more.
+pub fn flushed_sum() -> u64 {
+    senders().fold(0, |sum, sender| sum.wrapping_add(sender.flush))
+}
+
+/// Every walsender. Single words are read without the spinlocks: a position that is a moment old is as good, and each tick
+/// looks again.
+fn senders() -> impl Iterator<Item = pg_sys::WalSnd> {
     // SAFETY: a plain variable, set before any worker starts.
     let control = unsafe { pg_sys::WalSndCtl };
     // SAFETY: a setting of the server.
     let count = usize::try_from(unsafe { pg_sys::max_wal_senders }).unwrap_or(0);
     // SAFETY: part of the server's shared memory.
     let first = unsafe { (&raw const (*control).walsnds).cast::<pg_sys::WalSnd>() };
-    let mut out = Vec::new();
-    for number in 0..count {
+    let sender = move |number| {
         // SAFETY: the array has `max_wal_senders` elements.
         let sender = unsafe { first.add(number) };
         // SAFETY: plain data in shared memory, volatile because another process writes it.
-        let sender = unsafe { sender.read_volatile() };
-        if sender.pid == 0 {
-            continue;
-        }
-        let Some(slot) = slots.get(&sender.pid) else { continue };
-        out.push(StandbyConnection {
-            slot: slot.clone(),
-            streaming: sender.state == pg_sys::WalSndState::WALSNDSTATE_STREAMING,
-            flushed: Lsn(sender.flush),
-            replayed: Lsn(sender.apply),
-        });
-    }
-    out
+        unsafe { sender.read_volatile() }
+    };
+    (0..count).map(sender).filter(|sender| sender.pid != 0)
 }
 
 /// Names of the slots in use, by the process that uses them.

@@ -24,3 +24,22 @@ pub fn acceptable(name: &str, value: &str) -> bool {
     };
     result != 0
 }
+
+/// `restart_after_crash`: the postmaster outlives the end of all its sessions.
+pub fn restart_after_crash() -> bool {
+    // SAFETY: a plain variable of this process.
+    unsafe { pg_sys::restart_after_crash }
+}
+
+/// `hot_standby`: a server in recovery starts its workers, this one too.
+pub fn hot_standby() -> bool {
+    // SAFETY: a plain variable of this process.
+    unsafe { pg_sys::EnableHotStandby }
+}
+
+/// `archive_mode` is not `off`.
+pub fn archiving() -> bool {
+    // SAFETY: a plain variable of this process.
+    let mode = unsafe { pg_sys::XLogArchiveMode };
+    mode != pg_sys::ArchiveMode::ARCHIVE_MODE_OFF.cast_signed()
+}

@@ -1,13 +1,17 @@
 //! The inside seat's eyes and hands: what this server looks like, and what it is told to do. No policy.
 
+mod handover;
 mod observe;
+mod park;
+mod promotion;
+mod times;
 
+pub use handover::candidate;
 pub use observe::Pulse;
 
 use crate::fence;
 use crate::files::{Done, Files, Job};
 use crate::pg::control::ControlFile;
-use crate::pg::wal::Phase;
 use crate::pg::{process, settings, wal};
 use crate::shmem::Shared;
 use ha_core::api::ServerFacts;
@@ -15,7 +19,6 @@ use ha_core::clock::{Millis, Tick};
 use ha_core::config::Config;
 use ha_core::effect::{DemoteMethod, Effect};
 use ha_core::ids::{Lsn, Timeline};
-use ha_core::lease::Lease;
 use ha_core::local::{LocalView, Marker, PendingSetting, Upstream};
 use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
@@ -25,15 +28,15 @@ use ha_core::view::Seat;
 use ha_node::clock;
 use ha_node::driver::Port;
 use ha_node::marker;
+use handover::Handover;
+use park::Parking;
+use promotion::Promotion;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// How long the server may take to notice that it shall promote.
-const PROMOTION_MAX: Millis = Millis(10_000);
 
 /// See the module.
 pub struct Inside {
@@ -52,14 +55,15 @@ pub struct Inside {
     marker_asked: Option<Marker>,
     /// The mark of a bootstrap was asked to be removed.
     founded_asked: bool,
-    /// Since when a promotion has been under way.
-    promoting: Option<Tick>,
+    promotion: Promotion,
     /// Where the last checkpoint began when another was asked for, and when that was.
     checkpoint_asked: Option<(Lsn, Tick)>,
     /// Settings that wait for a restart, and of which version.
     pending: (u64, BTreeMap<String, PendingSetting>),
     /// The seat is being left.
-    sealed: bool,
+    ending: bool,
+    parking: Parking,
+    handover: Handover,
     /// The configuration has changed.
     pub reconfigured: bool,
 }
@@ -97,10 +101,12 @@ impl Inside {
             history_of: Timeline(0),
             marker_asked: None,
             founded_asked: false,
-            promoting: None,
+            promotion: Promotion::default(),
             checkpoint_asked: None,
             pending: (0, BTreeMap::new()),
-            sealed: false,
+            ending: false,
+            parking: Parking::default(),
+            handover: Handover::default(),
             reconfigured: false,
         }
     }
@@ -139,7 +145,7 @@ impl Inside {
             match done {
                 Done::Followed(Ok(())) => {
                     self.following.writing = false;
-                    signal(Signal::HUP);
+                    self.conf_written();
                 }
                 Done::Followed(Err(error)) => {
                     self.following = Following::default();
@@ -149,6 +155,8 @@ impl Inside {
                     tracing::info!("the server reads its configuration again");
                     signal(Signal::HUP);
                 }
+                Done::Parked(result) => self.park_ended("prepare a demotion in place", result),
+                Done::Unparked(result) => self.park_ended("undo the preparation of a demotion in place", result),
                 Done::Promoted { lease, result } => self.promote(&lease, result),
                 Done::Failed(text) => {
                     self.marker_asked = None;
@@ -165,42 +173,14 @@ impl Inside {
 
     /// From now on only what closes the fence is done.
     pub fn begin_leaving(&mut self) {
-        self.sealed = true;
+        self.ending = true;
         self.forget_promotion();
     }
 
     /// The seat was left.
     pub fn end_leaving(&mut self) {
-        self.sealed = false;
+        self.ending = false;
         self.leaving = None;
-    }
-
-    /// The last step of a promotion: it happens at the next SIGUSR1 to the postmaster, whoever sends it.
-    fn promote(&mut self, lease: &Lease, result: std::io::Result<()>) {
-        match result {
-            Ok(()) if lease.valid_at(clock::now()) && self.seat.is_some() => return signal(Signal::USR1),
-            Ok(()) => tracing::warn!("the promotion is called off: the lease is over"),
-            Err(error) => tracing::warn!("the promotion cannot begin: {error}"),
-        }
-        self.forget_promotion();
-    }
-
-    /// Whether a promotion was asked for that the server has not followed yet. The file must not outlive it: the next
-    /// standby in this data directory would be promoted by it.
-    fn promotion_asked(&mut self) -> bool {
-        let Some(since) = self.promoting else { return false };
-        if wal::phase() == Phase::Primary {
-            self.forget_promotion();
-        } else if clock::now().since(since) >= PROMOTION_MAX && !wal::promote_is_triggered() {
-            tracing::warn!("the server did not follow the signal to promote");
-            self.forget_promotion();
-        }
-        self.promoting.is_some()
-    }
-
-    fn forget_promotion(&mut self) {
-        self.promoting = None;
-        self.files.send(Job::CancelPromote);
     }
 
     /// Writes the marker when this node's lease is another, once it is certain that this is the cluster's data.
@@ -262,24 +242,23 @@ impl Port for Inside {
         self.local_view()
     }
 
-    fn execute(&mut self, effect: &Effect, _memory: &Memory) -> Result<(), String> {
-        if self.sealed && !matches!(effect, Effect::CloseFence) {
+    fn execute(&mut self, effect: &Effect, memory: &Memory) -> Result<(), String> {
+        if self.ending && !matches!(effect, Effect::CloseFence) {
             return Ok(());
         }
         match effect {
             Effect::OpenFence { lease } => {
                 fence::open(self.shared, lease);
+                self.promotion_is_over();
+                self.empty_settings();
                 Ok(())
             }
             Effect::CloseFence => {
-                fence::close(self.shared);
+                self.close_fence(memory);
                 Ok(())
             }
             Effect::Promote { lease, timeline: _, skip } => {
-                if self.promoting.is_none() {
-                    self.promoting = Some(clock::now());
-                    self.files.send(Job::Promote { skip: skip.clone(), lease: *lease });
-                }
+                self.ask_for_promotion(skip, *lease);
                 Ok(())
             }
             Effect::Checkpoint => {
@@ -290,14 +269,39 @@ impl Port for Inside {
                 self.follow(upstream.as_ref());
                 Ok(())
             }
-            Effect::Park | Effect::Unpark | Effect::Seal | Effect::Unseal | Effect::Freeze | Effect::ServeReads => {
-                Err("not built yet".to_owned())
-            }
-            Effect::Demote { method: DemoteMethod::InPlace, .. } => Err("not built yet".to_owned()),
-            Effect::Demote { reason, method: DemoteMethod::Restart } => {
-                fence::close(self.shared);
-                self.leaving = Some(reason.clone());
+            Effect::Park => {
+                self.park();
                 Ok(())
+            }
+            Effect::Unpark => {
+                self.unpark();
+                Ok(())
+            }
+            Effect::Seal => {
+                self.seal();
+                Ok(())
+            }
+            Effect::Unseal => {
+                self.unseal();
+                Ok(())
+            }
+            Effect::Freeze => {
+                self.freeze();
+                Ok(())
+            }
+            Effect::ServeReads => {
+                self.serve_reads();
+                Ok(())
+            }
+            Effect::Demote { reason, method } => {
+                self.close_fence(memory);
+                match method {
+                    DemoteMethod::InPlace => self.demote_in_place(reason),
+                    DemoteMethod::Restart => {
+                        self.leaving = Some(reason.clone());
+                        Ok(())
+                    }
+                }
             }
             Effect::Dcs(_) | Effect::PollPeers { .. } | Effect::Run(_) | Effect::Exit { .. } => {
                 Err("it is not for the worker to do".to_owned())

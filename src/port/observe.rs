@@ -8,8 +8,7 @@ use crate::pg::{recovery, senders, wal};
 use ha_core::cluster::Address;
 use ha_core::ids::{Lsn, NodeName, Timeline};
 use ha_core::local::{
-    ControlState, DataDir, InPlace, LocalView, PendingSetting, PrimaryView, Receiver, Seal, Server, StandbyView,
-    Upstream,
+    ControlState, DataDir, LocalView, PendingSetting, PrimaryView, Receiver, Seal, Server, StandbyView, Upstream,
 };
 use std::collections::BTreeMap;
 
@@ -21,6 +20,9 @@ pub struct Pulse {
     promoting: bool,
     consistent: bool,
     redo: Lsn,
+    seal: Seal,
+    /// Changes when a standby says that it has more.
+    standbys: u64,
 }
 
 impl Pulse {
@@ -67,6 +69,8 @@ impl Inside {
             promoting: wal::promote_is_triggered(),
             consistent: wal::hot_standby_active(),
             redo: self.control.read().redo,
+            seal: self.seal_state(),
+            standbys: if self.is_frozen() { senders::flushed_sum() } else { 0 },
         }
     }
 
@@ -79,16 +83,17 @@ impl Inside {
                 self.want_history(timeline, facts);
                 let now = self.control.read();
                 let settled = now.control.state == ControlState::InProduction && now.control.timeline == timeline;
+                let checkpointed = settled && now.control.min_recovery_point == Lsn(0);
                 Server::Primary(PrimaryView {
                     timeline,
                     flushed,
-                    checkpointed: settled && now.control.min_recovery_point == Lsn(0),
+                    checkpointed,
                     checkpoint_redo: now.redo,
                     standbys: senders::standbys(),
                     fence_open: !fence::closed(),
-                    seal: Seal::Open,
-                    in_place: InPlace { obstacle: Some("not built yet".to_owned()), ..InPlace::default() },
-                    archive_waiting: false,
+                    seal: self.seal_state(),
+                    in_place: self.in_place(timeline, checkpointed, facts),
+                    archive_waiting: facts.place.archive_waiting,
                 })
             }
             Phase::Standby => {
@@ -108,7 +113,7 @@ impl Inside {
                     replay_paused: wal::replay_paused(),
                     promoting: promotion_asked || wal::promote_is_triggered(),
                     consistent: wal::hot_standby_active(),
-                    reads_withheld: false,
+                    reads_withheld: fence::reads_withheld(self.shared),
                 })
             }
         }

@@ -69,7 +69,7 @@ extern "C-unwind" fn tell_where_to_go(data: *mut pg_sys::ErrorData) {
         && fence::yielding()
         && let Ok(hint) = CString::new(fence::leader_hint())
     {
-        // This process ends right after its message: nobody has to free it.
-        data.hint = hint.into_raw();
+        // SAFETY: a C string; the copy is the server's own, which frees it with the message.
+        data.hint = unsafe { pg_sys::pstrdup(hint.as_ptr()) };
     }
 }

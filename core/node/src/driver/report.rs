@@ -8,6 +8,12 @@ use ha_core::local::LocalView;
 use ha_core::member;
 
 impl Driver {
+    /// Records what the side that is driven has measured, in the log and in the flight recorder.
+    pub fn note(&mut self, code: &str, text: String) {
+        tracing::info!("{text}");
+        self.events.record(EventKind::Effect, code, text);
+    }
+
     /// One line when the rule, the role or what is done changes; repeats are not printed.
     pub(super) fn say(&mut self, decision: &Decision, local: &LocalView, now: Tick) {
         if self.rule != Some(decision.rule) {

@@ -1,5 +1,11 @@
 //! The file thread: whatever waits for a disk happens here, in order, so that the main thread never does.
 
+mod place;
+mod promote;
+
+pub use place::{Marks, Place};
+pub use promote::Job as PromotionJob;
+
 use crate::placeholders;
 use ha_core::cluster::Address;
 use ha_core::config::Config;
@@ -33,15 +39,14 @@ pub enum Job {
     Marker(Marker),
     /// This directory's cluster is founded.
     Founded,
-    /// Make `skip` unavailable to this server, then create `promote`, all of it before the lease ends.
-    Promote {
-        /// Timelines that others have claimed.
-        skip: Vec<Timeline>,
-        /// The proof that we may.
-        lease: Lease,
-    },
-    /// Remove `promote`.
-    CancelPromote,
+    /// Make everything ready for a demotion in place.
+    Park,
+    /// Undo that.
+    Unpark,
+    /// Recovery admits reads from now on.
+    ServeReads,
+    /// Look at what matters for a demotion in place, on a primary on this timeline.
+    LookAtPlace(Timeline),
     /// Read the history of this timeline.
     History(Timeline),
     /// Read the configuration file.
@@ -59,6 +64,10 @@ pub enum Done {
     Followed(io::Result<()>),
     /// The server's configuration was written, and there is something new in it.
     ServerFiles,
+    /// [`Job::Park`] has ended.
+    Parked(io::Result<()>),
+    /// [`Job::Unpark`] has ended.
+    Unparked(io::Result<()>),
     /// `promote` is there.
     Promoted {
         /// The proof that we may.
@@ -89,26 +98,41 @@ pub struct Facts {
     pub cannot_write: Option<String>,
     /// System identifier of a directory that was made to found a cluster, which nobody has seen yet.
     pub founding: Option<SystemId>,
+    /// What matters for a demotion in place.
+    pub place: Place,
 }
+
+type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// The main thread's end.
 pub struct Files {
     jobs: Sender<Job>,
+    promotions: Sender<PromotionJob>,
     done: Receiver<Done>,
     facts: Arc<Mutex<Facts>>,
 }
 
 impl Files {
-    /// Starts the thread. It looks at the marker before this returns.
-    pub fn start(paths: Paths, died: Died, wake: Arc<dyn Fn() + Send + Sync>) -> io::Result<Self> {
+    /// Starts the threads. They look at the marker before this returns. `archiving`: the server archives its log.
+    pub fn start(paths: Paths, archiving: bool, died: Died, wake: Wake) -> io::Result<Self> {
         let (jobs, receiver) = channel();
+        let (promotions, promotion_jobs) = channel();
         let (sender, done) = channel();
         let facts = Arc::new(Mutex::new(Facts::default()));
-        let mut thread = Thread { paths, facts: facts.clone(), done: sender, wake, full_since: 0 };
+        let (promotion_paths, promotion_done, promotion_wake) = (paths.clone(), sender.clone(), wake.clone());
+        let mut thread = Thread { paths, archiving, facts: facts.clone(), done: sender, wake, full_since: 0 };
         thread.read_marker();
         thread.facts().founding = founding::read(&thread.paths)?;
-        runtime::spawn("ha_file", died, move || thread.run(&receiver))?;
-        Ok(Self { jobs, done, facts })
+        runtime::spawn("ha_file", died.clone(), move || thread.run(&receiver))?;
+        let promote = move || promote::run(&promotion_paths, &promotion_jobs, &promotion_done, &promotion_wake);
+        runtime::spawn("ha_promote", died, promote)?;
+        Ok(Self { jobs, promotions, done, facts })
+    }
+
+    /// Asks for a promotion, or for none.
+    pub fn send_promotion(&self, job: PromotionJob) {
+        // As below.
+        let _ = self.promotions.send(job);
     }
 
     /// Asks for something.
@@ -130,9 +154,10 @@ impl Files {
 
 struct Thread {
     paths: Paths,
+    archiving: bool,
     facts: Arc<Mutex<Facts>>,
     done: Sender<Done>,
-    wake: Arc<dyn Fn() + Send + Sync>,
+    wake: Wake,
     /// Probes that failed in a row.
     full_since: u32,
 }
@@ -183,8 +208,16 @@ impl Thread {
                 }
                 failed("the mark of a bootstrap", result)
             }
-            Job::Promote { skip, lease } => Some(Done::Promoted { lease, result: self.promote(&skip, &lease) }),
-            Job::CancelPromote => failed("promote", files::remove(&self.paths.promote()).map(|_| ())),
+            Job::Park => Some(Done::Parked(self.changed_place(place::park(&self.paths)))),
+            Job::Unpark => Some(Done::Unparked(self.changed_place(place::unpark(&self.paths)))),
+            Job::ServeReads => failed("the mark of a demotion", place::serve_reads(&self.paths)),
+            Job::LookAtPlace(timeline) => {
+                let failure = self.look_at_place(timeline);
+                if failure.is_none() {
+                    return;
+                }
+                failure
+            }
             Job::History(timeline) => {
                 failed("a history file", self.read_history(timeline).and(placeholders::fill(&self.paths, timeline)))
             }
@@ -216,17 +249,29 @@ impl Thread {
         }
     }
 
-    /// A history file that exists makes the server choose the next number. One that names no ancestor is ignored by
-    /// standbys that look for their own timeline in it.
-    fn promote(&self, skip: &[Timeline], lease: &Lease) -> io::Result<()> {
-        for timeline in skip {
-            placeholders::skip(&self.paths, *timeline)?;
+    /// Wakes the main thread only if there is something new, or if it waits for it.
+    fn look_at_place(&self, timeline: Timeline) -> Option<Done> {
+        match place::look(&self.paths, timeline, self.archiving, clock::now_ns()) {
+            Ok(seen) => {
+                let mut facts = self.facts();
+                let known = Place { looked_ns: seen.looked_ns, ..facts.place.clone() };
+                let news = known != seen || facts.place.looked_ns == 0;
+                facts.place = seen;
+                drop(facts);
+                if news {
+                    (self.wake)();
+                }
+                None
+            }
+            Err(error) => Some(Done::Failed(format!("what a demotion in place depends on: {error}"))),
         }
-        if !lease.valid_at(clock::now()) {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the lease ended before the promotion could begin"));
-        }
-        // Not synced: after a crash it must better be gone.
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(self.paths.promote()).map(drop)
+    }
+
+    /// What was seen before a change is not what is there. One that failed may be half there.
+    fn changed_place(&self, result: io::Result<()>) -> io::Result<()> {
+        let seen = Marks::look(&self.paths)?;
+        self.facts().place.marks = if result.is_err() && seen == Marks::Both { Marks::One } else { seen };
+        result
     }
 
     fn read_history(&self, timeline: Timeline) -> io::Result<()> {

@@ -1,10 +1,12 @@
 //! The loop worker: one turn observes, decides, executes; between turns it waits on its latch and the supervisor's socket.
 
+mod leave;
+
 use crate::commands::Commands;
 use crate::files::Files;
 use crate::pg::control::ControlFile;
 use crate::pg::latch::{self, LatchAddress};
-use crate::pg::{process, report};
+use crate::pg::{process, report, settings};
 use crate::port::{self, Inside, Pulse};
 use crate::ring::ENTRY_BYTES;
 use crate::shmem::{PAGE_BYTES, Shared, shared};
@@ -13,14 +15,13 @@ use crate::{fence, guc, log, status};
 use ha_core::clock::{Millis, Tick};
 use ha_core::cluster::Initialize;
 use ha_core::ids::NodeName;
-use ha_core::memory::Memory;
+use ha_core::memory::{Memory, Stage};
 use ha_core::seat::LeaveReason;
 use ha_node::driver::{Driver, Event, Layers, Options, Port};
 use ha_node::net::{Hooks, StoreHealth};
 use ha_node::paths::Paths;
 use ha_node::runtime::Died;
 use ha_node::{clock, files, last_good, server_files};
-use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,8 +32,9 @@ use std::time::Duration;
 const SLEEP_MAX: Millis = Millis(250);
 /// A server is mostly up within this time; until then its writes wait for us to see it.
 const COMING_UP: Millis = Millis(10_000);
-/// How long a request that is under way may hold up the seat when we leave.
-const LEAVE_WAIT: Millis = Millis(500);
+/// How often what nobody tells us about is looked at while every client waits, and while the log is frozen.
+const LOOK_OFTEN: Millis = Millis(1);
+const LOOK_FROZEN: Duration = Duration::from_micros(200);
 /// How often the status page is written at most, and how often at least.
 const PAGE_EVERY: Millis = Millis(100);
 const PAGE_AGE_MAX: Millis = Millis(1000);
@@ -104,7 +106,7 @@ impl Worker {
         let mut driver = driver.map_err(|error| error.to_string())?;
         let earlier = shared.events.read().into_iter();
         driver.resume_events(earlier.filter_map(|(number, line)| Event::unpacked(number, &line)).collect());
-        let files = Files::start(paths.clone(), on_death, Arc::new(move || address.set()));
+        let files = Files::start(paths.clone(), settings::archiving(), on_death, Arc::new(move || address.set()));
         let files = files.map_err(|error| format!("the file thread cannot be started: {error}"))?;
         let control = ControlFile::attach().ok_or("the control file is not in shared memory")?;
         let inside = Inside::new(shared, files, control, driver.config().clone());
@@ -182,6 +184,7 @@ impl Worker {
             self.inside.listen();
         }
         self.inside.seat = self.supervisor.seat();
+        self.name_successor();
         let ticked = self.driver.tick(&mut self.inside);
         self.next_wake = ticked.next_wake;
         self.page_due |= ticked.rule_changed || std::mem::take(&mut self.inside.reconfigured);
@@ -190,6 +193,9 @@ impl Worker {
         }
         self.supervisor.beat(self.driver.memory());
         self.keep_marker();
+        if let Some(text) = self.inside.take_promotion_times() {
+            self.driver.note("promotion", text);
+        }
         self.keep_events();
         self.publish(now);
         let snapshot = self.driver.snapshot().filter(|_| self.supervisor.seat().is_some());
@@ -221,6 +227,15 @@ impl Worker {
         }
     }
 
+    /// Whom clients are sent to once this node hands over; they ask when the fence has closed.
+    fn name_successor(&mut self) {
+        let memory = self.driver.memory();
+        let switching = memory.stage != Stage::Steady;
+        let cluster = self.driver.cluster();
+        let text = cluster.zip(port::candidate(memory)).map(|(cluster, name)| status::address_hint(cluster, name));
+        self.inside.set_successor(switching, text.unwrap_or_default());
+    }
+
     fn take_seat(&mut self, memory: Memory) {
         self.driver.take_seat(memory);
         self.page_due = true;
@@ -232,39 +247,6 @@ impl Worker {
             Some(Ok(listener)) => self.driver.serve_rest(listener),
             Some(Err(error)) => tracing::warn!("the REST API cannot be served: {error}"),
             None => {}
-        }
-    }
-
-    /// Gives the seat up: nothing more is acknowledged, no request is under way, and the supervisor knows all we know.
-    fn leave(&mut self, reason: &LeaveReason) {
-        // A worker that is only replaced leaves the fence to its deadline, which the lease covers.
-        if *reason != LeaveReason::WorkerLost {
-            fence::close(self.shared);
-        }
-        if self.supervisor.seat().is_none() {
-            return;
-        }
-        self.commands.leave();
-        self.inside.begin_leaving();
-        self.driver.begin_leaving();
-        self.driver.stop_rest();
-        let end = clock::now() + LEAVE_WAIT;
-        while !self.driver.quiet() && clock::now() < end {
-            latch::wait(self.supervisor.fd(), Duration::from_millis(20));
-            latch::reset();
-            self.driver.tick(&mut self.inside);
-        }
-        let waits = self.driver.take_rest_waits();
-        let supervised = self.supervisor.leave(reason, self.driver.memory(), waits);
-        if !supervised && *reason == LeaveReason::WorkerLost {
-            Supervisor::bequeath(self.driver.memory());
-        }
-        self.inside.end_leaving();
-        self.inside.seat = None;
-        self.page_due = true;
-        if !supervised && !matches!(reason, LeaveReason::Shutdown | LeaveReason::WorkerLost) {
-            tracing::warn!("no supervisor can turn this server into a standby: it is shut down ({reason})");
-            port::signal(Signal::INT);
         }
     }
 
@@ -303,6 +285,9 @@ impl Worker {
             self.members = members;
             self.page_due = true;
         }
+        if self.inside.clients_wait() {
+            return;
+        }
         let age = now.since(self.page_at);
         let somebody_waits = self.commands.settles_now(&self.driver);
         if !somebody_waits && (age < PAGE_EVERY || (!self.page_due && age < PAGE_AGE_MAX)) {
@@ -324,6 +309,9 @@ impl Worker {
 
     /// How long what nobody tells us about may go unseen.
     fn look_pause(&self, seen: Pulse, now: Tick) -> Millis {
+        if self.inside.clients_wait() {
+            return LOOK_OFTEN;
+        }
         match (seen.coming_up(), now.since(self.started_at) < COMING_UP) {
             (true, true) => Millis(5),
             (true, false) => Millis(50),
@@ -333,12 +321,24 @@ impl Worker {
 
     /// Sleeps until something has happened or is due.
     fn sleep(&mut self, before: Pulse) -> Pulse {
+        if self.inside.clients_wait() {
+            let pulse = self.inside.pulse();
+            if pulse != before {
+                return pulse;
+            }
+        }
         loop {
             let now = clock::now();
             let page_left = if self.page_due { PAGE_EVERY } else { SLEEP_MAX };
             let due = self.supervisor.look_at().map_or(self.next_wake, |look_at| look_at.min(self.next_wake));
             let left = due.since(now).min(page_left).min(self.look_pause(before, now)).0;
-            let woken = latch::wait(self.supervisor.fd(), Duration::from_millis(left));
+            let woken = if self.inside.is_frozen() {
+                // The server's own wait knows no less than a millisecond.
+                std::thread::sleep(LOOK_FROZEN);
+                latch::wait(self.supervisor.fd(), Duration::ZERO)
+            } else {
+                latch::wait(self.supervisor.fd(), Duration::from_millis(left))
+            };
             self.beat();
             let pulse = self.inside.pulse();
             if woken || pulse != before || clock::now() >= due || self.page_due {

@@ -1,0 +1,151 @@
+//! Getting ready for a demotion in place, and what stands in its way.
+
+use super::{Inside, signal};
+use crate::fence;
+use crate::files::{Facts, Job, Marks, Place};
+use crate::pg::{recovery, settings};
+use ha_core::clock::{Millis, Tick};
+use ha_core::ids::Timeline;
+use ha_core::local::InPlace;
+use ha_node::clock;
+use rustix::process::Signal;
+use std::io;
+
+/// How long a change of files may take before it is asked for again.
+const PATIENCE: Millis = Millis(1000);
+/// How old what the files say may be while a switchover is under way, and otherwise.
+const LOOK_SOON: Millis = Millis(20);
+const LOOK_EVERY: Millis = Millis(1000);
+
+/// What was asked for.
+#[derive(Default)]
+pub(super) struct Parking {
+    /// The decision wants this server to be ready.
+    wanted: bool,
+    /// A change of the files is under way since then.
+    changing: Option<Tick>,
+    /// The settings were emptied, and the postmaster told, at this time.
+    emptied: Option<Tick>,
+    /// What was seen when another look was asked for, and when that was.
+    look_asked: Option<(u64, Tick)>,
+    /// What stands in the way, as it was logged last.
+    obstacle: Option<String>,
+}
+
+impl Inside {
+    pub(super) fn park(&mut self) {
+        self.parking.wanted = true;
+        self.empty_settings();
+        if self.files.facts().place.marks != Marks::Both {
+            self.change_files(Job::Park);
+        }
+    }
+
+    pub(super) fn unpark(&mut self) {
+        let was_wanted = std::mem::take(&mut self.parking.wanted);
+        if was_wanted {
+            self.parking.changing = None;
+        } else if self.files.facts().place.marks == Marks::None {
+            return;
+        }
+        self.change_files(Job::Unpark);
+    }
+
+    /// What was prepared is gone, or was never there.
+    pub fn unparked(&self) -> bool {
+        self.parking.changing.is_none() && self.files.facts().place.marks == Marks::None
+    }
+
+    fn change_files(&mut self, job: Job) {
+        let now = clock::now();
+        if self.parking.changing.is_none_or(|since| now.since(since) >= PATIENCE) {
+            self.parking.changing = Some(now);
+            self.files.send(job);
+        }
+    }
+
+    pub(super) fn park_ended(&mut self, what: &str, result: io::Result<()>) {
+        match result {
+            Ok(()) => self.parking.changing = None,
+            // Asked for again when its time is over.
+            Err(error) => tracing::warn!("cannot {what}: {error}"),
+        }
+    }
+
+    /// `ha_ext.conf` was written: the postmaster reads it before it does anything else.
+    pub(super) fn conf_written(&mut self) {
+        let emptied = self.following.target.as_ref().is_some_and(|(conninfo, _)| conninfo.is_empty());
+        self.parking.emptied = emptied.then(clock::now);
+        signal(Signal::HUP);
+    }
+
+    /// Recovery, if it began now, would follow nobody and restore nothing.
+    fn settings_are_empty(&self) -> bool {
+        !self.following.writing && recovery::primary_conninfo().is_empty() && recovery::restore_command().is_empty()
+    }
+
+    /// A server that leads follows nobody anyway: done in good time, it is not waited for later.
+    pub(super) fn empty_settings(&mut self) {
+        let tried = self.parking.emptied.is_some_and(|at| clock::now().since(at) < Millis(10 * PATIENCE.0));
+        if !self.settings_are_empty() && !self.following.writing && !tried {
+            self.follow(None);
+        }
+    }
+
+    /// Whether [`Inside::park`] is through.
+    pub(super) fn parked(&self, place: &Place) -> bool {
+        self.parking.wanted && place.marks == Marks::Both && self.settings_are_empty()
+    }
+
+    /// As of now, of a primary on `timeline`.
+    pub(super) fn in_place(&mut self, timeline: Timeline, checkpointed: bool, facts: &Facts) -> InPlace {
+        self.look_at_place(timeline, &facts.place);
+        let obstacle = self.obstacle(checkpointed, &facts.place);
+        if obstacle != self.parking.obstacle {
+            let text = obstacle.as_deref().unwrap_or("nothing");
+            tracing::info!("what stands in the way of a demotion in place: {text}");
+            self.parking.obstacle.clone_from(&obstacle);
+        }
+        InPlace { obstacle, parked: self.parked(&facts.place), marked: facts.place.marks != Marks::None }
+    }
+
+    fn look_at_place(&mut self, timeline: Timeline, place: &Place) {
+        let now = clock::now();
+        let pause = if self.handover.switching { LOOK_SOON } else { LOOK_EVERY };
+        let age = now.since(Tick(place.looked_ns / 1_000_000));
+        let under_way =
+            self.parking.look_asked.is_some_and(|(seen, at)| seen == place.looked_ns && now.since(at) < PATIENCE);
+        if age >= pause && !under_way {
+            self.parking.look_asked = Some((place.looked_ns, now));
+            self.files.send(Job::LookAtPlace(timeline));
+        }
+    }
+
+    fn obstacle(&self, checkpointed: bool, place: &Place) -> Option<String> {
+        let stuck = || {
+            let waited = self.parking.emptied.is_some_and(|at| clock::now().since(at) >= PATIENCE);
+            waited && !self.settings_are_empty()
+        };
+        let text = if !settings::restart_after_crash() {
+            "restart_after_crash is off"
+        } else if !settings::hot_standby() {
+            "hot_standby is off"
+        } else if !checkpointed {
+            "the first checkpoint on this timeline is not complete"
+        } else if place.looked_ns == 0 {
+            "the data directory was not looked at yet"
+        } else if place.next_history {
+            "the next timeline has a history file here"
+        } else if stuck() {
+            "primary_conninfo or restore_command is set where ha_ext.conf cannot override it"
+        } else {
+            return None;
+        };
+        Some(text.to_owned())
+    }
+
+    pub(super) fn serve_reads(&mut self) {
+        fence::serve_reads(self.shared);
+        self.files.send(Job::ServeReads);
+    }
+}

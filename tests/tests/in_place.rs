@@ -1,0 +1,142 @@
+//! A leader that hands over in place: the old leader goes on in the same postmaster without a rewind; a hand-over that does not come
+//! about costs no client an error; and whoever dies in the middle of one takes nothing along.
+
+use ha_tests::census::Census;
+use ha_tests::cluster::Cluster;
+use ha_tests::load::{BOOKS_AGREE, Load};
+use ha_tests::node::Node;
+use ha_tests::plan::Plan;
+use ha_tests::process::Proc;
+use ha_tests::wait::secs;
+use std::time::{Duration, Instant};
+
+const ROUNDS: u32 = 20;
+/// How much a leader may have acknowledged that no standby had yet.
+const WINDOW: Duration = Duration::from_millis(500);
+
+fn postmasters(cluster: &Cluster) -> Vec<Proc> {
+    let postmaster = |node: &Node| node.postmaster().expect("a running server has a postmaster");
+    cluster.nodes.iter().map(postmaster).collect()
+}
+
+fn timeline(cluster: &Cluster) -> u32 {
+    cluster.timeline().expect("a healthy cluster has a timeline")
+}
+
+#[test]
+fn back_and_forth_under_pgbench() {
+    let cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    Load::tables(&cluster, 5);
+    cluster.nodes[leader].sql("CREATE EXTENSION ha_ext").expect("the extension can be created");
+    cluster.wait_caught_up(leader);
+    let mut load = Load::start(&cluster, 8);
+    let (servers, before, first) = (postmasters(&cluster), Census::take(&cluster), timeline(&cluster));
+    let observation = cluster.observe();
+    for round in 0..ROUNDS {
+        let from = cluster.wait_ready_to_switch();
+        load.keep_up();
+        let to = cluster.other_than(from);
+        cluster.switch_over(from, to);
+        cluster.wait_healthy(secs(60));
+        println!("{round}: {} | {}", told(&cluster.nodes[from], "hand_over"), told(&cluster.nodes[to], "promotion"));
+    }
+    let leader = cluster.wait_healthy(secs(60));
+    drop(load);
+    assert_eq!(timeline(&cluster), first + ROUNDS);
+    assert_eq!(postmasters(&cluster), servers, "a server was restarted");
+    assert_eq!(Census::take(&cluster), before, "a former leader needed more than a look at its log");
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("switchovers in place under pgbench");
+    println!("longest write gap {} ms over {} rows", conclusion.verdict.gap.as_millis(), conclusion.verdict.acked);
+    assert_eq!(cluster.nodes[leader].value(BOOKS_AGREE).expect("the leader can be read").as_deref(), Some("t"));
+}
+
+/// What a node last measured of a change of role, to be seen in its events.
+fn told(node: &Node, code: &str) -> String {
+    let newest = format!("SELECT text FROM ha_events WHERE code = '{code}' ORDER BY number DESC LIMIT 1");
+    let text = node.value(&newest).expect("the events can be read");
+    text.unwrap_or_else(|| panic!("{} has no event {code}", node.name))
+}
+
+/// Stops what sends WAL, so that the hand-over cannot come further than to a frozen log, and asks for it.
+fn half_a_switchover(cluster: &Cluster, from: usize) -> std::thread::JoinHandle<Result<u16, String>> {
+    cluster.nodes[from].freeze_senders();
+    let (url, to) = (cluster.nodes[from].rest.clone(), cluster.other_than(from));
+    let body = serde_json::json!({ "leader": cluster.nodes[from].name, "candidate": cluster.nodes[to].name });
+    let builder = std::thread::Builder::new().name("switchover".into());
+    let request = builder.spawn(move || ha_tests::rest::post(&url, "/switchover", &body).map(|reply| reply.status));
+    assert!(cluster.saw_parked(from, secs(10)), "the leader did not prepare itself\n{}", cluster.diagnosis());
+    request.expect("a thread can be started")
+}
+
+fn thaw_senders(node: &Node) {
+    for child in node.postmaster().map(Proc::children).unwrap_or_default() {
+        child.thaw();
+    }
+}
+
+/// Waits until commits are held and the log is frozen: nothing is acknowledged any more.
+fn wait_silent(cluster: &Cluster, observation: &ha_tests::cluster::Observation) {
+    let mut last = observation.writers.acked();
+    cluster.wait("commits to be held", secs(10), || {
+        std::thread::sleep(Duration::from_millis(60));
+        let now = observation.writers.acked();
+        (std::mem::replace(&mut last, now) == now).then_some(())
+    });
+}
+
+#[test]
+fn one_that_is_called_off_costs_nobody_an_error() {
+    let cluster = Cluster::running(Plan::short());
+    let from = cluster.wait_ready_to_switch();
+    let (servers, before) = (postmasters(&cluster), timeline(&cluster));
+    let observation = cluster.observe();
+    for _ in 0..3 {
+        let request = half_a_switchover(&cluster, from);
+        wait_silent(&cluster, &observation);
+        let acked = observation.writers.acked();
+        let status = request.join().expect("the request ends").expect("it is answered");
+        assert!(status >= 400, "the candidate cannot have been confirmed: {status}");
+        cluster.wait("held commits to go on", secs(5), || (observation.writers.acked() > acked + 20).then_some(()));
+        thaw_senders(&cluster.nodes[from]);
+        let data = cluster.nodes[from].data();
+        cluster.wait("the preparation to be undone", secs(5), || {
+            let left = ["standby.signal", "ha_ext.demoted"].iter().any(|name| data.join(name).exists());
+            (!left).then_some(())
+        });
+        cluster.wait_ready_to_switch();
+    }
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("three switchovers that were called off");
+    conclusion.expect_no_client_error("three switchovers that were called off");
+    assert_eq!((cluster.leader(), timeline(&cluster)), (Some(from), before));
+    assert_eq!(postmasters(&cluster), servers, "a server was restarted");
+}
+
+#[test]
+fn a_worker_or_a_server_that_dies_with_a_frozen_log_takes_nothing_along() {
+    let cluster = Cluster::running(Plan::short());
+    for victim in ["worker", "postmaster"] {
+        let from = cluster.wait_ready_to_switch();
+        let observation = cluster.observe();
+        let request = half_a_switchover(&cluster, from);
+        wait_silent(&cluster, &observation);
+        let (fault, node) = (Instant::now(), &cluster.nodes[from]);
+        match victim {
+            "worker" => node.worker().expect("a leader has a worker").signal_kill(),
+            _ => node.postmaster().expect("a running server has a postmaster").signal_kill(),
+        }
+        let _ = request.join().expect("the request ends");
+        cluster.wait("a write", secs(30), || observation.writers.first_ack_connected_after(fault));
+        cluster.wait_healthy(secs(60));
+        for name in ["ha_ext.demoted", "promote"] {
+            cluster.wait(&format!("{name} to be removed"), secs(10), || {
+                (!cluster.nodes.iter().any(|node| node.data().join(name).exists())).then_some(())
+            });
+        }
+        let conclusion = cluster.conclude(observation);
+        conclusion.verdict.expect_only_unreplicated_lost(victim, fault, WINDOW);
+        println!("{victim}: {} rows, {} lost", conclusion.verdict.acked, conclusion.verdict.lost.len());
+    }
+}
