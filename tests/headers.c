@@ -14,6 +14,7 @@
 #include "access/xlog.h"
 #include "catalog/pg_control.h"
 #include "executor/executor.h"
+#include "libpq/auth.h"
 #include "libpq/libpq-be.h"
 #include "postmaster/bgwriter.h"
 #include "storage/ipc.h"
@@ -21,7 +22,8 @@
 #include "storage/lwlock.h"
 #include "tcop/utility.h"
 
-/* hooks.rs */
+/* hooks */
+extern void (*ClientAuthentication_hook) (Port *port, int status);
 StaticAssertDecl(offsetof(Port, sock) == 0, "the socket is the first field of Port");
 StaticAssertDecl(sizeof(pgsocket) == sizeof(int), "a socket is a number");
 extern TransactionId GetTopTransactionIdIfAny(void);
