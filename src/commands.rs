@@ -82,8 +82,9 @@ impl Commands {
         self.check_waits(driver, now);
     }
 
-    /// The server of those who wait is about to be stopped: they get an answer while there is time.
-    pub fn leave(&mut self) {
+    /// The server of those who wait is about to be stopped: they get an answer while there is time. Whether there was anybody.
+    pub fn leave(&mut self) -> bool {
+        let before = self.open.len();
         for open in std::mem::take(&mut self.open) {
             match &open.stage {
                 Stage::Waiting(wait) => self.answer(open.ticket, &wait.left()),
@@ -91,6 +92,7 @@ impl Commands {
                 Stage::Writing(_) => self.open.push(open),
             }
         }
+        self.open.len() < before
     }
 
     fn route(&self, command: &Command, snapshot: &Snapshot) -> Answer {

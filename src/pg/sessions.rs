@@ -4,9 +4,24 @@
 use pgrx::pg_sys;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Processes that serve a session in a database. Words are read without a lock: one that comes or goes at this moment may
-/// be missed.
-pub fn pids() -> Vec<i32> {
+/// A session in a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Its process.
+    pub pid: i32,
+    /// It is in a transaction, of its own or for one statement.
+    pub in_transaction: bool,
+}
+
+impl Session {
+    /// Asks it to cancel its statement, or to end. `false` if it has gone.
+    pub fn signal(self, signal: Signal) -> bool {
+        Pid::from_raw(self.pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
+    }
+}
+
+/// Every session. Words are read without a lock: one that comes or goes at this moment may be missed.
+pub fn all() -> Vec<Session> {
     // SAFETY: a plain variable, set before any worker starts.
     let all = unsafe { pg_sys::ProcGlobal };
     // SAFETY: part of the server's shared memory, and constant there.
@@ -16,7 +31,7 @@ pub fn pids() -> Vec<i32> {
     (0..count).filter_map(|number| session(first, number)).collect()
 }
 
-fn session(first: *mut pg_sys::PGPROC, number: usize) -> Option<i32> {
+fn session(first: *mut pg_sys::PGPROC, number: usize) -> Option<Session> {
     // SAFETY: the array has that many elements.
     let process = unsafe { first.add(number) };
     // SAFETY: part of the server's shared memory.
@@ -27,7 +42,18 @@ fn session(first: *mut pg_sys::PGPROC, number: usize) -> Option<i32> {
     let database = unsafe { &raw const (*process).databaseId };
     // SAFETY: as for the pid.
     let database = unsafe { database.read_volatile() };
-    (pid != 0 && database != pg_sys::InvalidOid && serves_client(process)).then_some(pid)
+    if pid == 0 || database == pg_sys::InvalidOid || !serves_client(process) {
+        return None;
+    }
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: as for the pid.
+    let transaction = unsafe { &raw const (*process).lxid };
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: as for the pid.
+    let transaction = unsafe { &raw const (*process).vxid.lxid };
+    // SAFETY: as for the pid.
+    let in_transaction = unsafe { transaction.read_volatile() } != pg_sys::InvalidLocalTransactionId;
+    Some(Session { pid, in_transaction })
 }
 
 fn serves_client(process: *mut pg_sys::PGPROC) -> bool {
@@ -38,10 +64,4 @@ fn serves_client(process: *mut pg_sys::PGPROC) -> bool {
     // SAFETY: part of the server's shared memory.
     let regular = unsafe { (*process).isRegularBackend };
     regular
-}
-
-/// Asks every session to end. Returns how many were asked.
-pub fn terminate() -> usize {
-    let told = |pid: &i32| Pid::from_raw(*pid).is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
-    pids().into_iter().filter(told).count()
 }

@@ -65,6 +65,12 @@ pub fn replay_paused() -> bool {
     unsafe { pg_sys::GetRecoveryPauseState() != pg_sys::RecoveryPauseState::RECOVERY_NOT_PAUSED }
 }
 
+/// Lets paused replay go on. A promotion ends a pause anyway, but the server looks for one only once a second then.
+pub fn resume_replay() {
+    // SAFETY: changes shared memory under its own lock, and wakes the startup process.
+    unsafe { pg_sys::SetRecoveryPause(false) };
+}
+
 /// Microseconds between the epochs of Unix and of the server's timestamps.
 const EPOCH_SHIFT_US: i64 = 946_684_800_000_000;
 

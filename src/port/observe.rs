@@ -103,6 +103,9 @@ impl Inside {
                     return Server::Starting { since: self.started_at };
                 }
                 self.want_history(timeline, facts);
+                if promotion_asked {
+                    self.press_on();
+                }
                 Server::Standby(StandbyView {
                     timeline,
                     received: recovery::received().max(replayed),

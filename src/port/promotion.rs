@@ -3,14 +3,19 @@
 use super::{Inside, signal};
 use crate::files::PromotionJob;
 use crate::pg::wal::{self, Phase};
+use crate::pg::{recovery, sessions};
 use ha_core::clock::{Millis, Tick};
-use ha_core::ids::Timeline;
+use ha_core::ids::{Lsn, Timeline};
 use ha_core::lease::Lease;
 use ha_node::clock;
 use rustix::process::Signal;
 
 /// How long the server may take to notice that it shall promote.
 const PROMOTION_MAX: Millis = Millis(10_000);
+/// How long replay may stand still before statements that may be in its way are cancelled, and before their sessions end. The
+/// server itself would wait for `max_standby_streaming_delay`, and every writer with it.
+const CANCEL_AFTER: Millis = Millis(100);
+const TERMINATE_AFTER: Millis = Millis(300);
 
 /// What was asked for.
 #[derive(Default)]
@@ -18,6 +23,34 @@ pub(super) struct Promotion {
     /// Since when it has been under way.
     since: Option<Tick>,
     times: Times,
+    standstill: Standstill,
+}
+
+/// Replay that does not go on.
+#[derive(Default)]
+struct Standstill {
+    at: Lsn,
+    since: Tick,
+    /// What was done last.
+    sent: Option<Signal>,
+}
+
+impl Standstill {
+    /// What sessions in a transaction are to be sent now.
+    fn next(&mut self, replayed: Lsn, now: Tick) -> Option<Signal> {
+        if self.at != replayed {
+            *self = Self { at: replayed, since: now, sent: None };
+        }
+        let signal = match now.since(self.since) {
+            lasts if lasts >= TERMINATE_AFTER => Signal::TERM,
+            lasts if lasts >= CANCEL_AFTER => Signal::INT,
+            _ => return None,
+        };
+        (self.sent != Some(signal)).then(|| {
+            self.sent = Some(signal);
+            signal
+        })
+    }
 }
 
 /// When each step was done, nanoseconds of `CLOCK_BOOTTIME`; 0 is not.
@@ -32,8 +65,8 @@ struct Times {
 impl Inside {
     pub(super) fn ask_for_promotion(&mut self, skip: &[Timeline], lease: Lease) {
         if self.promotion.since.is_none() {
-            self.promotion =
-                Promotion { since: Some(clock::now()), times: Times { asked: clock::now_ns(), ..Times::default() } };
+            let times = Times { asked: clock::now_ns(), ..Times::default() };
+            self.promotion = Promotion { since: Some(clock::now()), times, standstill: Standstill::default() };
             self.files.send_promotion(PromotionJob::Promote { skip: skip.to_vec(), lease });
         }
     }
@@ -43,6 +76,9 @@ impl Inside {
         match result {
             Ok(()) if lease.valid_at(clock::now()) && self.seat.is_some() => {
                 signal(Signal::USR1);
+                if wal::replay_paused() {
+                    wal::resume_replay();
+                }
                 self.promotion.times.signalled = clock::now_ns();
                 return;
             }
@@ -64,6 +100,20 @@ impl Inside {
             self.forget_promotion();
         }
         self.promotion.since.is_some()
+    }
+
+    /// Ends what holds up the replay of a server that is being promoted.
+    pub(super) fn press_on(&mut self) {
+        let (replayed, _) = wal::replayed();
+        if self.promotion.times.signalled == 0 || recovery::received() <= replayed {
+            return;
+        }
+        let Some(signal) = self.promotion.standstill.next(replayed, clock::now()) else { return };
+        let told = sessions::all().into_iter().filter(|s| s.in_transaction && s.signal(signal)).count();
+        if told > 0 {
+            let done = if signal == Signal::TERM { "terminated" } else { "cancelled" };
+            tracing::warn!("replay stands still at {replayed} in a promotion: {told} sessions were {done}");
+        }
     }
 
     pub(super) fn forget_promotion(&mut self) {

@@ -66,10 +66,16 @@ impl Worker {
     /// Ends this process in a way that makes the postmaster begin recovery, as a parked standby. Whatever it holds, a frozen log
     /// above all, it keeps until then.
     fn demote_in_place(&mut self, reason: &LeaveReason) -> ! {
-        sessions::terminate();
+        if self.commands.leave() {
+            // The session that asked is told so before it ends.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for session in sessions::all() {
+            session.signal(Signal::TERM);
+        }
         let farewell = clock::now() + FAREWELL;
         self.settle(|worker| worker.driver.quiet());
-        while clock::now() < farewell && !sessions::pids().is_empty() {
+        while clock::now() < farewell && !sessions::all().is_empty() {
             std::thread::sleep(Duration::from_micros(500));
         }
         if let Some(text) = self.inside.handover_times() {
