@@ -86,7 +86,7 @@ pub fn record(identity: &Identity, settings: &Settings, local: &LocalView, memor
     match &local.server {
         Server::Primary(primary) => {
             out.insert("xlog_location".into(), json!(primary.flushed.0));
-            // Readers take the published history for complete once they see this timeline (`decide::rejoin`).
+            // Left out by `decide::upkeep` until the history is published.
             if primary.timeline == Timeline(1) || !local.history.is_empty() {
                 out.insert("timeline".into(), json!(primary.timeline.0));
             }

@@ -24,6 +24,9 @@ pub struct Memory {
     pub may_acknowledge: bool,
     /// Create revision of a leader key that the store said is no longer ours.
     pub refused: Option<Revision>,
+    /// Create revision of a leader key whose release was sent: whatever became of the request, and it may arrive late, this node never
+    /// leads by that key again.
+    pub released: Option<Revision>,
     /// Since when the lease is past its deadline without being known to be lost.
     pub overdue_since: Option<Tick>,
     /// The node lease, which also carries the member key.
@@ -160,6 +163,12 @@ impl Stage {
     #[must_use]
     pub fn stops_server(&self) -> bool {
         matches!(self, Stage::Demoting { in_place: false, .. })
+    }
+
+    /// Clients wait for the next step: a driver looks again as soon as it is told to.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Stage::Sealing { .. } | Stage::HandingOver { .. })
     }
 
     /// This node leads no more, whatever its server still does.

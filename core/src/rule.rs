@@ -67,6 +67,7 @@ rules! {
     HandOverReleasing = "handover.releasing", "The candidate has the whole log; nothing more is acknowledged here, and the leader key is released.";
     ReleaseWaiting = "release.waiting", "The server is down; the leader key is kept until a member has the shutdown checkpoint.";
     ReleaseHandedOver = "release.handed_over", "The candidate has the shutdown checkpoint; the leader key is released.";
+    ReleaseUnknown = "release.unknown", "The leader key was given up and the answer did not come; it is given up again, and never led by.";
     ReleaseNobodyReady = "release.nobody_ready", "No member reported the shutdown checkpoint in time; the leader key is released.";
     ReleaseAfterCrash = "release.after_crash", "The server died and is not restarted as leader; the leader key is released.";
     ReleaseDataLost = "release.data_lost", "The data directory is gone or damaged; the leader key is released once no process of its server can acknowledge anything.";

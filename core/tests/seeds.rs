@@ -31,6 +31,8 @@ struct Total {
     events: u64,
     virtual_ms: u64,
     failovers: u64,
+    handovers: u64,
+    demotions_in_place: u64,
     acknowledged: u64,
     lost: u64,
     rules: BTreeMap<Rule, u64>,
@@ -45,6 +47,8 @@ impl Total {
         self.events += report.events;
         self.virtual_ms += report.virtual_ms;
         self.failovers += report.failovers;
+        self.handovers += report.handovers;
+        self.demotions_in_place += report.demotions_in_place;
         self.acknowledged += report.acknowledged;
         self.lost += report.lost;
         for (rule, count) in &report.rules {
@@ -61,11 +65,13 @@ impl Total {
 
     fn print(&mut self) {
         println!(
-            "{} seeds, {} events, {} virtual hours, {} failovers, {} commits acknowledged, {} lost",
+            "{} seeds, {} events, {} virtual hours, {} failovers, {} hand-overs in place, {} demotions in place, {} commits acknowledged, {} lost",
             self.runs,
             self.events,
             self.virtual_ms / 3_600_000,
             self.failovers,
+            self.handovers,
+            self.demotions_in_place,
             self.acknowledged,
             self.lost
         );

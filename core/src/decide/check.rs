@@ -162,7 +162,8 @@ impl Decision {
                     | Effect::Dcs(DcsCall::RenewLeader(_))
                     | Effect::Run(Step::Start { role: StartRole::Primary { .. } })
             );
-            if goes_back && matches!(self.memory.stage, Stage::HandingOver { .. }) {
+            let released = self.memory.lease.is_some_and(|held| self.memory.released == Some(held.leader_created));
+            if goes_back && (released || matches!(self.memory.stage, Stage::HandingOver { .. })) {
                 return Err(Violation::BackAfterRelease);
             }
             role_changes += usize::from(matches!(effect, Effect::Promote { .. } | Effect::Demote { .. }));

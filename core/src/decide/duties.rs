@@ -75,10 +75,24 @@ fn config(turn: &Turn<'_>, cluster: &Cluster) -> Option<Effect> {
     turn.write(Key::Config, Some(turn.view.settings.bootstrap_dcs.to_string()), Expect::Absent)
 }
 
-/// The rows this server's history file gives, with time and leader kept from rows already there.
 fn history(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease) -> Option<Effect> {
+    let rows = history_rows(turn, cluster, primary);
+    // A server past its first timeline whose file has not been read yet must not wipe what is known.
+    if rows == cluster.history || (rows.is_empty() && primary.timeline > Timeline(1)) {
+        return None;
+    }
+    turn.write(Key::History, Some(history_json(&rows).to_string()), Expect::WeLead(lease))
+}
+
+/// Whether the store shows where this server's timeline branched off. Until then nobody may take what stands there for complete.
+pub(super) fn history_published(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
+    turn.fresh().is_some_and(|cluster| history_rows(turn, cluster, primary) == cluster.history)
+}
+
+/// The rows this server's history file gives, with time and leader kept from rows already there.
+fn history_rows(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView) -> Vec<HistoryRow> {
     let ancestors = turn.view.local.history.iter().filter(|(timeline, _)| *timeline < primary.timeline);
-    let rows: Vec<HistoryRow> = ancestors
+    ancestors
         .map(|(timeline, switch_lsn)| {
             let known = cluster.history.iter().find(|row| row.timeline == *timeline && row.switch_lsn == *switch_lsn);
             // The newest row is of the promotion that made this leader.
@@ -92,12 +106,7 @@ fn history(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lea
                 at,
             })
         })
-        .collect();
-    // A server past its first timeline whose file has not been read yet must not wipe what is known.
-    if rows == cluster.history || (rows.is_empty() && primary.timeline > Timeline(1)) {
-        return None;
-    }
-    turn.write(Key::History, Some(history_json(&rows).to_string()), Expect::WeLead(lease))
+        .collect()
 }
 
 fn status(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease) -> Option<Effect> {

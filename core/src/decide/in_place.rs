@@ -79,5 +79,9 @@ pub(super) fn watch(turn: &mut Turn<'_>) -> Verdict {
 fn left_to_release(turn: &Turn<'_>) -> Option<Effect> {
     let lease = turn.memory.lease?;
     turn.fresh()?;
+    if turn.memory.fence_until.is_some_and(|until| turn.now() < until) {
+        // The worker died before it saw its own fence closed.
+        return None;
+    }
     release::again(turn, lease)
 }

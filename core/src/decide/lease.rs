@@ -9,6 +9,9 @@ use crate::lease::Lease;
 /// A renewal, if one is due: each `loop_wait`, but at least three times within a ttl so that one lost answer costs nothing.
 pub(super) fn renewal(turn: &Turn<'_>) -> Option<Effect> {
     let (Standing::Leads(lease) | Standing::Overdue(lease)) = turn.standing() else { return None };
+    if turn.gave_up(lease) {
+        return None;
+    }
     let overdue = matches!(turn.standing(), Standing::Overdue(_));
     if overdue || turn.now().since(lease.sent_at) >= renew_every(turn) {
         return turn.store(DcsCall::RenewLeader(lease));

@@ -23,6 +23,7 @@ pub use check::Violation;
 pub use eligibility::{Eligibility, Obstacle};
 
 use crate::clock::Tick;
+use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::local::Server;
 use crate::memory::Memory;
@@ -53,6 +54,11 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     fold::cluster(&mut turn);
     let mut verdict = route(&mut turn);
     upkeep::add(&mut turn, &mut verdict);
+    for effect in &verdict.effects {
+        if let Effect::Dcs(DcsCall::ReleaseLeader { lease, .. }) = effect {
+            turn.memory.released = Some(lease.leader_created);
+        }
+    }
     let wake_at = upkeep::wake_at(&turn, &verdict);
     Decision { rule: verdict.rule, memory: turn.memory, effects: verdict.effects, wake_at }
 }

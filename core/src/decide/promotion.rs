@@ -30,6 +30,9 @@ pub(super) fn running(turn: &mut Turn<'_>) -> Verdict {
 
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -> Verdict {
     turn.memory.not_running_since = None;
+    if turn.gave_up(lease) {
+        return release::give_up(turn, lease, None, Rule::ReleaseUnknown);
+    }
     let barred = turn.view.settings.tags.nofailover() || turn.view.local.cannot_write.is_some();
     if barred && !turn.view.dcs_busy {
         return release::give_up(turn, lease, None, Rule::PromotionGivenUp);

@@ -19,6 +19,11 @@ const RECEIVED_WAIT: Millis = Millis(5000);
 /// `None` when there is nothing to release: go on with the data directory.
 pub(super) fn decide(turn: &mut Turn<'_>) -> Option<Verdict> {
     let lease = turn.memory.lease?;
+    let resigning = !matches!(turn.memory.stage, Stage::HandingOver { .. });
+    if let (DataDir::Present(control), true, true) = (&turn.view.local.data, turn.gave_up(lease), resigning) {
+        let known = (control.state == ControlState::ShutDown).then_some(control);
+        return Some(give_up(turn, lease, known, Rule::ReleaseUnknown));
+    }
     match (&turn.view.local.data, turn.memory.stage.clone()) {
         (DataDir::Empty | DataDir::Damaged { .. }, _) if !turn.memory.bootstrapping => Some(data_lost(turn, lease)),
         (DataDir::Present(control), Stage::Demoting { candidate, down_since, .. }) => {

@@ -1,7 +1,7 @@
 //! A leader that is asked to hand over: first checks, checkpoint, then the demotion that ends in a release.
 
 use super::turn::{Turn, Verdict};
-use super::{handover, in_place, lease, primary};
+use super::{duties, handover, in_place, lease, primary};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Member, Versioned};
 use crate::dcs::{Expect, Key};
@@ -45,7 +45,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -
         return Some(Verdict::of(Rule::SwitchoverRejected).and(clear));
     }
     if is_done(turn, cluster, &request) {
-        let clear = clear(turn, request.revision);
+        // Where this timeline branched off is what the others wait for.
+        let published = duties::history_published(turn, primary);
+        let clear = if published { clear(turn, request.revision) } else { None };
         return Some(Verdict::of(Rule::SwitchoverDone).and(clear));
     }
     Some(begin(turn, cluster, primary, &request.value, request.revision))

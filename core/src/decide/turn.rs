@@ -92,6 +92,11 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// Whether the release of the key that `lease` carries was sent.
+    pub fn gave_up(&self, lease: Lease) -> bool {
+        self.memory.released == Some(lease.leader_created)
+    }
+
     /// Whether `since` lies at least `ms` back; `None` is long ago.
     pub fn passed(&self, since: Option<Tick>, ms: Millis) -> bool {
         since.is_none_or(|since| self.now().since(since) >= ms)

@@ -1,10 +1,11 @@
 //! What every node does besides: keep its lease alive and its member key true.
 
 use super::turn::{Turn, Verdict};
-use super::{handover, lease, standby};
+use super::{duties, handover, lease, standby};
 use crate::clock::{Millis, Tick};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::Effect;
+use crate::local::Server;
 use crate::member;
 use crate::rule::Rule;
 use serde_json::Value;
@@ -29,7 +30,14 @@ fn member_key(turn: &Turn<'_>) -> Option<Effect> {
 pub(super) fn member_due(turn: &Turn<'_>) -> Option<DcsCall> {
     let cluster = turn.fresh()?;
     let view = turn.view;
-    let record = member::record(view.identity, view.settings, view.local, &turn.memory);
+    let mut record = member::record(view.identity, view.settings, view.local, &turn.memory);
+    if let Server::Primary(primary) = &view.local.server
+        && !duties::history_published(turn, primary)
+        && let Some(record) = record.as_object_mut()
+    {
+        // Whoever sees it takes the published history for complete.
+        record.remove("timeline");
+    }
     let in_store = cluster.members.get(turn.me()).map(|member| &member.json);
     let written = turn.memory.member_written.as_ref();
     let same = |known: Option<&Value>| known == Some(&record);
@@ -71,7 +79,7 @@ pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
     if let Some(held) = turn.memory.lease {
         // With a request under way its end is the event to wait for; a lease that is left to end needs none.
         let left_to_end = matches!(verdict.rule, Rule::DemotionCannotStop | Rule::ReleaseDataLost);
-        if !turn.view.dcs_busy && !left_to_end && !turn.memory.stage.in_place() {
+        if !turn.view.dcs_busy && !left_to_end && !turn.memory.stage.in_place() && !turn.gave_up(held) {
             next = next.min(turn.store_ready_at().max(held.sent_at + lease::renew_every(turn)));
         }
         if held.valid_at(now) {

@@ -2,6 +2,7 @@
 //!
 //! No partition stops them: a client next to a cut-off leader is the worst case for split brain.
 
+use super::Mutant;
 use super::event::Event;
 use super::judge::{self, Ack};
 use super::node::Phase;
@@ -11,6 +12,7 @@ use super::wal::Position;
 use super::world::World;
 use crate::clock::Tick;
 use crate::ids::Lsn;
+use crate::local::Seal;
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -77,6 +79,7 @@ impl World {
             self.rng.between(1, 12)
         };
         let open = self.nodes[node].fence_open(self.now);
+        let holds = !self.is(Mutant::SealSkipped);
         let session = self.clients[client].session;
         let Some(branch) = self.nodes[node].disk.data().map(|data| data.at.branch) else { return false };
         let Some(server) = self.nodes[node].server.as_mut() else { return false };
@@ -95,16 +98,43 @@ impl World {
             return false;
         }
         let position = Position { branch, lsn: server.insert };
-        let (server, sessions) = (server.life, server.sessions);
+        let held = holds && server.seal != Seal::Open;
+        let (life, sessions) = (server.life, server.sessions);
         let mine = &mut self.clients[client];
-        mine.session = Some((server, sessions));
+        mine.session = Some((life, sessions));
         mine.attempt += 1;
         let attempt = mine.attempt;
-        let commit = Commit { client, attempt, node, server, sessions, position, flushed_at: Tick(0) };
-        self.later(takes, Event::CommitFlush(commit));
         // The client gives up on a server that does not answer and goes elsewhere.
         self.soon(2000, 10_000, Event::ClientTry { client, attempt });
+        let Some(server) = self.nodes[node].server.as_mut() else { return true };
+        if held {
+            server.held.push((client, attempt));
+            return true;
+        }
+        server.passing.insert((client, attempt));
+        let server = life;
+        let commit = Commit { client, attempt, node, server, sessions, position, flushed_at: Tick(0) };
+        self.later(takes, Event::CommitFlush(commit));
         true
+    }
+
+    /// A commit that waited in the seal: its record is written now, or the fence refuses it.
+    pub(super) fn held_goes_on(&mut self, node: usize, client: usize, attempt: u64, open: bool) {
+        let Some(branch) = self.nodes[node].disk.data().map(|data| data.at.branch) else { return };
+        let Some(server) = self.nodes[node].server.as_mut() else { return };
+        if !open {
+            if self.clients[client].attempt == attempt {
+                self.clients[client].session = None;
+                self.soon(5, 50, Event::ClientTry { client, attempt });
+            }
+            return;
+        }
+        server.insert = Lsn(server.insert.0 + 40);
+        server.passing.insert((client, attempt));
+        let position = Position { branch, lsn: server.insert };
+        let (server, sessions) = (server.life, server.sessions);
+        let commit = Commit { client, attempt, node, server, sessions, position, flushed_at: Tick(0) };
+        self.soon(1, 12, Event::CommitFlush(commit));
     }
 
     fn commit_alive(&self, commit: &Commit) -> bool {
@@ -116,6 +146,14 @@ impl World {
 
     pub(super) fn commit_flush(&mut self, mut commit: Commit) {
         if !self.commit_alive(&commit) {
+            return;
+        }
+        if self
+            .server(commit.node)
+            .is_some_and(|server| matches!(server.seal, Seal::Frozen { at } if at < commit.position.lsn))
+        {
+            // Nothing is written behind the end of the log.
+            self.later(5, Event::CommitFlush(commit));
             return;
         }
         if let Some(data) = self.nodes[commit.node].disk.data_mut() {
@@ -134,6 +172,9 @@ impl World {
             return;
         }
         let open = self.nodes[commit.node].fence_open(self.now);
+        if let Some(server) = self.nodes[commit.node].server.as_mut() {
+            server.passing.remove(&(commit.client, commit.attempt));
+        }
         if open {
             let Commit { node, position, flushed_at, .. } = *commit;
             judge::acknowledged(self, &Ack { node, position, flushed_at });

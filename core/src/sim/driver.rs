@@ -7,7 +7,7 @@ use super::world::World;
 use crate::clock::{Millis, Tick};
 use crate::dcs::{DcsCall, Key};
 use crate::decide::{Decision, decide};
-use crate::effect::Effect;
+use crate::effect::{DemoteMethod, Effect};
 use crate::local::LocalView;
 use crate::outcome::Outcome;
 use crate::seat::LeaveReason;
@@ -159,7 +159,8 @@ impl World {
         // Never in a tight loop, never later than the loop's period.
         let period = self.nodes[who.node].settings.loop_wait_ms;
         let period = if went == Went::Wrong { period.min(RETRY_AFTER_FAILURE) } else { period };
-        let wake_at = wake_at.max(now + SHORTEST_PAUSE).min(now + period);
+        let pause = if self.process(who).memory.stage.is_urgent() { Millis(1) } else { SHORTEST_PAUSE };
+        let wake_at = wake_at.max(now + pause).min(now + period);
         let at = self.nodes[who.node].clock.true_time(wake_at);
         self.wake_at(who, at.max(self.now + 1));
     }
@@ -185,10 +186,14 @@ impl World {
             Effect::OpenFence { lease } => return self.open_fence(who.node, lease),
             Effect::Promote { lease, timeline, skip } => return self.promote(who.node, lease, *timeline, skip),
             Effect::Checkpoint => self.checkpoint(who.node),
-            // The world has no demotion in place yet, and nothing asks for one.
-            Effect::Park | Effect::Unpark | Effect::Seal | Effect::Unseal | Effect::Freeze | Effect::ServeReads => {}
+            Effect::Park => self.park(who.node),
+            Effect::Unpark => self.unpark(who.node),
+            Effect::Seal => self.seal(who.node),
+            Effect::Unseal => self.unseal(who.node),
+            Effect::Freeze => self.end_log(who.node),
+            Effect::ServeReads => self.serve_reads(who.node),
             Effect::Follow { upstream } => self.follow(who.node, upstream.clone()),
-            Effect::Demote { reason, .. } => self.demote(who, reason.clone()),
+            Effect::Demote { reason, method } => self.demote(who, reason.clone(), *method),
             Effect::Run(step) => self.run_step(who.node, step),
             Effect::Exit { .. } => {
                 self.kill_supervisor(who.node);
@@ -199,10 +204,13 @@ impl World {
     }
 
     /// The worker gives the seat up, or stops the server itself where nobody else can.
-    fn demote(&mut self, who: Who, reason: LeaveReason) {
-        if self.nodes[who.node].supervisor.alive {
+    fn demote(&mut self, who: Who, reason: LeaveReason, method: DemoteMethod) {
+        let in_place = method == DemoteMethod::InPlace;
+        if in_place || self.nodes[who.node].supervisor.alive {
             self.nodes[who.node].worker.leaving = Some(reason);
+            self.nodes[who.node].worker.leaves_in_place = in_place;
         } else {
+            self.thaw_log(who.node);
             self.begin_stop(who.node, crate::effect::StopMode::Fast);
         }
     }

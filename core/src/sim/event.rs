@@ -61,6 +61,9 @@ pub(super) enum Event {
     Feedback { node: usize, server: u64, connection: u64, flushed: Lsn },
     ReceiverTimeout { node: usize, server: u64, connection: u64 },
     Background { node: usize, server: u64 },
+    Archiver { node: usize, server: u64 },
+    Parked { node: usize, server: u64, made: Made },
+    CycleBegins { node: usize, server: u64 },
 
     ClientTry { client: usize, attempt: u64 },
     CommitFlush(Commit),
@@ -71,6 +74,15 @@ pub(super) enum Event {
     Undo(Undo),
     Heal,
     Judge,
+}
+
+/// The files of a demotion in place, in the order in which they are made; they go in the opposite one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    Mark,
+    All,
+    NoSignal,
+    Nothing,
 }
 
 /// What a SIGSTOP (or a stalled thread) holds up.
@@ -141,7 +153,10 @@ impl Event {
             | Event::Connect { node, .. }
             | Event::WalArrive { node, .. }
             | Event::ReceiverTimeout { node, .. }
-            | Event::Background { node, .. } => Addressee::Machine(*node),
+            | Event::Background { node, .. }
+            | Event::Archiver { node, .. }
+            | Event::Parked { node, .. }
+            | Event::CycleBegins { node, .. } => Addressee::Machine(*node),
             Event::CommitFlush(commit) | Event::CommitAck(commit) => Addressee::Machine(commit.node()),
             Event::StoreArrive { .. }
             | Event::PeerAsk { .. }

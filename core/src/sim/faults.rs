@@ -92,6 +92,15 @@ pub(super) fn blindness() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which the lead is handed over all the time, and processes die on the way.
+pub(super) fn handovers() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        Switchover => 12,
+        KillWorker | KillPostmaster | KillSupervisor | LostOutcomes | NoSupervisor | CutFromStore => 1,
+        _ => 0,
+    })
+}
+
 /// The weights of a seed in which leaders are lost, one at a time, and nothing else happens: what a vote must save is clear then.
 pub(super) fn failovers() -> [u64; KINDS] {
     ALL.map(|kind| match kind {

@@ -48,6 +48,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         kept_at: None,
         supervised: true,
         stop_requested: false,
+        carried: None,
         step: None,
         cannot_write: false,
         published: PeerStatus::default(),

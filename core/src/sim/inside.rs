@@ -15,6 +15,7 @@ impl World {
         if let Some(server) = &mut self.nodes[node].server {
             server.fence = Fence { open: false, deadline: Tick(0), lease: None };
         }
+        self.let_held_go(node);
     }
 
     pub(super) fn open_fence(&mut self, node: usize, lease: &Lease) -> Went {

@@ -1,13 +1,15 @@
 //! The judge: sees every event, knows true time and the true contents of the store, and decides whether an
 //! invariant is broken. What each invariant says is in its own file under `invariants`.
 
-use super::invariants::{i01, i02, i03, i05, i06, i08, i09, i11};
+use super::invariants::{i01, i02, i03, i05, i06, i08, i09, i11, i12, i13, i14};
 use super::wal::{BranchId, Position};
 use super::world::World;
 use crate::clock::Tick;
 use crate::cluster::LeaderKey;
+use crate::effect::Step;
 use crate::ids::{LeaseId, Timeline};
 use crate::lease::Lease;
+use crate::seat::LeaveReason;
 use std::collections::BTreeMap;
 
 /// A broken invariant.
@@ -35,6 +37,17 @@ pub(super) struct Vanished {
     pub(super) standbys: Vec<Option<Position>>,
 }
 
+/// A planned hand-over in place, as it was announced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HandedOver {
+    pub(super) node: usize,
+    pub(super) candidate: usize,
+    pub(super) end: Position,
+    pub(super) at: u64,
+    /// Somebody was promoted since.
+    pub(super) over: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     pub(super) violation: Option<Broken>,
@@ -53,6 +66,11 @@ pub(super) struct Judge {
     pub(super) leader_data_lost: bool,
     /// An operator deleted `initialize`: another cluster may be founded.
     pub(super) initialize_wiped: bool,
+    /// The last hand-over in place.
+    pub(super) handed_over: Option<HandedOver>,
+    /// How many there were, and how many demotions in place without one.
+    pub(super) handovers: u64,
+    pub(super) demotions_in_place: u64,
     pub(super) failovers: u64,
     pub(super) promotions: u64,
     pub(super) newest_history: Timeline,
@@ -115,8 +133,14 @@ pub(super) fn starting_as_primary(world: &mut World, node: usize, lease: &Lease)
 pub(super) fn branched(world: &mut World, node: usize, branch: BranchId, from: Position) {
     let result = i11::one_owner(world, node, branch);
     world.judge.verdict("I11", result);
+    let before = world.judge.lost_total;
     let result = i05::nothing_reachable_is_lost(world, node, from);
     world.judge.verdict("I5", result);
+    let result = i14::goes_on_there(world, node, from, world.judge.lost_total - before);
+    world.judge.verdict("I14", result);
+    if let Some(handed_over) = &mut world.judge.handed_over {
+        handed_over.over = true;
+    }
     world.judge.failovers += 1;
 }
 
@@ -124,6 +148,42 @@ pub(super) fn released(world: &mut World, node: usize, lease: &Lease) {
     let result = i08::released_when_fenced(world, node);
     world.judge.verdict("I8", result);
     world.judge.released.push((node, lease.id));
+    if let Some(over) = i14::announce(world, node) {
+        let result = i14::log_has_ended(world, &over);
+        world.judge.verdict("I14", result);
+        let result = i12::nothing_waits(world, node);
+        world.judge.verdict("I12", result);
+        world.judge.handovers += 1;
+        world.judge.handed_over = Some(over);
+    }
+}
+
+/// A server goes on as a standby in the same postmaster.
+pub(super) fn demoting_in_place(world: &mut World, node: usize, reason: &LeaveReason) {
+    world.judge.demotions_in_place += 1;
+    let result = i14::nothing_cut_off(world, node, reason);
+    world.judge.verdict("I14", result);
+}
+
+/// Recovery is about to end.
+pub(super) fn came_up(world: &mut World, node: usize) {
+    let result = i13::recovers_all(world, node);
+    world.judge.verdict("I13", result);
+}
+
+pub(super) fn reads_begin(world: &mut World, node: usize) {
+    let result = i13::withheld(world, node);
+    world.judge.verdict("I13", result);
+}
+
+pub(super) fn reads_served(world: &mut World, node: usize) {
+    let result = i13::compared(world, node);
+    world.judge.verdict("I13", result);
+}
+
+pub(super) fn step_begins(world: &mut World, node: usize, step: &Step) {
+    let result = i14::needs_no_mending(world, node, step);
+    world.judge.verdict("I14", result);
 }
 
 pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, after: Option<&LeaderKey>) {

@@ -16,6 +16,7 @@ mod faults_net;
 mod genesis;
 mod hang;
 mod heal;
+mod in_place;
 mod inside;
 mod invariants;
 mod judge;
@@ -69,6 +70,10 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     /// Promotions that ended.
     pub failovers: u64,
+    /// Planned hand-overs in place.
+    pub handovers: u64,
+    /// Demotions in place, planned or not.
+    pub demotions_in_place: u64,
     /// Commits acknowledged, and how many of them were not on the next leader.
     pub acknowledged: u64,
     /// Acknowledged commits that no node had when another was promoted.
@@ -120,6 +125,8 @@ pub fn run(options: &Options) -> Report {
         rules: world.rules,
         faults: world.faults,
         failovers: world.judge.failovers,
+        handovers: world.judge.handovers,
+        demotions_in_place: world.judge.demotions_in_place,
         acknowledged: world.judge.acks_total,
         lost: world.judge.lost_total,
         virtual_ms: world.now,

@@ -3,13 +3,16 @@
 use crate::clock::Millis;
 use crate::clock::Tick;
 use crate::cluster::Released;
-use crate::dcs::{DcsCall, Key};
+use crate::dcs::{DcsCall, DcsReply, Key};
 use crate::decide::Decision;
-use crate::effect::{Effect, StartRole, Step};
+use crate::effect::{DemoteMethod, Effect, StartRole, Step};
 use crate::ids::Revision;
 use crate::lease::Lease;
 use crate::local::Server;
+use crate::memory::Stage;
+use crate::outcome::Outcome;
 use crate::rule::Rule;
+use crate::seat::LeaveReason;
 use crate::view::View;
 
 /// One deliberate fault in the product.
@@ -37,11 +40,41 @@ pub enum Mutant {
     NoRewind,
     /// Standbys are never pointed at a new leader.
     NeverFollow,
+    /// The key is released before the candidate is known to have the whole log.
+    ReleaseUnconfirmed,
+    /// The key is released while the log goes on.
+    FreezeSkipped,
+    /// Commits are not held when the log is ended.
+    SealSkipped,
+    /// Commits under way are not waited for.
+    InFlightIgnored,
+    /// The log goes on after the release.
+    UnsealAfterRelease,
+    /// What was written behind the end of the log, in its last page, stays there.
+    TailNotZeroed,
+    /// A release whose answer is lost is forgotten: the leader goes on as if it had never been sent.
+    LeadAfterRelease,
+    /// A server is demoted in place without being prepared.
+    ParkSkipped,
+    /// `standby.signal` is there before the mark that withholds reads.
+    SignalBeforeMark,
+    /// A `promote` file is left where it is when a demotion in place is prepared.
+    PromoteFileLeft,
+    /// A server is demoted in place before its first checkpoint.
+    NoCheckpointGuard,
+    /// A server is demoted in place although a newer timeline's history file is there.
+    NewerHistoryIgnored,
+    /// Reads are served before the WAL was compared.
+    ServeEarly,
+    /// What was prepared for a hand-over is left when that is given up.
+    NoUnpark,
+    /// A server hands over although WAL waits for its archiver.
+    NoArchiveGuard,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 11] = [
+    pub const ALL: [Mutant; 26] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -53,6 +86,21 @@ impl Mutant {
         Mutant::NoClaim,
         Mutant::NoRewind,
         Mutant::NeverFollow,
+        Mutant::ReleaseUnconfirmed,
+        Mutant::FreezeSkipped,
+        Mutant::SealSkipped,
+        Mutant::InFlightIgnored,
+        Mutant::UnsealAfterRelease,
+        Mutant::TailNotZeroed,
+        Mutant::LeadAfterRelease,
+        Mutant::ParkSkipped,
+        Mutant::SignalBeforeMark,
+        Mutant::PromoteFileLeft,
+        Mutant::NoCheckpointGuard,
+        Mutant::NewerHistoryIgnored,
+        Mutant::ServeEarly,
+        Mutant::NoUnpark,
+        Mutant::NoArchiveGuard,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -67,7 +115,37 @@ impl Mutant {
     /// What this mutant makes of a decision.
     pub(super) fn bend(self, decision: &mut Decision, view: &View<'_>) {
         match self {
-            Mutant::LateDeadline | Mutant::DeadlineFromAnswer => {}
+            // These are in the hands, not in the head: the world's executors and observers ask for them.
+            Mutant::LateDeadline
+            | Mutant::DeadlineFromAnswer
+            | Mutant::SealSkipped
+            | Mutant::InFlightIgnored
+            | Mutant::TailNotZeroed
+            | Mutant::SignalBeforeMark
+            | Mutant::PromoteFileLeft
+            | Mutant::NoCheckpointGuard
+            | Mutant::NewerHistoryIgnored
+            | Mutant::NoArchiveGuard => {}
+            Mutant::ReleaseUnconfirmed => release_now(decision, view, Rule::SwitchoverConfirming),
+            Mutant::FreezeSkipped => release_now(decision, view, Rule::SwitchoverFreezing),
+            Mutant::UnsealAfterRelease => {
+                if matches!(decision.memory.stage, Stage::HandingOver { .. }) {
+                    decision.effects.insert(0, Effect::Unseal);
+                }
+            }
+            Mutant::LeadAfterRelease => lead_after_release(decision, view),
+            Mutant::ParkSkipped => {
+                if decision.memory.stage.in_place() && decision.effects.contains(&Effect::Park) {
+                    let demote = Effect::Demote { reason: LeaveReason::LeaseLost, method: DemoteMethod::InPlace };
+                    decision.effects = vec![Effect::CloseFence, demote];
+                }
+            }
+            Mutant::ServeEarly => {
+                if matches!(&view.local.server, Server::Standby(standby) if standby.reads_withheld) {
+                    decision.effects.insert(0, Effect::ServeReads);
+                }
+            }
+            Mutant::NoUnpark => decision.effects.retain(|effect| *effect != Effect::Unpark),
             Mutant::ReleaseBeforeStop => release_before_stop(decision, view),
             Mutant::PromoteWithoutLease => promote_without_lease(decision, view),
             Mutant::NoVote => {
@@ -148,5 +226,41 @@ fn no_claim(decision: &mut Decision, view: &View<'_>) {
     {
         let timeline = crate::ids::Timeline(standby.timeline.0 + 1);
         decision.effects = vec![Effect::Promote { lease, timeline, skip: Vec::new() }];
+    }
+}
+
+/// Hands over at once, wherever the log is.
+fn release_now(decision: &mut Decision, view: &View<'_>, from: Rule) {
+    let (Some(lease), Server::Primary(primary)) = (decision.memory.lease, &view.local.server) else { return };
+    if decision.rule != from || view.dcs_busy {
+        return;
+    }
+    let Stage::Sealing { candidate, .. } = decision.memory.stage.clone() else { return };
+    let (at, timeline) = (primary.flushed, primary.timeline);
+    let announce = Released {
+        end: Some(at),
+        timeline: Some(timeline),
+        candidate: Some(candidate.clone()),
+        ..Released::by(view.me.clone(), lease.id, lease.leader_created)
+    };
+    decision.memory.stage = Stage::HandingOver { candidate, at, timeline, since: view.now };
+    let release = Effect::Dcs(DcsCall::ReleaseLeader { lease, announce, status: None });
+    decision.effects = vec![Effect::CloseFence, release];
+}
+
+/// The answer to the release was lost: as if nothing had been sent.
+fn lead_after_release(decision: &mut Decision, view: &View<'_>) {
+    let unknown = view.outcomes.iter().any(|outcome| {
+        matches!(outcome, Outcome::Dcs { call: DcsCall::ReleaseLeader { .. }, reply: DcsReply::Unknown(_), .. })
+    });
+    if let (Stage::HandingOver { .. }, Some(lease)) = (&decision.memory.stage, decision.memory.lease)
+        && unknown
+        && lease.valid_at(view.now)
+    {
+        decision.memory.stage = Stage::Steady;
+        // As if the hand-over had been given up.
+        let request = view.dcs.fresh().and_then(|cluster| cluster.failover.as_ref());
+        decision.memory.rejected = request.map(|request| (request.revision, String::new()));
+        decision.effects = vec![Effect::Unseal, Effect::OpenFence { lease }];
     }
 }

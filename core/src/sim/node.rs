@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::dcs::DcsCall;
 use crate::effect::Step;
 use crate::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
-use crate::local::{Control, ControlState, Marker, Upstream};
+use crate::local::{Control, ControlState, Marker, Seal, Upstream};
 use crate::member::Identity;
 use crate::memory::Memory;
 use crate::outcome::Outcome;
@@ -48,6 +48,8 @@ pub(super) struct Node {
     /// Whether a service manager starts the supervisor again.
     pub(super) supervised: bool,
     pub(super) stop_requested: bool,
+    /// What a worker without a supervisor left for the next one in the same postmaster.
+    pub(super) carried: Option<Memory>,
     pub(super) step: Option<RunningStep>,
     pub(super) cannot_write: bool,
     pub(super) published: PeerStatus,
@@ -73,6 +75,8 @@ pub(super) struct Process {
     pub(super) heartbeat: Tick,
     /// The seat is to be left as soon as no request is under way.
     pub(super) leaving: Option<LeaveReason>,
+    /// And the server goes on as a standby.
+    pub(super) leaves_in_place: bool,
     /// SIGTERM has come: it ends as soon as it has left the seat.
     pub(super) told_to_stop: bool,
     pub(super) store: StoreClient,
@@ -143,6 +147,12 @@ pub(super) struct Pgdata {
     /// A copy that was never started.
     pub(super) backup_label: bool,
     pub(super) upstream: Option<Upstream>,
+    /// `ha_ext.demoted`: whoever reads waits until the WAL was compared.
+    pub(super) mark: bool,
+    /// A `promote` file that nobody has acted on.
+    pub(super) promote_file: bool,
+    /// Up to where finished segments are in the archive.
+    pub(super) archived: Lsn,
     /// History files in `pg_wal` that are not of our ancestors: Postgres skips their numbers.
     pub(super) foreign_history: BTreeSet<Timeline>,
 }
@@ -205,6 +215,27 @@ pub(super) struct Server {
     pub(super) stop_pending: Option<crate::effect::StopMode>,
     /// Backends of sessions that were open; a crash cycle ends them all.
     pub(super) sessions: u64,
+    /// What a hand-over in place has made of commits and of the log.
+    pub(super) seal: Seal,
+    /// Commits that wait in the seal: client and attempt.
+    pub(super) held: Vec<(usize, u64)>,
+    /// Commits that passed it and have not ended.
+    pub(super) passing: BTreeSet<(usize, u64)>,
+    /// Sessions cannot read: its WAL was not compared yet.
+    pub(super) withheld: bool,
+    /// It came up from the WAL of a primary, and nothing says that this is part of the cluster's.
+    pub(super) uncompared: bool,
+    /// The crash cycle that runs was asked for.
+    pub(super) cycle: Option<Cycle>,
+}
+
+/// A demotion in place under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cycle {
+    /// A checkpoint was made just before it.
+    pub(super) planned: bool,
+    /// Recovery has begun; it waits for the last child to go.
+    pub(super) begun: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,5 +311,29 @@ impl Node {
     /// Whether a commit that ends now would be acknowledged.
     pub(super) fn fence_open(&self, now: u64) -> bool {
         self.up && self.server.as_ref().is_some_and(|server| self.clock.at(now) < server.fence.deadline)
+    }
+}
+
+impl Server {
+    /// Every session ends; what it had under way ends with it.
+    pub(super) fn end_sessions(&mut self) {
+        self.sessions += 1;
+        self.held.clear();
+        self.passing.clear();
+    }
+
+    /// All children go, shared memory is new, and what was not flushed up to `end` is gone.
+    pub(super) fn crash_cycle(&mut self, since: Tick, end: Lsn) {
+        self.end_sessions();
+        self.phase = Phase::Starting;
+        self.since = since;
+        self.fence = Fence::default();
+        self.receiver = None;
+        self.upstream = None;
+        self.promoting = false;
+        self.checkpointing = false;
+        self.withheld = false;
+        self.seal = Seal::Open;
+        self.insert = end;
     }
 }

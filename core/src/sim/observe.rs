@@ -1,10 +1,11 @@
 //! What each side can see of its own node.
 
+use super::Mutant;
 use super::event::Who;
 use super::node::{DiskState, Phase, Server as Postmaster};
 use super::world::World;
 use crate::ids::{Lsn, Timeline};
-use crate::local::{DataDir, InPlace, LocalView, PrimaryView, Receiver, Seal, Server, StandbyConnection, StandbyView};
+use crate::local::{DataDir, LocalView, PrimaryView, Receiver, Server, StandbyConnection, StandbyView};
 use crate::member;
 use crate::peer::PeerStatus;
 use crate::view::Side;
@@ -63,13 +64,13 @@ fn primary(world: &World, node: usize, server: &Postmaster) -> PrimaryView {
     PrimaryView {
         timeline: world.wal.branch(data.at.branch).timeline,
         flushed: data.at.lsn,
-        checkpointed: server.checkpointed,
+        checkpointed: server.checkpointed || world.is(Mutant::NoCheckpointGuard),
         checkpoint_redo: server.redo,
         standbys: standbys.collect(),
         fence_open: world.nodes[node].fence_open(world.now),
-        seal: Seal::Open,
-        in_place: InPlace { obstacle: Some("not modelled".to_owned()), ..InPlace::default() },
-        archive_waiting: false,
+        seal: world.seen_seal(node),
+        in_place: world.in_place(node),
+        archive_waiting: world.archive_waiting(node) && !world.is(Mutant::NoArchiveGuard),
     }
 }
 
@@ -89,7 +90,7 @@ fn standby(world: &World, node: usize, server: &Postmaster) -> StandbyView {
         replay_paused: false,
         promoting: server.promoting,
         consistent: server.consistent,
-        reads_withheld: false,
+        reads_withheld: server.withheld,
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Params {
     pub(super) recovery_max_ms: u64,
     pub(super) clients: usize,
     pub(super) one_nofailover: bool,
+    /// `archive_mode = on`, and how long a segment takes at most.
+    pub(super) archive_max_ms: Option<u64>,
 }
 
 impl Params {
@@ -44,8 +46,12 @@ impl Params {
         } else if rng.chance(60) {
             weights = super::faults::blindness();
         }
+        let handovers = rng.chance(120);
+        if handovers {
+            weights = super::faults::handovers();
+        }
         let rare = |rng: &mut Rng, value: u64| if rng.chance(350) { rng.between(1, value) } else { 0 };
-        let plain = rng.chance(80);
+        let plain = !handovers && rng.chance(80);
         if plain {
             weights = super::faults::failovers();
         }
@@ -54,17 +60,22 @@ impl Params {
             quiet_ms: if rng.chance(800) { rng.between(15_000, 40_000) } else { 0 },
             faults_ms: rng.between(120_000, 500_000),
             // Far enough apart for the others to have been well for a while.
-            fault_every_ms: if plain { rng.between(30_000, 60_000) } else { rng.skewed(3_000, 50_000) },
+            fault_every_ms: match (plain, handovers) {
+                (true, _) => rng.between(30_000, 60_000),
+                (_, true) => rng.between(8000, 20_000),
+                _ => rng.skewed(3_000, 50_000),
+            },
             weights,
             lost_reply_per_mille: rare(rng, 30),
             lost_request_per_mille: rare(rng, 30),
             slow_commit_per_mille: rare(rng, 30),
             failing_step_per_mille: rare(rng, 300),
-            kill_between_effects_per_mille: rare(rng, 10),
+            kill_between_effects_per_mille: rare(rng, if handovers { 60 } else { 10 }),
             revoke_lag_ms: [0, 500, 500][rng.index(3)],
             recovery_max_ms: [1_000, 5_000, 60_000, 300_000][rng.index(4)],
             clients: 1 + rng.index(3),
             one_nofailover: rng.chance(150),
+            archive_max_ms: rng.chance(500).then(|| [200, 3000, 30_000][rng.index(3)]),
             settings,
         }
     }
@@ -82,7 +93,7 @@ fn settings(rng: &mut Rng) -> Settings {
         replace_after_failed_rewind: rng.chance(700),
         replace_diverged: rng.chance(700),
         use_slots: true,
-        demote_in_place: false,
+        demote_in_place: rng.chance(850),
         ..Settings::default()
     }
 }

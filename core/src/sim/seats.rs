@@ -1,12 +1,13 @@
 //! The two processes of a node, and how the seat passes between them.
 
 use super::event::{Event, Frozen, Who};
+use super::judge;
 use super::node::{Phase, Process};
 use super::world::World;
 use crate::clock::{Millis, Tick};
 use crate::dcs::DcsCall;
-use crate::effect::StopMode;
-use crate::memory::{Memory, Stage};
+use crate::effect::{Step, StopMode};
+use crate::memory::Memory;
 use crate::outcome::Outcome;
 use crate::seat::LeaveReason;
 use crate::view::Side;
@@ -138,9 +139,9 @@ impl World {
         let here = &self.nodes[node];
         let Some(worker) = here.waiting else { return };
         let busy = here.stop_requested
-            || here.step.is_some()
+            || here.step.as_ref().is_some_and(|running| running.step != Step::EndStragglers)
             || !here.supervisor.outcomes.is_empty()
-            || matches!(here.supervisor.memory.stage, Stage::Demoting { .. });
+            || here.supervisor.memory.stage.stops_server();
         if busy || !here.supervisor.acting {
             return;
         }
@@ -192,7 +193,8 @@ impl World {
                 return;
             }
             self.say(node, "worker acts alone");
-            self.give_seat(Who { node, side: Side::Inside }, Memory::default(), None);
+            let carried = self.nodes[node].carried.take().unwrap_or_default();
+            self.give_seat(Who { node, side: Side::Inside }, carried, None);
             return;
         }
         if here.worker.acting && !here.supervisor.acting {
@@ -230,14 +232,28 @@ impl World {
         let quiet = worker.store.flight.is_none()
             && !worker.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Dcs { .. }));
         let Some(reason) = worker.leaving.clone().filter(|_| worker.alive && worker.acting && quiet) else { return };
-        if !self.nodes[node].supervisor.alive {
+        let (in_place, planned) = (worker.leaves_in_place, reason == LeaveReason::Switchover);
+        let supervised = self.nodes[node].supervisor.alive;
+        if !supervised && !in_place {
             return;
         }
         self.say(node, "worker leaves the seat");
         self.nodes[node].worker.acting = false;
         let mut memory = self.nodes[node].worker.memory.clone();
         memory.session = self.nodes[node].worker.store.session.or(memory.session);
-        self.give_seat(Who { node, side: Side::Outside }, memory, Some(reason));
+        if in_place {
+            judge::demoting_in_place(self, node, &reason);
+        } else {
+            self.thaw_log(node);
+        }
+        if supervised {
+            self.give_seat(Who { node, side: Side::Outside }, memory, Some(reason));
+        } else {
+            self.nodes[node].carried = Some(memory);
+        }
+        if in_place {
+            self.demote_in_place(node, planned);
+        }
     }
 
     /// The worker's end: the seat goes to the supervisor if that lives.

@@ -6,7 +6,8 @@ use super::node::{Fence, Phase, Server};
 use super::wal::{Branch, Position};
 use super::world::World;
 use crate::ids::{Lsn, Timeline};
-use crate::local::ControlState;
+use crate::local::{ControlState, Seal};
+use std::collections::BTreeSet;
 
 /// Length of a checkpoint record with its header.
 pub(super) const CHECKPOINT_BYTES: u64 = 120;
@@ -16,7 +17,8 @@ impl World {
     pub(super) fn start_server(&mut self, node: usize) {
         let life = self.number();
         let since = self.local(node);
-        let Some(data) = self.nodes[node].disk.data() else { return };
+        let Some(data) = self.nodes[node].disk.data_mut() else { return };
+        data.promote_file = false;
         let server = Server {
             life,
             phase: Phase::Starting,
@@ -34,7 +36,14 @@ impl World {
             hang: None,
             stop_pending: None,
             sessions: 0,
+            seal: Seal::Open,
+            held: Vec::new(),
+            passing: BTreeSet::new(),
+            withheld: false,
+            uncompared: false,
+            cycle: None,
         };
+        self.nodes[node].carried = None;
         self.nodes[node].server = Some(server);
         self.say(node, "postgres starts");
         self.soon(10, 100, Event::WorkerStart { node, server: life });
@@ -45,7 +54,9 @@ impl World {
     pub(super) fn begin_recovery(&mut self, node: usize) {
         let Some(data) = self.nodes[node].disk.data() else { return };
         let crashed = matches!(data.state, ControlState::InProduction | ControlState::InCrashRecovery);
-        let most = if self.healed_at.is_some() { 3000 } else { self.params.recovery_max_ms };
+        let planned = self.server(node).and_then(|server| server.cycle).is_some_and(|cycle| cycle.planned);
+        let short = planned || self.healed_at.is_some();
+        let most = if short { 3000 } else { self.params.recovery_max_ms };
         let takes = if crashed { self.rng.skewed(100, most) } else { self.rng.skewed(20, 800) };
         let Some(server) = self.nodes[node].server.as_mut() else { return };
         server.attempt += 1;
@@ -59,8 +70,14 @@ impl World {
         if server.phase != Phase::Starting || server.attempt != attempt {
             return;
         }
+        judge::came_up(self, node);
+        if self.promotes_unasked(node) {
+            self.judge.report("I3", format!("{} promotes without being asked", self.nodes[node].name));
+        }
         let Some(data) = self.nodes[node].disk.data_mut() else { return };
         if data.standby_signal {
+            let from_primary = matches!(data.state, ControlState::InProduction | ControlState::InCrashRecovery);
+            let (uncompared, withheld) = (from_primary && !data.backup_label, data.mark);
             data.state = ControlState::InArchiveRecovery;
             data.backup_label = false;
             let consistent = data.at.lsn >= data.consistent_at && !replaying;
@@ -68,7 +85,11 @@ impl World {
             if let Some(server) = self.nodes[node].server_of(life) {
                 server.phase = Phase::Standby;
                 server.consistent = consistent;
+                server.withheld = withheld;
+                server.uncompared |= uncompared;
+                server.cycle = None;
             }
+            judge::reads_begin(self, node);
             self.say(node, "postgres is a standby");
             let takes = if replaying { self.rng.skewed(10, 3000) } else { self.rng.below(50) };
             self.later(takes, Event::Replayed { node, server: life });
@@ -85,9 +106,12 @@ impl World {
                 server.insert = end;
                 server.checkpointed = true;
                 server.consistent = true;
+                server.uncompared = false;
+                server.cycle = None;
             }
             self.say(node, "postgres is a primary");
             self.soon(100, 3000, Event::Background { node, server: life });
+            self.soon(100, 1000, Event::Archiver { node, server: life });
         }
         if !self.nodes[node].worker.alive {
             self.soon(5, 150, Event::WorkerStart { node, server: life });
@@ -149,19 +173,31 @@ impl World {
         self.say(node, &text);
         judge::branched(self, node, branch, at);
         let end = Lsn(at.lsn.0 + 50);
+        // Asked for a second time while it ran: that file was created too late to be acted on.
+        let promote_file = self.rng.chance(100);
         if let Some(data) = self.nodes[node].disk.data_mut() {
             data.at = Position { branch, lsn: end };
             data.state = ControlState::InProduction;
             data.min_recovery = end;
             data.standby_signal = false;
+            data.promote_file = promote_file;
         }
         if let Some(server) = self.nodes[node].server_of(life) {
             server.phase = Phase::Primary;
             server.insert = end;
             server.checkpointed = false;
+            server.uncompared = false;
+            server.withheld = false;
+        }
+        if self.healed_at.is_none() && self.rng.chance(200) {
+            self.history_spreads(node, timeline);
         }
         self.pump(node);
         self.soon(100, 3000, Event::Background { node, server: life });
+        self.soon(100, 1000, Event::Archiver { node, server: life });
+        // The server's own first checkpoint, spread.
+        let spread = self.rng.skewed(2000, 250_000);
+        self.later(spread, Event::CheckpointDone { node, server: life, attempt, redo: end });
         self.wake_seat(node);
     }
 
@@ -179,6 +215,11 @@ impl World {
     pub(super) fn checkpoint_done(&mut self, node: usize, life: u64, attempt: u64, redo: Lsn) {
         let Some(server) = self.nodes[node].server_of(life) else { return };
         if server.phase != Phase::Primary || server.attempt != attempt {
+            return;
+        }
+        if matches!(server.seal, Seal::Frozen { .. }) {
+            // Its record cannot be flushed.
+            self.later(5, Event::CheckpointDone { node, server: life, attempt, redo });
             return;
         }
         server.checkpointing = false;
@@ -206,7 +247,8 @@ impl World {
         }
         server.insert = Lsn(server.insert.0 + bytes);
         let end = server.insert;
-        if let Some(data) = self.nodes[node].disk.data_mut() {
+        let flushes = !matches!(server.seal, Seal::Frozen { .. });
+        if let Some(data) = self.nodes[node].disk.data_mut().filter(|_| flushes) {
             data.at.lsn = data.at.lsn.max(end);
         }
         self.pump(node);

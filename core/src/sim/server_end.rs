@@ -2,7 +2,7 @@
 
 use super::event::{Event, Who};
 use super::hang::{Deaf, KILL_AFTER_MS};
-use super::node::{Fence, Phase};
+use super::node::Phase;
 use super::world::World;
 use crate::effect::StopMode;
 use crate::ids::{Lsn, Timeline};
@@ -32,7 +32,7 @@ impl World {
                 if let Some(server) = self.nodes[node].server.as_mut() {
                     server.phase = Phase::Stopping;
                     server.receiver = None;
-                    server.sessions += 1;
+                    server.end_sessions();
                 }
             }
             return;
@@ -43,7 +43,7 @@ impl World {
         }
         server.phase = Phase::Stopping;
         server.since = since;
-        server.sessions += 1;
+        server.end_sessions();
         server.promoting = false;
         server.receiver = None;
         self.say(node, "postgres is stopping");
@@ -161,26 +161,21 @@ impl World {
         self.drop_standbys_of(node);
         let since = self.local(node);
         let fresh_claim = self.rng.chance(300);
+        let upstream = self.nodes[node].disk.data().and_then(|d| d.upstream.clone().filter(|_| d.standby_signal));
+        let end = self.nodes[node].disk.data().map_or(Lsn(0), |data| data.at.lsn);
         let Some(server) = self.nodes[node].server.as_mut() else { return };
         if server.phase == Phase::Stopping {
             return;
         }
         let promoting = server.promoting;
-        server.phase = Phase::Starting;
-        server.since = since;
-        server.fence = Fence::default();
-        server.receiver = None;
-        server.promoting = false;
-        server.checkpointing = false;
-        server.sessions += 1;
-        let upstream = self.nodes[node].disk.data().and_then(|d| d.upstream.clone().filter(|_| d.standby_signal));
-        let end = self.nodes[node].disk.data().map_or(Lsn(0), |data| data.at.lsn);
-        if let Some(server) = self.nodes[node].server.as_mut() {
-            server.insert = end;
-            server.upstream = upstream;
-        }
+        server.cycle = None;
+        server.crash_cycle(since, end);
+        server.upstream = upstream;
         if promoting && fresh_claim {
             self.leave_history_file(node);
+        }
+        if promoting && let Some(data) = self.nodes[node].disk.data_mut() {
+            data.promote_file = false;
         }
         self.begin_recovery(node);
     }

@@ -29,6 +29,7 @@ impl World {
                 return;
             }
         }
+        super::judge::step_begins(self, node, step);
         let number = self.number();
         let fails = self.healed_at.is_none() && self.rng.chance(self.params.failing_step_per_mille);
         let failure = fails.then(|| "the step failed".to_owned());
@@ -132,6 +133,8 @@ impl World {
         (can_serve && reachable).then(|| {
             let mut copy = data.clone();
             copy.standby_signal = false;
+            copy.mark = false;
+            copy.promote_file = false;
             copy.backup_label = true;
             copy.upstream = None;
             copy.foreign_history = BTreeSet::new();
@@ -182,7 +185,8 @@ impl World {
                 self.nodes[node].disk.state = DiskState::Empty;
                 self.nodes[node].disk.marker = None;
             }
-            Step::Stop { .. } | Step::EndStragglers => {}
+            Step::EndStragglers => self.stragglers_ended(node),
+            Step::Stop { .. } => {}
         }
         Ok(())
     }
@@ -200,6 +204,9 @@ impl World {
             consistent_at: Lsn(0),
             can_be_rewound: true,
             standby_signal: false,
+            mark: false,
+            promote_file: false,
+            archived: Lsn(FIRST_LSN),
             backup_label: false,
             upstream: None,
             foreign_history: BTreeSet::new(),
@@ -253,6 +260,9 @@ impl World {
         if matches!(data.state, ControlState::InProduction | ControlState::InCrashRecovery | ControlState::ShuttingDown)
         {
             data.state = ControlState::ShutDown;
+            // It is compared before it starts, and single-user mode starts nothing that has these files.
+            data.standby_signal = false;
+            data.mark = false;
             self.write_checkpoint(node);
         }
     }
@@ -266,7 +276,10 @@ impl World {
         }
         let Some(data) = self.nodes[node].disk.data_mut() else { return Err("no data directory".to_owned()) };
         match role {
-            StartRole::Primary { .. } => data.standby_signal = false,
+            StartRole::Primary { .. } => {
+                data.standby_signal = false;
+                data.mark = false;
+            }
             StartRole::Standby { upstream } => {
                 data.standby_signal = true;
                 data.upstream.clone_from(upstream);

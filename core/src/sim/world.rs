@@ -215,6 +215,9 @@ impl World {
             Event::Feedback { node, server, connection, flushed } => self.feedback(node, server, connection, flushed),
             Event::ReceiverTimeout { node, server, connection } => self.receiver_timeout(node, server, connection),
             Event::Background { node, server } => self.background(node, server),
+            Event::Archiver { node, server } => self.archiver(node, server),
+            Event::Parked { node, server, made } => self.park_file(node, server, made),
+            Event::CycleBegins { node, server } => self.cycle_begins(node, server),
             // The rest was handled before.
             _ => {}
         }

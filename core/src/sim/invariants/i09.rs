@@ -70,6 +70,9 @@ fn unsettled(world: &World) -> Option<String> {
     if !primary || !world.nodes[leader].fence_open(world.now) {
         return Some(format!("{} holds the key but does not take writes", key.name));
     }
+    if world.nodes[leader].disk.data().is_some_and(|data| data.standby_signal || data.mark) {
+        return Some(format!("{} leads, prepared for a demotion that nobody wants", key.name));
+    }
     (0..world.nodes.len()).filter(|node| *node != leader).find_map(|node| behind(world, node, leader))
 }
 
@@ -79,6 +82,9 @@ fn behind(world: &World, node: usize, leader: usize) -> Option<String> {
         return None;
     }
     let Some(server) = &here.server else { return Some(format!("{} is down", here.name)) };
+    if server.withheld {
+        return Some(format!("{} withholds reads", here.name));
+    }
     let streams = server.phase == Phase::Standby
         && server.consistent
         && server.receiver.as_ref().is_some_and(|receiver| receiver.to == leader);

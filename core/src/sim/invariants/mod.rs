@@ -8,3 +8,6 @@ pub(super) mod i06;
 pub(super) mod i08;
 pub(super) mod i09;
 pub(super) mod i11;
+pub(super) mod i12;
+pub(super) mod i13;
+pub(super) mod i14;

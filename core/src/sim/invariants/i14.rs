@@ -1,0 +1,98 @@
+//! I14: a planned hand-over in place costs nobody anything: no acknowledged commit is lost, none is cut off under way, the candidate goes on
+//! exactly where the old leader ended, and that follows without a rewind.
+//!
+//! Why: that is what it is for. Whatever goes wrong meanwhile may cost a rewind; nothing but that may.
+//! Source: architecture section 4 ("Planned switchover"); postgres-internals.md ("freeze").
+
+use crate::effect::Step;
+use crate::local::Seal;
+use crate::seat::LeaveReason;
+use crate::sim::judge::HandedOver;
+use crate::sim::node::Phase;
+use crate::sim::wal::Position;
+use crate::sim::world::World;
+
+/// How long before the release nothing may have gone wrong for the hand-over to be held to its promise.
+const QUIET_MS: u64 = 5000;
+/// For how long it is.
+const LASTS_MS: u64 = 60_000;
+
+/// The worker is about to go.
+pub(in crate::sim) fn nothing_cut_off(world: &World, node: usize, reason: &LeaveReason) -> Result<(), String> {
+    let here = &world.nodes[node];
+    let Some(server) = &here.server else { return Ok(()) };
+    if server.phase != Phase::Primary {
+        return Ok(());
+    }
+    let parked = here.disk.data().is_some_and(|data| data.standby_signal && data.mark);
+    if !parked {
+        return Err(format!("{} is demoted in place without being prepared", here.name));
+    }
+    if *reason == LeaveReason::Switchover && !server.passing.is_empty() {
+        return Err(format!("{} cuts off {} commits in a planned hand-over", here.name, server.passing.len()));
+    }
+    Ok(())
+}
+
+/// The request to release was carried out.
+pub(in crate::sim) fn announce(world: &mut World, node: usize) -> Option<HandedOver> {
+    let released = world.store.cluster().released.clone()?;
+    let candidate = released.candidate.as_ref()?;
+    let candidate = world.nodes.iter().position(|other| other.name == *candidate)?;
+    let branch = world.nodes[node].disk.data()?.at.branch;
+    Some(HandedOver { node, candidate, end: Position { branch, lsn: released.end? }, at: world.now, over: false })
+}
+
+pub(in crate::sim) fn log_has_ended(world: &World, over: &HandedOver) -> Result<(), String> {
+    let here = &world.nodes[over.node];
+    let Some(server) = here.server.as_ref().filter(|server| server.phase == Phase::Primary) else { return Ok(()) };
+    if server.seal != (Seal::Frozen { at: over.end.lsn }) {
+        return Err(format!("{} hands over while its log goes on", here.name));
+    }
+    let has_it = world.nodes[over.candidate].disk.data().is_some_and(|data| world.wal.contains(data.at, over.end));
+    if has_it || !calm(world, over.candidate, over) {
+        return Ok(());
+    }
+    Err(format!("{} hands over to {}, which lacks the end of its log", here.name, world.nodes[over.candidate].name))
+}
+
+fn calm(world: &World, node: usize, over: &HandedOver) -> bool {
+    let here = &world.nodes[node];
+    here.troubled_at + QUIET_MS <= over.at && here.up && here.frozen.is_empty()
+}
+
+fn held_to(world: &World, over: &HandedOver) -> bool {
+    world.now - over.at <= LASTS_MS && calm(world, over.node, over) && calm(world, over.candidate, over)
+}
+
+/// Somebody was promoted, and `lost` acknowledged commits were not part of its WAL.
+pub(in crate::sim) fn goes_on_there(world: &World, winner: usize, from: Position, lost: u64) -> Result<(), String> {
+    let Some(over) = world.judge.handed_over.filter(|over| held_to(world, over)) else { return Ok(()) };
+    if over.over || winner != over.candidate {
+        return Ok(());
+    }
+    if lost > 0 {
+        return Err(format!("a planned hand-over lost {lost} commits"));
+    }
+    if from != over.end {
+        return Err(format!("the candidate went on at {} and not at {}", from.lsn, over.end.lsn));
+    }
+    Ok(())
+}
+
+/// A step on a stopped server begins.
+pub(in crate::sim) fn needs_no_mending(world: &World, node: usize, step: &Step) -> Result<(), String> {
+    let Some(over) = world.judge.handed_over.filter(|over| over.node == node && held_to(world, over)) else {
+        return Ok(());
+    };
+    let mends = matches!(step, Step::Rewind { .. } | Step::BaseBackup { .. });
+    let went_on = world
+        .wal
+        .branches()
+        .iter()
+        .any(|branch| branch.owner == over.candidate && branch.parent == Some((over.end.branch, over.end.lsn)));
+    if mends && went_on {
+        return Err(format!("{} needs {step} after a planned hand-over in place", world.nodes[node].name));
+    }
+    Ok(())
+}
