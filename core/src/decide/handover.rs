@@ -129,12 +129,13 @@ fn prepare(
         };
     }
     let replay = primary.flushed.ahead_of(progress.replayed);
-    if replay > REPLAY_NEAR_BYTES || primary.archive_waiting {
+    let unarchived = archive_holds_up(turn, primary);
+    if replay > REPLAY_NEAR_BYTES || unarchived {
         if waited < CALM_WAIT {
             return Ok(parking.soon(10));
         }
         let replays = format!("{} has {replay} bytes left to replay", sealing.candidate);
-        return Err(if primary.archive_waiting { "WAL waits for the archiver".to_owned() } else { replays });
+        return Err(if unarchived { "WAL waits for the archiver".to_owned() } else { replays });
     }
     if turn.view.dcs_busy || !lease::outlasts(turn, &lease, Millis(DRAIN_WAIT.0 + CONFIRM_WAIT.0)) {
         let renew = lease::renew_now(turn);
@@ -178,7 +179,7 @@ fn confirm(
     if let Stage::Sealing { frozen_at, .. } = &mut turn.memory.stage {
         *frozen_at = Some(since);
     }
-    let waiting = match (has_all(primary, &sealing.candidate, at), primary.archive_waiting) {
+    let waiting = match (has_all(primary, &sealing.candidate, at), archive_holds_up(turn, primary)) {
         (false, _) => Some(format!("{} did not receive the end of the log in time", sealing.candidate)),
         (true, true) => Some("WAL waits for the archiver".to_owned()),
         (true, false) => None,
@@ -198,6 +199,11 @@ fn confirm(
             Ok(Verdict::of(Rule::SwitchoverConfirming).soon(1))
         }
     }
+}
+
+/// WAL waits for the archiver, and nobody else would see to it.
+fn archive_holds_up(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
+    primary.archive_waiting && !switchover::supervised(turn)
 }
 
 fn long_enough(turn: &Turn<'_>, lease: Lease) -> Result<(), String> {

@@ -65,6 +65,10 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
     if turn.memory.refused == Some(leader.created) {
         return Verdict::of(Rule::PromotionLeaseLost).soon(100);
     }
+    if turn.view.dcs_busy && turn.memory.session == Some(leader.lease) {
+        // The answer to the request that took it is still on its way.
+        return Verdict::of(Rule::ElectionAcquiring).soon(50);
+    }
     if primary::may_adopt(turn, leader) {
         let adopt = primary::adopt(turn, leader);
         return Verdict::of(Rule::LeaderAdopting).and(adopt).soon(50);

@@ -18,8 +18,10 @@ use crate::view::Seat;
 const LAG_MAX_BYTES: u64 = 64 << 20;
 /// How long the checkpoint before the stop may take before the switchover goes on without it.
 const CHECKPOINT_WAIT: Millis = Millis(30_000);
-/// How long the archiver may take for what waits for it.
-const ARCHIVE_WAIT: Millis = Millis(10_000);
+/// How long the archiver may take for what waits for it, if the supervisor sees to the rest.
+const ARCHIVE_WAIT: Millis = Millis(2000);
+/// And if nobody does. The server starts its archiver only every 10 s.
+const ARCHIVE_WAIT_ALONE: Millis = Millis(15_000);
 /// How long a candidate that lags may take to catch up, checkpoint included.
 const CATCH_UP_WAIT: Millis = Millis(60_000);
 
@@ -124,7 +126,7 @@ fn chosen(
     }
 }
 
-fn supervised(turn: &Turn<'_>) -> bool {
+pub(super) fn supervised(turn: &Turn<'_>) -> bool {
     turn.view.seat == (Seat::Inside { supervised: true })
 }
 
@@ -231,7 +233,7 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
     }
     match method(turn, primary, &prepared.candidate, waited) {
         Method::InPlace => return handover::begin(turn, prepared.request, prepared.candidate),
-        Method::Wait => return Verdict::of(Rule::SwitchoverPreparing).soon(10),
+        Method::Wait => return Verdict::of(Rule::SwitchoverAwaitingArchive).soon(10),
         Method::Refuse(reason) => return reject(turn, primary, prepared.request, reason),
         Method::Restart => {}
     }
@@ -266,9 +268,9 @@ fn method(turn: &Turn<'_>, primary: &PrimaryView, candidate: &NodeName, waited: 
         Some(_) if supervised(turn) => Method::Restart,
         Some(obstacle) => Method::Refuse(needs_supervisor(&obstacle)),
         None if !primary.archive_waiting => Method::InPlace,
-        None if waited < ARCHIVE_WAIT => Method::Wait,
-        // A stop gives the archiver its last chance, and the supervisor keeps what it leaves.
-        None if supervised(turn) => Method::Restart,
+        None if waited < if supervised(turn) { ARCHIVE_WAIT } else { ARCHIVE_WAIT_ALONE } => Method::Wait,
+        // The supervisor archives, or keeps, what the archiver has not come to.
+        None if supervised(turn) => Method::InPlace,
         None => Method::Refuse("WAL waits for the archiver".to_owned()),
     }
 }

@@ -68,13 +68,15 @@ pub enum Mutant {
     ServeEarly,
     /// What was prepared for a hand-over is left when that is given up.
     NoUnpark,
+    /// What a demotion in place leaves running, and what waits for the archiver, is left as it is.
+    StragglersLeft,
     /// A server hands over although WAL waits for its archiver.
     NoArchiveGuard,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 26] = [
+    pub const ALL: [Mutant; 27] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -100,6 +102,7 @@ impl Mutant {
         Mutant::NewerHistoryIgnored,
         Mutant::ServeEarly,
         Mutant::NoUnpark,
+        Mutant::StragglersLeft,
         Mutant::NoArchiveGuard,
     ];
 
@@ -145,6 +148,7 @@ impl Mutant {
                     decision.effects.insert(0, Effect::ServeReads);
                 }
             }
+            Mutant::StragglersLeft => decision.effects.retain(|effect| *effect != Effect::Run(Step::EndStragglers)),
             Mutant::NoUnpark => decision.effects.retain(|effect| *effect != Effect::Unpark),
             Mutant::ReleaseBeforeStop => release_before_stop(decision, view),
             Mutant::PromoteWithoutLease => promote_without_lease(decision, view),

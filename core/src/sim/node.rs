@@ -61,6 +61,8 @@ pub(super) struct Node {
 }
 
 /// A driver process.
+// Independent facts, not a state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Default)]
 pub(super) struct Process {
     pub(super) life: u64,
@@ -131,6 +133,8 @@ pub(super) enum DiskState {
 }
 
 /// A data directory with a control file.
+// Files that are there or not.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug)]
 pub(super) struct Pgdata {
     pub(super) system: u64,

@@ -70,6 +70,9 @@ fn unsettled(world: &World) -> Option<String> {
     if !primary || !world.nodes[leader].fence_open(world.now) {
         return Some(format!("{} holds the key but does not take writes", key.name));
     }
+    if let Some(missing) = super::i12::all_archived(world) {
+        return Some(missing);
+    }
     if world.nodes[leader].disk.data().is_some_and(|data| data.standby_signal || data.mark) {
         return Some(format!("{} leads, prepared for a demotion that nobody wants", key.name));
     }

@@ -3,12 +3,24 @@
 //! Why: a standby does not archive (`archive_mode = on`), and may recycle what waits. A gap makes every later backup useless.
 //! Source: architecture sections 4 and 9; lesson 45.
 
+use crate::sim::in_place::finished;
 use crate::sim::world::World;
 
-/// The release of a server that goes on in place.
+/// The release of a server that goes on in place, without a supervisor that would see to the rest.
 pub(in crate::sim) fn nothing_waits(world: &World, node: usize) -> Result<(), String> {
-    if world.server(node).is_some() && world.archive_waiting(node) {
-        return Err(format!("{} hands over while WAL waits for its archiver", world.nodes[node].name));
+    let here = &world.nodes[node];
+    let alone = !here.supervisor.alive && here.server.is_some() && !here.supervised;
+    if alone && world.archive_waiting(node) {
+        return Err(format!("{} hands over while WAL waits for its archiver", here.name));
     }
     Ok(())
+}
+
+/// At the end of a run: what the last hand-over left has come into the archive.
+pub(in crate::sim) fn all_archived(world: &World) -> Option<String> {
+    let over = world.judge.handed_over.filter(|over| super::i14::stayed_calm(world, over))?;
+    let here = &world.nodes[over.node];
+    let data = here.disk.data().filter(|data| world.wal.contains(data.at, over.end))?;
+    let missing = world.params.archive_max_ms.is_some() && finished(over.end.lsn) > data.archived;
+    missing.then(|| format!("WAL of {} from before its hand-over is not in the archive", here.name))
 }

@@ -61,6 +61,11 @@ fn calm(world: &World, node: usize, over: &HandedOver) -> bool {
     here.troubled_at + QUIET_MS <= over.at && here.up && here.frozen.is_empty()
 }
 
+/// Nothing went wrong with the old leader for as long before it as after it.
+pub(in crate::sim) fn stayed_calm(world: &World, over: &HandedOver) -> bool {
+    calm(world, over.node, over)
+}
+
 fn held_to(world: &World, over: &HandedOver) -> bool {
     world.now - over.at <= LASTS_MS && calm(world, over.node, over) && calm(world, over.candidate, over)
 }
