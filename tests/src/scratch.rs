@@ -1,11 +1,15 @@
 //! A directory per cluster that user postgres can enter, removed at the end, kept when the test failed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+/// Where this process has kept logs.
+static KEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// The directory.
 #[derive(Debug)]
@@ -52,7 +56,10 @@ impl Drop for Scratch {
 fn keep_logs(from: &Path) {
     let test = std::thread::current().name().unwrap_or("main").replace("::", ".");
     let to = std::env::temp_dir().join("ha_tests.failed").join(test);
-    let _ = fs::remove_dir_all(&to);
+    // A test may have several directories; only what an earlier run left goes.
+    if KEPT.lock().unwrap_or_else(PoisonError::into_inner).insert(to.clone()) {
+        let _ = fs::remove_dir_all(&to);
+    }
     if fs::create_dir_all(&to).is_err() {
         return;
     }

@@ -1,5 +1,6 @@
 //! The harness itself: faults it injects must really happen, and a second primary must not escape the writers.
 
+use ha_tests::archive::Archive;
 use ha_tests::cluster::Cluster;
 use ha_tests::daemon::run;
 use ha_tests::etcd::{Etcd, Place};
@@ -82,4 +83,25 @@ fn the_oracle_sees_a_split_brain() {
         conclusion.verdict.lost.len(),
         conclusion.verdict.acked
     );
+}
+
+/// A restore ends where the archive does, without a word: what it shows must be compared, and is.
+#[test]
+fn a_gap_in_the_archive_is_seen() {
+    const ROWS: &str = "SELECT count(*) FROM ha_log";
+    let archive = Archive::new();
+    let mut cluster = Cluster::running(archive.joined(Plan { nodes: 1, ..Plan::short() }));
+    archive.back_up(&cluster);
+    let mut segments = Vec::new();
+    for part in 0..3 {
+        let rows = format!("INSERT INTO ha_log SELECT 1, g FROM generate_series({part} * 100, {part} * 100 + 99) g");
+        cluster.nodes[0].sql(&rows).expect("the leader takes writes");
+        let segment = cluster.nodes[0].value("SELECT pg_walfile_name(pg_current_wal_lsn())");
+        segments.extend(segment.expect("the leader can be asked"));
+        archive.wait_complete(&cluster, 0);
+    }
+    std::fs::remove_file(archive.wal().join(&segments[1])).expect("the second segment is there");
+    let port = cluster.spare_port();
+    assert_eq!(cluster.nodes[0].value(ROWS).expect("the leader can be read").as_deref(), Some("300"));
+    assert_eq!(archive.restored(ROWS, port).as_deref(), Some("100"), "the gap was not seen");
 }

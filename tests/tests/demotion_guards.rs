@@ -1,0 +1,163 @@
+//! Where a demotion in place is not safe the server is stopped and started; and what a demotion must not leave behind.
+
+use ha_tests::archive::Archive;
+use ha_tests::cluster::Cluster;
+use ha_tests::load::Load;
+use ha_tests::plan::Plan;
+use ha_tests::process::Proc;
+use ha_tests::usurper::Usurper;
+use ha_tests::wait::{millis, secs};
+use std::time::{Duration, Instant};
+
+/// How much a leader may have acknowledged that no standby had yet.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// Takes the leader's key away under load for two seconds; whether its server stayed up.
+fn demoted(cluster: &Cluster, leader: usize, story: &str) -> bool {
+    let before = cluster.nodes[leader].postmaster().expect("a leader has a postmaster");
+    let load = Load::start(cluster, 4);
+    let observation = cluster.observe();
+    let fault = Instant::now();
+    let usurper = Usurper::seize(cluster);
+    cluster.wait("the old leader to stop", secs(5), || (!cluster.nodes[leader].is("/primary")).then_some(()));
+    std::thread::sleep(secs(2));
+    usurper.leave(cluster);
+    let healed = Instant::now();
+    cluster.wait("a write", secs(60), || observation.writers.first_ack_sent_after(healed));
+    std::thread::sleep(secs(1));
+    drop(load);
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_only_unreplicated_lost(story, fault, WINDOW);
+    let after = cluster.nodes[leader].postmaster();
+    println!(
+        "{story}: write gap {} ms, same postmaster: {}",
+        conclusion.verdict.gap.as_millis(),
+        after == Some(before)
+    );
+    after == Some(before)
+}
+
+#[test]
+fn a_server_that_ends_after_a_crash_is_stopped_and_started() {
+    let cluster = Cluster::running(Plan { parameters: vec!["restart_after_crash: \"off\"".into()], ..Plan::short() });
+    Load::tables(&cluster, 2);
+    let leader = cluster.wait_ready_to_switch();
+    assert!(!demoted(&cluster, leader, "restart_after_crash off"), "its postmaster cannot have lived on");
+}
+
+#[test]
+fn the_orthodox_order_can_be_chosen() {
+    let cluster = Cluster::running(Plan { postgresql: vec!["demote_method: restart".into()], ..Plan::short() });
+    Load::tables(&cluster, 2);
+    let leader = cluster.wait_ready_to_switch();
+    assert!(!demoted(&cluster, leader, "demote_method restart"), "it was demoted in place");
+}
+
+/// Until the first checkpoint after a promotion recovery would call itself consistent before it is.
+#[test]
+fn before_the_first_checkpoint_it_is_stopped_and_started() {
+    let cluster = Cluster::running(Plan::short());
+    Load::tables(&cluster, 2);
+    let from = cluster.wait_ready_to_switch();
+    let to = cluster.other_than(from);
+    let checkpointer = cluster.nodes[to].child("checkpointer").expect("a standby has a checkpointer");
+    checkpointer.freeze();
+    cluster.switch_over(from, to);
+    cluster.wait("the candidate to serve", secs(20), || cluster.nodes[to].is("/primary").then_some(()));
+    let minimum = "SELECT min_recovery_end_lsn FROM pg_control_recovery()";
+    let minimum = cluster.nodes[to].value(minimum).expect("the leader can be asked");
+    assert_ne!(minimum.as_deref(), Some("0/0"), "the checkpoint was done in spite of a frozen checkpointer");
+    let stayed = demoted_with_frozen_checkpointer(&cluster, to, checkpointer);
+    assert!(!stayed, "it was demoted in place before its first checkpoint");
+}
+
+fn demoted_with_frozen_checkpointer(cluster: &Cluster, leader: usize, checkpointer: Proc) -> bool {
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // A stop would have to wait for it; what is tested is what happens instead of one.
+            std::thread::sleep(secs(8));
+            checkpointer.thaw();
+        });
+        demoted(cluster, leader, "before the first checkpoint after a promotion")
+    })
+}
+
+/// The archiver ends only when its command does, and this one does not listen.
+#[test]
+fn a_child_that_does_not_end_is_ended() {
+    let archive = Archive::new();
+    let deaf = archive.wal().join("deaf");
+    let command = format!("sh -c 'trap : QUIT TERM INT; touch {}; while :; do sleep 1; done'", deaf.display());
+    let cluster = Cluster::running(archive.with_command(Plan::short(), &command));
+    Load::tables(&cluster, 2);
+    let leader = cluster.wait_ready_to_switch();
+    cluster.nodes[leader].sql("SELECT pg_switch_wal()").expect("the leader ends its segment");
+    cluster.wait("the archiver to be at work", secs(20), || deaf.exists().then_some(()));
+    let log = cluster.nodes[leader].server_log().len();
+    let observation = cluster.observe();
+    let (fault, usurper) = (Instant::now(), Usurper::seize(&cluster));
+    let since = |text: &str| cluster.nodes[leader].server_log().get(log..).is_some_and(|log| log.contains(text));
+    cluster.wait("the server to go on as a standby", secs(20), || since("entering standby mode").then_some(()));
+    let took = fault.elapsed();
+    println!("in recovery after {} ms although the archiver does not end", took.as_millis());
+    // PostgreSQL itself waits five seconds before it kills.
+    assert!(took < millis(4500), "nobody ended the archiver: {took:?}");
+    usurper.leave(&cluster);
+    cluster.wait("a write", secs(30), || observation.writers.first_ack_sent_after(fault + secs(1)));
+    std::thread::sleep(secs(1));
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_only_unreplicated_lost("a deaf archiver", fault, WINDOW);
+}
+
+/// The archive names a newer timeline before the old leader knows that it leads no more: it must not go there by itself.
+#[test]
+fn an_archive_that_knows_the_next_timeline_leads_nobody_astray() {
+    let archive = Archive::new();
+    let mut cluster = Cluster::running(archive.joined(Plan::short()));
+    Load::tables(&cluster, 2);
+    archive.back_up(&cluster);
+    let leader = cluster.wait_ready_to_switch();
+    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
+    let load = Load::start(&cluster, 4);
+    let observation = cluster.observe();
+    let fault = Instant::now();
+    cluster.nodes[leader].freeze();
+    let new = cluster.wait_other_leader(leader, secs(30));
+    let history = archive.wal().join(format!("{:08X}.history", timeline + 1));
+    cluster.wait("the history of the new timeline in the archive", secs(20), || history.exists().then_some(()));
+    cluster.nodes[leader].thaw();
+    cluster.wait("a write on the new leader", secs(10), || observation.writers.first_ack_above(timeline, fault));
+    std::thread::sleep(secs(1));
+    drop(load);
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_only_unreplicated_lost("thawed beside an archive", fault, WINDOW);
+    assert_eq!(cluster.leader(), Some(new));
+    expect_restorable(&mut cluster, &archive, new);
+}
+
+/// What a demotion in the middle of writing leaves in `archive_status` is archived all the same.
+#[test]
+fn nothing_is_missing_in_the_archive_after_demotions() {
+    let archive = Archive::new();
+    let mut cluster = Cluster::running(archive.joined(Plan::short()));
+    Load::tables(&cluster, 5);
+    archive.back_up(&cluster);
+    for round in 0..3 {
+        let leader = cluster.wait_ready_to_switch();
+        // A few segments at once, so that some wait for the archiver when it has to end.
+        let bulk = "INSERT INTO pgbench_history SELECT 1, 1, 1, 0, now() FROM generate_series(1, 400000)";
+        cluster.nodes[leader].sql(bulk).expect("the leader takes writes");
+        let _ = demoted(&cluster, leader, &format!("demotion with an archive, round {round}"));
+    }
+    let leader = cluster.wait_healthy(secs(60));
+    expect_restorable(&mut cluster, &archive, leader);
+}
+
+fn expect_restorable(cluster: &mut Cluster, archive: &Archive, leader: usize) {
+    const CONTENT: &str = "SELECT (SELECT count(*) || ' ' || sum(hashint8(seq * 100 + writer)::bigint) FROM ha_log)
+        || ' ' || (SELECT count(*) || ' ' || sum(delta) FROM pgbench_history)";
+    let wanted = cluster.nodes[leader].value(CONTENT).expect("the leader can be read");
+    archive.wait_complete(cluster, leader);
+    let port = cluster.spare_port();
+    assert_eq!(archive.restored(CONTENT, port), wanted, "the archive is not complete");
+}

@@ -1,0 +1,166 @@
+//! Switchovers in which the old leader's server stays up: back and forth under load, and what clients and the archive see.
+
+use ha_tests::archive::Archive;
+use ha_tests::census::Census;
+use ha_tests::chance::times;
+use ha_tests::cluster::Cluster;
+use ha_tests::load::{BOOKS_AGREE, Load};
+use ha_tests::oracle::silences;
+use ha_tests::plan::Plan;
+use ha_tests::process::Proc;
+use ha_tests::sql::{Session, SqlError};
+use ha_tests::wait::{millis, secs};
+use std::time::Duration;
+
+/// No client should wait longer: the goal is far below, this is a loaded test machine.
+const GAP_MAX: Duration = Duration::from_secs(3);
+
+/// All rows of the writers and the money of pgbench.
+const CONTENT: &str = "SELECT (SELECT count(*) || ' ' || sum(hashint8(seq * 100 + writer)::bigint) FROM ha_log)
+    || ' ' || (SELECT count(*) || ' ' || sum(delta) FROM pgbench_history)";
+
+/// Holds the candidate back while the request is under way, so that another standby has more than it.
+fn switch_over_with_another_ahead(cluster: &Cluster, from: usize, to: usize) {
+    let pid = format!("SELECT pid FROM pg_stat_replication WHERE application_name = '{}'", cluster.nodes[to].name);
+    let pid = cluster.nodes[from].value(&pid).expect("the leader can be asked").expect("the candidate streams");
+    let sender = Proc::of(pid.parse().expect("a pid is a number")).expect("it lives");
+    sender.freeze();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(millis(150));
+            sender.thaw();
+        });
+        cluster.switch_over(from, to);
+    });
+}
+
+fn back_and_forth(plan: Plan, in_place: bool) {
+    let rounds = times("HA_TESTS_SWITCHOVERS", 6);
+    let archive = Archive::new();
+    let mut cluster = Cluster::running(archive.joined(plan));
+    Load::tables(&cluster, 5);
+    archive.back_up(&cluster);
+    cluster.wait_caught_up(cluster.leader().expect("a healthy cluster has a leader"));
+    let before = Census::take(&cluster);
+    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
+    let mut load = Load::start(&cluster, 8);
+    let observation = cluster.observe();
+    for round in 0..rounds {
+        let from = cluster.wait_ready_to_switch();
+        load.keep_up();
+        // PostgreSQL starts no archiver within ten seconds of the one before in the same postmaster, and only when something
+        // wakes that one up.
+        cluster.wait("an archiver", secs(15), || {
+            let _ = cluster.nodes[from].value("SELECT 1");
+            cluster.nodes[from].child("archiver")
+        });
+        let to = if round % 2 == 0 { cluster.other_than(from) } else { cluster.other_than(cluster.other_than(from)) };
+        if round % 3 == 2 {
+            switch_over_with_another_ahead(&cluster, from, to);
+        } else {
+            cluster.switch_over(from, to);
+        }
+        cluster.wait("the candidate to serve", secs(20), || cluster.nodes[to].is("/primary").then_some(()));
+    }
+    cluster.wait_healthy(secs(60));
+    drop(load);
+    let conclusion = cluster.conclude(observation);
+    let needed = Census::take(&cluster) - before;
+    let mut gaps = silences(&conclusion.acks);
+    gaps.sort_unstable();
+    let story = format!("{rounds} switchovers back and forth (in place: {in_place})");
+    println!(
+        "{story}: {} rows, silence {:?} / {:?} / {:?}; {needed}",
+        conclusion.verdict.acked,
+        gaps.first(),
+        gaps.get(gaps.len() / 2),
+        gaps.last()
+    );
+    conclusion.verdict.expect_nothing_lost(&story);
+    assert!(conclusion.verdict.gap < GAP_MAX, "{story}: nobody could write for {:?}", conclusion.verdict.gap);
+    let made = u32::try_from(rounds).expect("a few rounds");
+    assert_eq!(cluster.timeline(), Some(timeline + made), "{story}: one switchover is one timeline");
+    assert_eq!((needed.rewinds, needed.copies), (0, 0), "{story}: {needed}");
+    assert_eq!(needed.starts, if in_place { 0 } else { rounds }, "{story}: {needed}");
+
+    let leader = cluster.wait_healthy(secs(60));
+    assert_eq!(cluster.nodes[leader].value(BOOKS_AGREE).expect("the leader can be read").as_deref(), Some("t"));
+    let wanted = cluster.nodes[leader].value(CONTENT).expect("the leader can be read");
+    archive.wait_complete(&cluster, leader);
+    let port = cluster.spare_port();
+    assert_eq!(archive.restored(CONTENT, port), wanted, "{story}: the archive is not complete");
+}
+
+#[test]
+fn back_and_forth_under_load_loses_nothing_rewinds_nobody_and_archives_everything() {
+    back_and_forth(Plan::short(), true);
+}
+
+#[test]
+fn back_and_forth_with_restarts_does_too() {
+    back_and_forth(Plan { postgresql: vec!["demote_method: restart".into()], ..Plan::short() }, false);
+}
+
+/// Whoever asked for nothing hears in good order that it is over, and where to go.
+#[test]
+fn idle_clients_are_told_who_leads_now() {
+    let cluster = Cluster::running(Plan::short());
+    let from = cluster.leader().expect("a healthy cluster has a leader");
+    let to = cluster.other_than(from);
+    let open = || Session::open(&cluster.nodes[from].server, secs(3)).expect("the leader admits sessions");
+    let (idle, reading, writing) = (open(), open(), open());
+    reading.query("BEGIN; SELECT count(*) FROM ha_log", secs(3)).expect("the leader can be read");
+    writing.query("BEGIN; INSERT INTO ha_log VALUES (90, 1)", secs(3)).expect("the leader takes writes");
+    let postmaster = cluster.nodes[from].postmaster();
+    cluster.switch_over(from, to);
+    for (who, session) in [("idle", idle), ("reading", reading), ("writing", writing)] {
+        match session.last_words(secs(10)) {
+            Some(SqlError::Refused { code, hint, message, .. }) => {
+                println!("{who}: {code}: {message}");
+                assert_eq!(code, "57P01", "{who}: {message}");
+                assert!(hint.contains(&cluster.nodes[to].name), "{who} is not told who leads: {message}");
+            }
+            other => panic!("{who}: {other:?}"),
+        }
+    }
+    cluster.wait_healthy(secs(30));
+    assert_eq!(cluster.nodes[from].postmaster(), postmaster, "the old leader's server was restarted");
+    let rows =
+        cluster.nodes[to].value("SELECT count(*) FROM ha_log WHERE writer = 90").expect("the leader can be read");
+    assert_eq!(rows.as_deref(), Some("0"), "a transaction that was never committed is there");
+}
+
+/// Commits are waited for, transactions are not.
+#[test]
+fn a_load_in_progress_and_an_open_transaction_hold_nobody_up() {
+    let cluster = Cluster::running(Plan::short());
+    let from = cluster.leader().expect("a healthy cluster has a leader");
+    let to = cluster.other_than(from);
+    let open = Session::open(&cluster.nodes[from].server, secs(3)).expect("the leader admits sessions");
+    open.query("BEGIN; INSERT INTO ha_log VALUES (91, 1)", secs(3)).expect("the leader takes writes");
+    let observation = cluster.observe();
+    let server = cluster.nodes[from].server.clone();
+    let builder = std::thread::Builder::new().name("bulk load".into());
+    let load = builder.spawn(move || {
+        let session = Session::open(&server, secs(3)).expect("the leader admits sessions");
+        session.query("CREATE TABLE bulk AS SELECT g FROM generate_series(1, 50000000) g", secs(60))
+    });
+    let load = load.expect("a thread can be started");
+    let bulk = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE TABLE bulk%' AND backend_xid IS NOT NULL";
+    cluster.wait("the load to write", secs(10), || cluster.nodes[from].value(bulk).ok()?);
+    std::thread::sleep(millis(500));
+    // A standby that replays a load of this kind is behind by what it replays in a moment: the candidate is waited for.
+    let answer = cluster.switch_over(from, to);
+    println!("{answer}");
+    cluster.wait("the candidate to serve", secs(20), || cluster.nodes[to].is("/primary").then_some(()));
+    std::thread::sleep(secs(1));
+    let ended = load.join().expect("the load's client does not panic");
+    println!("the load ended with: {:?}", ended.as_ref().err());
+    assert!(ended.is_err(), "the load was done before the switchover: nothing was tested");
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("switchover during a load");
+    println!("switchover during a load: write gap {} ms", conclusion.verdict.gap.as_millis());
+    assert!(conclusion.verdict.gap < GAP_MAX, "nobody could write for {:?}", conclusion.verdict.gap);
+    let left = "SELECT count(*) FROM pg_class WHERE relname = 'bulk'";
+    assert_eq!(cluster.nodes[to].value(left).expect("the leader can be read").as_deref(), Some("0"));
+}
