@@ -71,6 +71,12 @@ pub fn resume_replay() {
     unsafe { pg_sys::SetRecoveryPause(false) };
 }
 
+/// Makes the startup process look again.
+pub fn wake_recovery() {
+    // SAFETY: sets a latch in shared memory.
+    unsafe { pg_sys::WakeupRecovery() };
+}
+
 /// Microseconds between the epochs of Unix and of the server's timestamps.
 const EPOCH_SHIFT_US: i64 = 946_684_800_000_000;
 

@@ -17,6 +17,9 @@ const PATIENCE: Millis = Millis(1000);
 const LOOK_SOON: Millis = Millis(20);
 const LOOK_EVERY: Millis = Millis(1000);
 
+/// How often a postmaster is woken whose archiver has something to do.
+const WAKE_EVERY: Millis = Millis(2000);
+
 /// What was asked for.
 #[derive(Default)]
 pub(super) struct Parking {
@@ -28,6 +31,8 @@ pub(super) struct Parking {
     emptied: Option<Tick>,
     /// What was seen when another look was asked for, and when that was.
     look_asked: Option<(u64, Tick)>,
+    /// When the postmaster was last told to look whether an archiver runs.
+    archiver_woken: Option<Tick>,
     /// What stands in the way, as it was logged last.
     obstacle: Option<String>,
 }
@@ -100,6 +105,9 @@ impl Inside {
     /// As of now, of a primary on `timeline`.
     pub(super) fn in_place(&mut self, timeline: Timeline, checkpointed: bool, facts: &Facts) -> InPlace {
         self.look_at_place(timeline, &facts.place);
+        if facts.place.archive_waiting {
+            self.wake_archiver();
+        }
         let obstacle = self.obstacle(checkpointed, &facts.place);
         if obstacle != self.parking.obstacle {
             let text = obstacle.as_deref().unwrap_or("nothing");
@@ -107,6 +115,15 @@ impl Inside {
             self.parking.obstacle.clone_from(&obstacle);
         }
         InPlace { obstacle, parked: self.parked(&facts.place), marked: facts.place.marks != Marks::None }
+    }
+
+    /// After a second start within 10 s the postmaster starts no archiver until something wakes it: this does nothing else.
+    fn wake_archiver(&mut self) {
+        let now = clock::now();
+        if self.parking.archiver_woken.is_none_or(|at| now.since(at) >= WAKE_EVERY) {
+            self.parking.archiver_woken = Some(now);
+            signal(Signal::USR1);
+        }
     }
 
     fn look_at_place(&mut self, timeline: Timeline, place: &Place) {

@@ -102,10 +102,16 @@ impl Inside {
         self.promotion.since.is_some()
     }
 
-    /// Ends what holds up the replay of a server that is being promoted.
+    /// Ends what holds up a server that is being promoted.
     pub(super) fn press_on(&mut self) {
+        if self.promotion.times.signalled == 0 {
+            return;
+        }
+        // It may have heard of the promotion while it waited for WAL, and goes to sleep once more, for as long as it does between two
+        // attempts to connect (`wal_retrieve_retry_interval`), if an attempt has just failed.
+        wal::wake_recovery();
         let (replayed, _) = wal::replayed();
-        if self.promotion.times.signalled == 0 || recovery::received() <= replayed {
+        if recovery::received() <= replayed {
             return;
         }
         let Some(signal) = self.promotion.standstill.next(replayed, clock::now()) else { return };

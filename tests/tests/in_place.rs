@@ -39,7 +39,7 @@ fn back_and_forth_under_pgbench() {
         let to = cluster.other_than(from);
         cluster.switch_over(from, to);
         cluster.wait_healthy(secs(60));
-        println!("{round}: {} | {}", told(&cluster.nodes[from], "hand_over"), told(&cluster.nodes[to], "promotion"));
+        println!("{round}: {} | {}", told(&cluster, from, "hand_over"), told(&cluster, to, "promotion"));
     }
     let leader = cluster.wait_healthy(secs(60));
     drop(load);
@@ -53,10 +53,9 @@ fn back_and_forth_under_pgbench() {
 }
 
 /// What a node last measured of a change of role, to be seen in its events.
-fn told(node: &Node, code: &str) -> String {
+fn told(cluster: &Cluster, node: usize, code: &str) -> String {
     let newest = format!("SELECT text FROM ha_events WHERE code = '{code}' ORDER BY number DESC LIMIT 1");
-    let text = node.value(&newest).expect("the events can be read");
-    text.unwrap_or_else(|| panic!("{} has no event {code}", node.name))
+    cluster.wait(&format!("an event {code}"), secs(5), || cluster.nodes[node].value(&newest).ok()?)
 }
 
 /// Stops what sends WAL, so that the hand-over cannot come further than to a frozen log, and asks for it.
