@@ -165,12 +165,6 @@ impl Stage {
         matches!(self, Stage::Demoting { in_place: false, .. })
     }
 
-    /// Clients wait for the next step: a driver looks again as soon as it is told to.
-    #[must_use]
-    pub fn is_urgent(&self) -> bool {
-        matches!(self, Stage::Sealing { .. } | Stage::HandingOver { .. })
-    }
-
     /// This node leads no more, whatever its server still does.
     #[must_use]
     pub fn resigning(&self) -> bool {

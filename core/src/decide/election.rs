@@ -18,6 +18,8 @@ use crate::rule::Rule;
 const NAMED_CANDIDATE_WAIT: Millis = Millis(5000);
 /// How long a vote waits for a peer that was unreachable before it began.
 const UNREACHABLE_WAIT: Millis = Millis(300);
+/// And if that is the former leader, whose lease is over: it is of no use to anybody.
+const DEAD_LEADER_WAIT: Millis = Millis(50);
 /// How long a vote waits for a peer that answered until now. A healthy one answers within milliseconds, or after a second if a packet was
 /// lost, and one that cannot answer cannot lead either.
 const SILENT_WAIT: Millis = Millis(1200);
@@ -136,7 +138,7 @@ fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: 
             let acquire = turn.acquire(cluster);
             Verdict::of(Rule::ElectionAcquiring).and(acquire).soon(20)
         }
-        Tally::Waiting => Verdict::of(Rule::ElectionVoting).and(poll).soon(50),
+        Tally::Waiting => Verdict::of(Rule::ElectionVoting).and(poll).soon(20),
         Tally::PeerIsPrimary => Verdict::of(Rule::ElectionPeerIsPrimary).and(poll).soon(250),
         Tally::PeerAhead => Verdict::of(Rule::ElectionPeerAhead).and(poll).soon(250),
     }
@@ -197,10 +199,15 @@ fn receiving(turn: &Turn<'_>, targets: &[(NodeName, String)], since: Tick) -> Ve
 fn given_up(turn: &Turn<'_>, peer: &PeerView) -> bool {
     let former = turn.memory.last_leader.as_ref().is_some_and(|leader| leader.name == peer.name);
     let fenced = former && turn.memory.last_leader_fenced;
-    let hopeless = fenced || turn.memory.unreachable.contains_key(&peer.name);
+    let unreachable = turn.memory.unreachable.contains_key(&peer.name);
+    let patience = match (fenced, unreachable) {
+        (true, true) => DEAD_LEADER_WAIT,
+        (true, false) | (false, true) => UNREACHABLE_WAIT,
+        (false, false) => SILENT_WAIT,
+    };
     // A question from before the vote may have met a peer that was not to be reached then.
     let asked = turn.memory.voting_since.map_or(peer.asked_at, |since| peer.asked_at.max(since));
-    turn.now().since(asked) >= if hopeless { UNREACHABLE_WAIT } else { SILENT_WAIT }
+    turn.now().since(asked) >= patience
 }
 
 /// Whether a peer can win this race at all: it is a member now, or was one until just now (lesson 1: the store may

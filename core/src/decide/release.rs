@@ -151,5 +151,5 @@ pub(super) fn hand_over(turn: &Turn<'_>, lease: Lease, candidate: &NodeName, at:
         ..Released::by(turn.me().clone(), lease.id, lease.leader_created)
     };
     let release = turn.store(DcsCall::ReleaseLeader { lease, announce, status: duties::last_status(turn, at) });
-    Verdict::of(Rule::HandOverReleasing).with(Effect::CloseFence).and(release).soon(1)
+    Verdict::of(Rule::HandOverReleasing).with(Effect::CloseFence).and(release).soon(20)
 }

@@ -84,7 +84,7 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
     }
     if standby.reads_withheld && compared(standby, cluster) {
         // Whom to follow comes with the next look: whoever reads here need not wait for that.
-        return Verdict::of(Rule::StandbyServing).with(Effect::ServeReads).soon(1);
+        return Verdict::of(Rule::StandbyServing).with(Effect::ServeReads).soon(10);
     }
     let Some(wanted) = turn.upstream(cluster, &leader.name) else {
         return Verdict::of(Rule::StandbyLeaderUnknown).soon(1000);

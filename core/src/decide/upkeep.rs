@@ -10,6 +10,8 @@ use crate::member;
 use crate::rule::Rule;
 use serde_json::Value;
 
+/// What is due and could not be done now is looked at again after this long. A rule that waits for something asks for its own time.
+const DUE_AGAIN: Millis = Millis(5);
 /// Fields that change all the time: alone they are written once per `loop_wait`.
 const POSITIONS: [&str; 3] = ["xlog_location", "receive_lsn", "replay_lsn"];
 
@@ -80,7 +82,8 @@ pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
         // With a request under way its end is the event to wait for; a lease that is left to end needs none.
         let left_to_end = matches!(verdict.rule, Rule::DemotionCannotStop | Rule::ReleaseDataLost);
         if !turn.view.dcs_busy && !left_to_end && !turn.memory.stage.in_place() && !turn.gave_up(held) {
-            next = next.min(turn.store_ready_at().max(held.sent_at + lease::renew_every(turn)));
+            let due = turn.store_ready_at().max(held.sent_at + lease::renew_every(turn));
+            next = next.min(due.max(now + DUE_AGAIN));
         }
         if held.valid_at(now) {
             next = next.min(held.deadline());

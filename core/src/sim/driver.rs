@@ -15,7 +15,7 @@ use crate::view::{DcsView, Seat, Side, View};
 
 pub(super) const SCOPE: &str = "demo";
 /// A driver never decides more often than this.
-const SHORTEST_PAUSE: Millis = Millis(5);
+const SHORTEST_PAUSE: Millis = Millis(1);
 /// How soon it tries again after an effect failed.
 const RETRY_AFTER_FAILURE: Millis = Millis(1000);
 
@@ -159,8 +159,7 @@ impl World {
         // Never in a tight loop, never later than the loop's period.
         let period = self.nodes[who.node].settings.loop_wait_ms;
         let period = if went == Went::Wrong { period.min(RETRY_AFTER_FAILURE) } else { period };
-        let pause = if self.process(who).memory.stage.is_urgent() { Millis(1) } else { SHORTEST_PAUSE };
-        let wake_at = wake_at.max(now + pause).min(now + period);
+        let wake_at = wake_at.max(now + SHORTEST_PAUSE).min(now + period);
         let at = self.nodes[who.node].clock.true_time(wake_at);
         self.wake_at(who, at.max(self.now + 1));
     }

@@ -95,8 +95,9 @@ pub(super) fn blindness() -> [u64; KINDS] {
 /// The weights of a seed in which the lead is handed over all the time, and processes die on the way.
 pub(super) fn handovers() -> [u64; KINDS] {
     ALL.map(|kind| match kind {
-        Switchover => 12,
-        KillWorker | KillPostmaster | KillSupervisor | LostOutcomes | NoSupervisor | CutFromStore => 1,
+        Switchover => 16,
+        KillWorker | KillPostmaster | KillSupervisor | LostOutcomes | NoSupervisor | CutFromStore | CrashNode
+        | FreezeWorker | FreezeNode | StallMain | HangServer => 1,
         _ => 0,
     })
 }

@@ -303,9 +303,8 @@ impl Driver {
 
     /// Executes in order and says when to look again.
     fn execute(&mut self, port: &mut impl Port, now: Tick, wake_at: Tick, effects: &[Effect]) -> Tick {
-        // Never in a tight loop, never later than the loop's period; while clients wait for the next step, as soon as asked for.
-        let pause = Millis(if self.memory.stage.is_urgent() { 1 } else { 5 });
-        let next_wake = wake_at.max(now + pause).min(now + self.settings().loop_wait_ms);
+        // Never in a tight loop, never later than the loop's period.
+        let next_wake = wake_at.max(now + Millis(1)).min(now + self.settings().loop_wait_ms);
         for effect in effects {
             let done = match effect {
                 Effect::Dcs(_) if self.dcs_busy => Err("a request to the store is still under way".to_owned()),
