@@ -76,7 +76,7 @@ pub(super) fn watch(turn: &mut Turn<'_>) -> Verdict {
 }
 
 /// The key, if it is not known to be given up: others should not wait for this node.
-fn left_to_release(turn: &Turn<'_>) -> Option<Effect> {
+pub(super) fn left_to_release(turn: &Turn<'_>) -> Option<Effect> {
     let lease = turn.memory.lease?;
     turn.fresh()?;
     if turn.memory.fence_until.is_some_and(|until| turn.now() < until) {

@@ -73,10 +73,9 @@ fn route(turn: &mut Turn<'_>) -> Verdict {
     match (turn.view.seat.side(), &turn.view.local.server) {
         (Side::Inside, Server::Primary(primary)) => primary::decide(turn, primary),
         (Side::Inside, Server::Standby(standby)) => standby::decide(turn, standby),
-        // The worker runs only while its postmaster does: whatever it sees besides, it is about to end.
+        // The worker runs only while its postmaster does: whatever it sees besides, it is about to end, or has yet to begin.
         (Side::Inside, Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover) => {
-            // From here on REST says that this is no primary, and others act on it.
-            Verdict::of(Rule::InsideNotReady).with(Effect::CloseFence)
+            promotion::not_ready(turn)
         }
         (
             Side::Outside,

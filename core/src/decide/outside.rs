@@ -13,7 +13,7 @@ const FAST_STOP_MAX: Millis = Millis(30_000);
 /// What a fast stop may take at least: sessions end and a checkpoint is written.
 const FAST_STOP_MIN: Millis = Millis(2000);
 /// What a start may take at least, whatever `primary_start_timeout` says.
-const START_MIN: Millis = Millis(1000);
+pub(super) const START_MIN: Millis = Millis(1000);
 /// After the lease was lost nothing is gained by a drained shutdown.
 const FAST_STOP_MAX_LEASE_LOST: Millis = Millis(5000);
 

@@ -1,21 +1,44 @@
 //! A standby that holds the lease: claim a timeline, then promote.
 
 use super::turn::{Turn, Verdict};
-use super::{duties, lease, primary, release};
+use super::{duties, in_place, lease, outside, primary, release};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Member};
 use crate::effect::Effect;
 use crate::ids::{NodeName, Timeline};
 use crate::lease::Lease;
-use crate::local::{PrimaryView, StandbyView};
+use crate::local::{PrimaryView, Server, StandbyView};
 use crate::rule::Rule;
 use crate::seat::LeaveReason;
-use crate::view::DcsView;
+use crate::view::{DcsView, Seat};
 
 /// How long the first checkpoint after a promotion may be spread.
 const CHECKPOINT_SPREAD_MAX: Millis = Millis(60_000);
 /// How long a promotion may take if `primary_start_timeout` allows less.
 const PROMOTION_MAX: Millis = Millis(30_000);
+
+/// The worker has the seat, and its server is not up. From here on REST says that this is no primary, and others act on it; the key of a
+/// leader whose server recovers is kept for as long as it may take.
+pub(super) fn not_ready(turn: &mut Turn<'_>) -> Verdict {
+    let closed = Verdict::of(Rule::InsideNotReady).with(Effect::CloseFence);
+    let starting = matches!(turn.view.local.server, Server::Starting { .. });
+    if !starting || turn.memory.lease.is_none() || turn.memory.stage.stops_server() {
+        return closed;
+    }
+    if turn.memory.stage.in_place() {
+        return closed.and(in_place::left_to_release(turn)).soon(100);
+    }
+    let now = turn.now();
+    let since = *turn.memory.not_running_since.get_or_insert(now);
+    let patience = turn.view.settings.primary_start_timeout_ms.max(outside::START_MIN);
+    if now.since(since) < patience || !release::others_could_lead(turn) {
+        return closed.and(lease::renewal(turn)).soon(1000);
+    }
+    if turn.view.seat == (Seat::Inside { supervised: true }) {
+        return primary::stop_standby(turn, Rule::StartTimedOut, LeaveReason::Shutdown, true);
+    }
+    closed
+}
 
 /// Triggered, and not out of recovery yet: wait, but not for ever.
 pub(super) fn running(turn: &mut Turn<'_>) -> Verdict {

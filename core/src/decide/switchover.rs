@@ -19,7 +19,7 @@ const LAG_MAX_BYTES: u64 = 64 << 20;
 /// How long the checkpoint before the stop may take before the switchover goes on without it.
 const CHECKPOINT_WAIT: Millis = Millis(30_000);
 /// How long the archiver may take for what waits for it, if the supervisor sees to the rest.
-const ARCHIVE_WAIT: Millis = Millis(2000);
+const ARCHIVE_WAIT: Millis = Millis(1000);
 /// And if nobody does. The server starts its archiver only every 10 s.
 const ARCHIVE_WAIT_ALONE: Millis = Millis(15_000);
 /// How long a candidate that lags may take to catch up, checkpoint included.
