@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_millis(500);
 
 fn cycles(method: &str) {
-    let wanted = times("HA_TESTS_CYCLES", 3);
+    let wanted = times("HA_TESTS_CYCLES", 2);
     let mut chance = Chance::seeded();
     let parameters = vec!["max_prepared_transactions: 10".into(), "wal_level: logical".into()];
     let postgresql = vec![format!("demote_method: {method}")];

@@ -35,7 +35,7 @@ fn switch_over_with_another_ahead(cluster: &Cluster, from: usize, to: usize) {
 }
 
 fn back_and_forth(plan: Plan, in_place: bool) {
-    let rounds = times("HA_TESTS_SWITCHOVERS", 6);
+    let rounds = times("HA_TESTS_SWITCHOVERS", 4);
     let archive = Archive::new();
     let mut cluster = Cluster::running(archive.joined(plan));
     Load::tables(&cluster, 5);
