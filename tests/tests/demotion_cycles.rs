@@ -28,6 +28,11 @@ fn cycles(method: &str) {
         let postmaster = cluster.nodes[leader].postmaster();
         let observation = cluster.observe();
         std::thread::sleep(chance.delay(millis(1000)));
+        // Before the first checkpoint of its timeline a leader is stopped and started; that one takes its time.
+        if cycle % 5 != 4 {
+            cluster.nodes[leader].sql("CHECKPOINT").expect("the leader writes a checkpoint");
+            std::thread::sleep(millis(200));
+        }
         let fault = Instant::now();
         let usurper = Usurper::seize(&cluster);
         std::thread::sleep(chance.delay(millis(800)));
@@ -55,6 +60,8 @@ fn cycles(method: &str) {
     assert_eq!(cluster.nodes[leader].value(BOOKS_AGREE).expect("the leader can be read").as_deref(), Some("t"));
     if method == "restart" {
         assert_eq!(same, 0, "a server that was to be restarted was not");
+    } else {
+        assert!(same * 2 >= wanted, "only {same} of {wanted} demotions were in place");
     }
 }
 
