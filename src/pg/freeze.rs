@@ -8,18 +8,20 @@
 use super::locks::FixedLock;
 use ha_core::ids::{Lsn, Timeline};
 use pgrx::pg_sys;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// How often the end of the log is looked for before the worker goes round again: others may still write, and somebody
-/// may have written what is not flushed yet.
-const ATTEMPTS: u32 = 8;
+/// The most that may be written and not flushed when the log is ended; with more than that it is flushed once more.
+const UNFLUSHED_BYTES_MAX: u64 = 64 << 20;
 
 /// A log that ends, as long as this is not [thawed](Frozen::thaw). It is not when it is dropped: the lock goes with the process.
 #[derive(Debug)]
 pub struct Frozen {
     at: Lsn,
+    /// What the files held behind the end.
+    behind: Vec<Piece>,
 }
 
 impl Frozen {
@@ -28,33 +30,101 @@ impl Frozen {
         self.at
     }
 
-    /// Lets the server write again; what was held back in memory follows.
-    pub fn thaw(self) {
-        tracing::debug!("the log goes on behind {}", self.at);
+    /// Lets the server write again. After an error the log has a hole, and this server must not go on.
+    pub fn thaw(self) -> io::Result<()> {
+        self.behind.iter().try_for_each(Piece::put_back)?;
         release();
+        Ok(())
     }
 }
 
 /// Ends the log with a record of no effect behind everything that was written so far, waits until it is flushed, and lets nobody write
 /// from there on. It waits for the disk, as long as one flush takes.
-pub fn freeze(data_dir: &Path) -> Result<Frozen, String> {
+pub fn freeze(data_dir: &Path) -> io::Result<Frozen> {
     let last = insert_noop();
     flush(last);
-    for _ in 0..ATTEMPTS {
-        acquire();
-        let (flushed, timeline) = super::wal::flushed();
-        let written = written();
-        if written == flushed && flushed >= last {
-            if let Err(error) = clear_page_behind(data_dir, flushed, timeline) {
-                release();
-                return Err(format!("the log cannot be ended at {flushed}: {error}"));
-            }
-            return Ok(Frozen { at: flushed });
-        }
+    acquire();
+    let frozen = end_log(data_dir, last);
+    if frozen.is_err() {
         release();
-        flush(written.max(last));
     }
-    Err("others write too much for the log to be ended".to_owned())
+    frozen
+}
+
+/// Where the flushed log ends, with everything cleared away behind it.
+fn end_log(data_dir: &Path, last: Lsn) -> io::Result<Frozen> {
+    let ((flushed, timeline), written) = (super::wal::flushed(), written());
+    if flushed < last || written.0.saturating_sub(flushed.0) > UNFLUSHED_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "others write too much"));
+    }
+    // The server writes whole pages, so the files may hold the beginning of what nobody has asked for yet, and others may have
+    // written without a flush to make room in memory: recovery must find neither.
+    let page_bytes = u64::from(pg_sys::XLOG_BLCKSZ);
+    let end = Lsn(written.0.max(flushed.0).next_multiple_of(page_bytes));
+    let mut behind = Vec::new();
+    for (path, offset, bytes) in pieces(data_dir, timeline, flushed, end) {
+        behind.push(Piece::take(&path, offset, bytes)?);
+    }
+    for (number, piece) in behind.iter().enumerate() {
+        if let Err(error) = piece.clear() {
+            // What was cleared must be whole again for those who go on. With a hole nobody may.
+            if behind[..=number].iter().try_for_each(Piece::put_back).is_err() {
+                super::process::exit_into_recovery();
+            }
+            return Err(error);
+        }
+    }
+    Ok(Frozen { at: flushed, behind })
+}
+
+/// A part of a segment's file.
+#[derive(Debug)]
+struct Piece {
+    file: File,
+    offset: u64,
+    content: Vec<u8>,
+}
+
+impl Piece {
+    fn take(path: &Path, offset: u64, bytes: usize) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let mut content = vec![0; bytes];
+        file.read_exact_at(&mut content, offset)?;
+        Ok(Self { file, offset, content })
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        self.file.write_all_at(&vec![0; self.content.len()], self.offset)
+    }
+
+    fn put_back(&self) -> io::Result<()> {
+        self.file.write_all_at(&self.content, self.offset)
+    }
+}
+
+/// The files that hold the log from `begin` to `end`, with offset and length in each.
+fn pieces(data_dir: &Path, timeline: Timeline, begin: Lsn, end: Lsn) -> Vec<(PathBuf, u64, usize)> {
+    let segment_bytes = segment_bytes();
+    let mut out = Vec::new();
+    let mut at = begin.0;
+    while at < end.0 {
+        let number = at / segment_bytes;
+        let next = end.0.min((number + 1) * segment_bytes);
+        let in_one = 0x1_0000_0000 / segment_bytes;
+        let name = format!("{:08X}{:08X}{:08X}", timeline.0, number / in_one, number % in_one);
+        out.push((
+            data_dir.join("pg_wal").join(name),
+            at % segment_bytes,
+            usize::try_from(next - at).unwrap_or(usize::MAX),
+        ));
+        at = next;
+    }
+    out
+}
+
+fn segment_bytes() -> u64 {
+    // SAFETY: a plain variable, set before any worker starts.
+    u64::try_from(unsafe { pg_sys::wal_segment_size }).unwrap_or(1).max(1)
 }
 
 /// The server's own manager of records, and its record of no effect.
@@ -88,30 +158,4 @@ fn acquire() {
 fn release() {
     // SAFETY: taken in `acquire`.
     unsafe { pg_sys::LWLockRelease(FixedLock::WalWrite.get()) };
-}
-
-/// The server writes whole pages, so the file may hold the beginning of what nobody flushed: recovery must not find it. A log that
-/// is thawed writes the page again, from memory.
-fn clear_page_behind(data_dir: &Path, end: Lsn, timeline: Timeline) -> std::io::Result<()> {
-    let page_bytes = u64::from(pg_sys::XLOG_BLCKSZ);
-    let used = end.0 % page_bytes;
-    if used == 0 {
-        return Ok(());
-    }
-    let zeros = vec![0_u8; usize::try_from(page_bytes - used).unwrap_or(0)];
-    let segment_bytes = segment_bytes();
-    let file = OpenOptions::new().write(true).open(segment(data_dir, end, timeline, segment_bytes))?;
-    file.write_all_at(&zeros, end.0 % segment_bytes)
-}
-
-fn segment_bytes() -> u64 {
-    // SAFETY: a plain variable, set before any worker starts.
-    u64::try_from(unsafe { pg_sys::wal_segment_size }).unwrap_or(1).max(1)
-}
-
-fn segment(data_dir: &Path, position: Lsn, timeline: Timeline, segment_bytes: u64) -> PathBuf {
-    let number = position.0 / segment_bytes;
-    let in_one = 0x1_0000_0000 / segment_bytes;
-    let name = format!("{:08X}{:08X}{:08X}", timeline.0, number / in_one, number % in_one);
-    data_dir.join("pg_wal").join(name)
 }

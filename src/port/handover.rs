@@ -3,7 +3,7 @@
 use super::Inside;
 use crate::fence;
 use crate::pg::freeze::{self, Frozen};
-use crate::pg::process;
+use crate::pg::{process, report};
 use ha_core::ids::NodeName;
 use ha_core::local::Seal;
 use ha_core::memory::{Memory, Stage};
@@ -60,8 +60,9 @@ impl Inside {
 
     /// Held commits go on; what was held back in memory may become durable before.
     pub(super) fn unseal(&mut self) {
-        if let Some(frozen) = self.handover.frozen.take() {
-            frozen.thaw();
+        if let Some(Err(error)) = self.handover.frozen.take().map(Frozen::thaw) {
+            report::warning(&format!("the log cannot go on, recovery begins: {error}"));
+            process::exit_into_recovery();
         }
         fence::unseal(self.shared);
     }

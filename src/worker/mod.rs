@@ -285,10 +285,10 @@ impl Worker {
             self.members = members;
             self.page_due = true;
         }
-        if self.inside.clients_wait() {
+        let age = now.since(self.page_at);
+        if self.inside.clients_wait() && age < PAGE_AGE_MAX {
             return;
         }
-        let age = now.since(self.page_at);
         let somebody_waits = self.commands.settles_now(&self.driver);
         if !somebody_waits && (age < PAGE_EVERY || (!self.page_due && age < PAGE_AGE_MAX)) {
             return;

@@ -7,10 +7,11 @@ use ha_tests::load::{BOOKS_AGREE, Load};
 use ha_tests::node::Node;
 use ha_tests::plan::Plan;
 use ha_tests::process::Proc;
+use ha_tests::sql::Session;
 use ha_tests::wait::secs;
 use std::time::{Duration, Instant};
 
-const ROUNDS: u32 = 20;
+const ROUNDS: u32 = 10;
 /// How much a leader may have acknowledged that no standby had yet.
 const WINDOW: Duration = Duration::from_millis(500);
 
@@ -52,6 +53,44 @@ fn back_and_forth_under_pgbench() {
     assert_eq!(cluster.nodes[leader].value(BOOKS_AGREE).expect("the leader can be read").as_deref(), Some("t"));
 }
 
+/// A statement without an end, which writes this many rows 50 times a second.
+fn bulk(cluster: &Cluster, node: usize, rows: u32) -> std::thread::JoinHandle<bool> {
+    let statement = format!(
+        "DO $$ BEGIN LOOP INSERT INTO bulk SELECT g, repeat('x', 200) FROM generate_series(1, {rows}) g; \
+         PERFORM pg_sleep(0.02); END LOOP; END $$"
+    );
+    let server = cluster.nodes[node].server.clone();
+    let builder = std::thread::Builder::new().name("bulk".into());
+    let write =
+        move || Session::open(&server, secs(5)).and_then(|session| session.query(&statement, secs(120))).is_err();
+    builder.spawn(write).expect("a thread can be started")
+}
+
+/// Long statements do not commit, so they are not held: they write on until the log ends.
+#[test]
+fn with_long_statements_the_log_ends_where_the_new_timeline_begins() {
+    let cluster = Cluster::running(Plan::short());
+    let leader = cluster.wait_ready_to_switch();
+    cluster.nodes[leader].sql("CREATE TABLE bulk (n int, filler text)").expect("a table");
+    let (servers, before, first) = (postmasters(&cluster), Census::take(&cluster), timeline(&cluster));
+    let observation = cluster.observe();
+    let rounds = 3;
+    for _ in 0..rounds {
+        let from = cluster.wait_ready_to_switch();
+        let writers = [bulk(&cluster, from, 300), bulk(&cluster, from, 300)];
+        std::thread::sleep(secs(1));
+        cluster.switch_over(from, cluster.other_than(from));
+        for writer in writers {
+            assert!(writer.join().expect("it ends"), "a statement without an end has ended");
+        }
+    }
+    cluster.wait_healthy(secs(60));
+    assert_eq!(timeline(&cluster), first + rounds);
+    assert_eq!(postmasters(&cluster), servers, "a server was restarted");
+    assert_eq!(Census::take(&cluster), before, "a former leader needed more than a look at its log");
+    cluster.conclude(observation).verdict.expect_nothing_lost("switchovers beside long statements");
+}
+
 /// What a node last measured of a change of role, to be seen in its events.
 fn told(cluster: &Cluster, node: usize, code: &str) -> String {
     let newest = format!("SELECT text FROM ha_events WHERE code = '{code}' ORDER BY number DESC LIMIT 1");
@@ -87,10 +126,15 @@ fn wait_silent(cluster: &Cluster, observation: &ha_tests::cluster::Observation) 
 
 #[test]
 fn one_that_is_called_off_costs_nobody_an_error() {
-    let cluster = Cluster::running(Plan::short());
+    // With little memory for the log, others write what nobody has flushed yet.
+    let parameters = vec!["wal_buffers: 64kB".into()];
+    let cluster = Cluster::running(Plan { lag_bytes_max: 64 << 20, parameters, ..Plan::short() });
     let from = cluster.wait_ready_to_switch();
     let (servers, before) = (postmasters(&cluster), timeline(&cluster));
+    cluster.nodes[from].sql("CREATE TABLE bulk (n int, filler text)").expect("a table");
     let observation = cluster.observe();
+    // What was written and not flushed when the log was frozen must be whole again: the standbys read it from there.
+    let writer = bulk(&cluster, from, 300);
     for _ in 0..3 {
         let request = half_a_switchover(&cluster, from);
         wait_silent(&cluster, &observation);
@@ -106,6 +150,10 @@ fn one_that_is_called_off_costs_nobody_an_error() {
         });
         cluster.wait_ready_to_switch();
     }
+    assert!(!writer.is_finished(), "the long statement was hurt");
+    let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'DO $$%'";
+    cluster.nodes[from].sql(ended).expect("the long statement can be ended");
+    writer.join().expect("it ends");
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost("three switchovers that were called off");
     conclusion.expect_no_client_error("three switchovers that were called off");
