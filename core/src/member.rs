@@ -56,9 +56,9 @@ pub fn role(local: &LocalView, memory: &Memory) -> &'static str {
         },
         Server::Standby(standby) if standby.promoting => "promoted",
         Server::Standby(_) => "replica",
+        Server::Starting { .. } | Server::Leftover if memory.may_acknowledge => "primary",
         Server::Starting { .. } if memory.stage.in_place() => "demoted",
         Server::Starting { .. } if memory.lease.is_some() => "primary",
-        Server::Starting { .. } | Server::Leftover if memory.may_acknowledge => "primary",
         Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
             match (&memory.stage, &local.data) {
                 (stage, _) if stage.resigning() => "demoted",

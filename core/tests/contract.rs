@@ -1,0 +1,183 @@
+//! The order contract of effects: decisions that break it must not pass [`Decision::check`].
+
+use ha_core::clock::{Millis, Tick};
+use ha_core::cluster::{Cluster, LeaderKey, Released};
+use ha_core::dcs::DcsCall;
+use ha_core::decide::{Decision, Violation};
+use ha_core::effect::{DemoteMethod, Effect};
+use ha_core::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
+use ha_core::lease::Lease;
+use ha_core::local::{DataDir, InPlace, LocalView, PrimaryView, Seal, Server, StandbyConnection, StandbyView};
+use ha_core::member::Identity;
+use ha_core::memory::{Memory, Stage};
+use ha_core::rule::Rule;
+use ha_core::seat::LeaveReason;
+use ha_core::settings::Settings;
+use ha_core::view::{DcsView, Seat, View};
+use std::collections::BTreeMap;
+
+const NOW: Tick = Tick(100_000);
+const END: Lsn = Lsn(1000);
+
+fn lease() -> Lease {
+    Lease::confirmed(LeaseId(5), Revision(50), Tick(99_000), Millis(30_000))
+}
+
+/// A server that has done everything right so far: prepared, its log ended, and n2 has all of it.
+fn frozen() -> PrimaryView {
+    let standby = StandbyConnection { slot: "n2".to_owned(), streaming: true, flushed: END, replayed: END };
+    PrimaryView {
+        timeline: Timeline(1),
+        flushed: END,
+        checkpointed: true,
+        standbys: vec![standby],
+        fence_open: true,
+        seal: Seal::Frozen { at: END },
+        in_place: InPlace { obstacle: None, parked: true, marked: true },
+        ..PrimaryView::default()
+    }
+}
+
+fn handing_over(since: Tick) -> Memory {
+    let stage = Stage::HandingOver { candidate: NodeName::new("n2"), at: END, timeline: Timeline(1), since };
+    Memory { lease: Some(lease()), stage, ..Memory::default() }
+}
+
+fn demoting() -> Memory {
+    let stage = Stage::Demoting { candidate: None, release: false, since: NOW, down_since: None, in_place: true };
+    Memory { stage, ..Memory::default() }
+}
+
+fn release() -> Effect {
+    let announce = Released {
+        end: Some(END),
+        timeline: Some(Timeline(1)),
+        candidate: Some(NodeName::new("n2")),
+        ..Released::by(NodeName::new("n1"), LeaseId(5), Revision(50))
+    };
+    Effect::Dcs(DcsCall::ReleaseLeader { lease: lease(), announce, status: None })
+}
+
+fn in_place(reason: LeaveReason) -> Vec<Effect> {
+    vec![Effect::CloseFence, Effect::Demote { reason, method: DemoteMethod::InPlace }]
+}
+
+fn verdict(seat: Seat, server: Server, memory: Memory, effects: Vec<Effect>) -> Result<(), Violation> {
+    let mut cluster = Cluster { revision: Revision(100), ..Cluster::default() };
+    cluster.leader = Some(LeaderKey { name: NodeName::new("n2"), lease: LeaseId(9), created: Revision(90) });
+    let local = LocalView {
+        data: DataDir::Empty,
+        server,
+        marker: None,
+        history: Vec::new(),
+        history_at: None,
+        step_running: None,
+        cannot_write: None,
+        pending_restart: BTreeMap::new(),
+        founding: false,
+    };
+    let (me, identity, settings) = (NodeName::new("n1"), Identity::default(), Settings::default());
+    let view = View {
+        now: NOW,
+        seat,
+        me: &me,
+        scope: "demo",
+        identity: &identity,
+        settings: &settings,
+        dcs: DcsView::Fresh(&cluster),
+        local: &local,
+        peers: &[],
+        outcomes: &[],
+        dcs_busy: false,
+        stop_requested: false,
+        jitter: 0,
+    };
+    Decision { rule: Rule::LeaderLeading, memory, effects, wake_at: NOW }.check(&view)
+}
+
+fn inside(primary: PrimaryView, memory: Memory, effects: Vec<Effect>) -> Result<(), Violation> {
+    verdict(Seat::Inside { supervised: true }, Server::Primary(primary), memory, effects)
+}
+
+#[test]
+fn a_running_server_gives_its_key_up_only_when_its_log_has_ended_and_the_candidate_has_it() {
+    let closed = || vec![Effect::CloseFence, release()];
+    assert_eq!(inside(frozen(), handing_over(NOW), closed()), Ok(()));
+    let open = inside(frozen(), handing_over(NOW), vec![release()]);
+    assert_eq!(open, Err(Violation::ReleaseBeforeConfirmed), "the fence is open");
+    let holding = PrimaryView { seal: Seal::Holding { in_flight: 0 }, ..frozen() };
+    assert_eq!(inside(holding, handing_over(NOW), closed()), Err(Violation::ReleaseBeforeConfirmed));
+    let mut lacks = frozen();
+    lacks.standbys[0].flushed = Lsn(999);
+    assert_eq!(inside(lacks.clone(), handing_over(NOW), closed()), Err(Violation::ReleaseBeforeConfirmed));
+    assert_eq!(inside(lacks, handing_over(Tick(99_000)), closed()), Ok(()), "asked for once more");
+    let steady = Memory { lease: Some(lease()), ..Memory::default() };
+    assert_eq!(inside(frozen(), steady, closed()), Err(Violation::ReleaseBeforeDemotion));
+}
+
+#[test]
+fn from_outside_a_key_goes_once_no_fence_can_be_open() {
+    let starting = || Server::Starting { since: Tick(99_000) };
+    let memory = |fence_until| Memory { lease: Some(lease()), fence_until, ..demoting() };
+    let from_outside = |memory| verdict(Seat::Outside, starting(), memory, vec![Effect::CloseFence, release()]);
+    assert_eq!(from_outside(memory(None)), Ok(()));
+    assert_eq!(from_outside(memory(Some(Tick(100_001)))), Err(Violation::ReleaseBeforeDemotion));
+    let steady = Memory { lease: Some(lease()), ..Memory::default() };
+    assert_eq!(from_outside(steady), Err(Violation::ReleaseBeforeDemotion), "it may come up as a primary");
+}
+
+#[test]
+fn after_the_release_there_is_no_way_back() {
+    let back = [
+        Effect::OpenFence { lease: lease() },
+        Effect::Unseal,
+        Effect::Unpark,
+        Effect::Dcs(DcsCall::RenewLeader(lease())),
+    ];
+    for effect in back {
+        assert_eq!(inside(frozen(), handing_over(NOW), vec![effect.clone()]), Err(Violation::BackAfterRelease));
+        let forgotten = Memory { stage: Stage::Steady, released: Some(Revision(50)), ..handing_over(NOW) };
+        assert_eq!(inside(frozen(), forgotten, vec![effect.clone()]), Err(Violation::BackAfterRelease));
+        let another = Memory { stage: Stage::Steady, released: Some(Revision(49)), ..handing_over(NOW) };
+        assert_eq!(inside(frozen(), another, vec![effect]), Ok(()), "an earlier key of this node");
+    }
+}
+
+#[test]
+fn a_demotion_in_place_is_prepared_and_a_planned_one_comes_after_the_release() {
+    let emergency = || in_place(LeaveReason::LeaseLost);
+    assert_eq!(inside(frozen(), demoting(), emergency()), Ok(()));
+    let unprepared = [
+        PrimaryView { in_place: InPlace { parked: false, ..frozen().in_place }, ..frozen() },
+        PrimaryView { in_place: InPlace { obstacle: Some("full".to_owned()), ..frozen().in_place }, ..frozen() },
+        PrimaryView { checkpointed: false, ..frozen() },
+    ];
+    for primary in unprepared {
+        assert_eq!(inside(primary, demoting(), emergency()), Err(Violation::UnpreparedInPlace));
+    }
+    assert_eq!(inside(frozen(), Memory::default(), emergency()), Err(Violation::UnpreparedInPlace));
+    let planned = || in_place(LeaveReason::Switchover);
+    assert_eq!(inside(frozen(), handing_over(NOW), planned()), Ok(()));
+    let held = Memory { lease: Some(lease()), ..demoting() };
+    assert_eq!(inside(frozen(), held, planned()), Err(Violation::UnpreparedInPlace), "the key is not given up");
+    let open = vec![Effect::Demote { reason: LeaveReason::LeaseLost, method: DemoteMethod::InPlace }];
+    assert_eq!(inside(frozen(), demoting(), open), Err(Violation::DemotionBeforeSeal));
+}
+
+#[test]
+fn the_log_ends_when_no_commit_is_under_way() {
+    let sealed = |seal| inside(PrimaryView { seal, ..frozen() }, Memory::default(), vec![Effect::Freeze]);
+    assert_eq!(sealed(Seal::Holding { in_flight: 0 }), Ok(()));
+    assert_eq!(sealed(Seal::Holding { in_flight: 1 }), Err(Violation::FreezeBeforeSeal));
+    assert_eq!(sealed(Seal::Open), Err(Violation::FreezeBeforeSeal));
+}
+
+#[test]
+fn reads_are_admitted_after_the_comparison() {
+    let standby =
+        StandbyView { timeline: Timeline(1), consistent: true, reads_withheld: true, ..StandbyView::default() };
+    let seat = Seat::Inside { supervised: true };
+    // Nothing is known of the leader that the key names.
+    let unknown = verdict(seat, Server::Standby(standby), Memory::default(), vec![Effect::ServeReads]);
+    assert_eq!(unknown, Err(Violation::ReadsBeforeComparison));
+}
