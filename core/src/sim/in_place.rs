@@ -247,6 +247,7 @@ impl World {
             let primary = self.server(node).is_some_and(|server| server.phase == Phase::Primary);
             if let Some(data) = self.nodes[node].disk.data_mut().filter(|_| primary) {
                 data.foreign_history.insert(timeline);
+                self.trouble(node);
             }
         }
     }
