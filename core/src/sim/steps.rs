@@ -33,6 +33,10 @@ impl World {
         let number = self.number();
         let fails = self.healed_at.is_none() && self.rng.chance(self.params.failing_step_per_mille);
         let failure = fails.then(|| "the step failed".to_owned());
+        if fails && *step == Step::EndStragglers {
+            // It is not tried again once the worker is back.
+            self.trouble(node);
+        }
         self.nodes[node].step = Some(RunningStep { number, step: step.clone(), source: None, result: None, failure });
         let takes = match step {
             Step::Initdb => self.rng.between(300, 3000),
