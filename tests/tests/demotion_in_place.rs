@@ -156,7 +156,7 @@ fn prepared_transactions_and_slots_survive() {
     let before = postmaster(&cluster, leader);
     for slot in [
         "pg_create_physical_replication_slot('kept_physical', true)",
-        "pg_create_logical_replication_slot('kept_logical', 'test_decoding')",
+        "pg_create_logical_replication_slot('kept_logical', 'pgoutput')",
     ] {
         cluster.nodes[leader].sql(&format!("SELECT {slot}")).expect("the leader makes slots");
     }
