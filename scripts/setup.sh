@@ -2,7 +2,7 @@
 # Installs what building, testing and the demo need on Debian 12, and nothing when it is there already.
 set -eu
 packages="postgresql-15 postgresql-server-dev-15 libclang-dev protobuf-compiler libprotobuf-dev pkg-config
-openssl etcd-server etcd-client haproxy iproute2 nftables util-linux wrk python3-venv"
+openssl etcd-server etcd-client haproxy pgbouncer iproute2 nftables util-linux wrk python3-venv"
 
 missing=""
 for package in $packages; do

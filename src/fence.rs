@@ -54,6 +54,11 @@ pub fn decide_mode(config_file: &str, data_dir: &Path) {
 
 /// Whether nothing may be acknowledged now.
 pub fn closed() -> bool {
+    // A test may end the lease of its own session early.
+    #[cfg(debug_assertions)]
+    if crate::pg::debug::passed() {
+        return true;
+    }
     shared().is_none_or(|shared| now_ns() >= shared.gate.deadline_ns.load(Ordering::Acquire))
 }
 

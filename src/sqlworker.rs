@@ -2,7 +2,7 @@
 //! that wait for a restart.
 
 use crate::pg::latch::{self, LatchAddress};
-use crate::pg::{process, report, sql, wal};
+use crate::pg::{hooks, process, report, sql, wal};
 use crate::shmem::{PENDING_BYTES, Shared, shared};
 use ha_core::clock::{Millis, Tick};
 use ha_core::ids::Lsn;
@@ -35,6 +35,7 @@ struct Page {
 /// Runs the worker until it is told to stop.
 pub fn run() -> ! {
     process::become_worker();
+    hooks::exempt();
     let Some(shared) = shared() else { process::exit_for_restart() };
     shared.sql_latch.store(LatchAddress::mine().as_pointer(), Ordering::Release);
     // Which database there is to connect to, the loop worker knows.

@@ -65,6 +65,8 @@ pub fn pass() {
             return refuse_commit();
         }
         if !sealed(shared) {
+            #[cfg(debug_assertions)]
+            crate::pg::debug::reached(crate::pg::debug::Point::InCommit);
             return;
         }
         mark.0.store(HELD, Ordering::SeqCst);

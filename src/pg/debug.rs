@@ -7,6 +7,7 @@ use crate::shmem::shared;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_guard;
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What is done to this server for everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -22,10 +23,51 @@ enum Gate {
     Withhold,
 }
 
+/// Where the lease of this session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum Point {
+    /// Where it ends for everybody.
+    #[name = c"none"]
+    None,
+    /// Now.
+    #[name = c"passed"]
+    Passed,
+    /// After a commit was allowed, before its record is written; or in the middle of what has no transaction.
+    #[name = c"in_commit"]
+    InCommit,
+    /// After the record was flushed and looked after, before the client hears of it.
+    #[name = c"flushed"]
+    Flushed,
+}
+
+static DEADLINE: GucSetting<Point> = GucSetting::<Point>::new(Point::None);
+/// The point was reached.
+static PASSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the lease of this session is over, whatever the lease of this server is.
+pub fn passed() -> bool {
+    PASSED.load(Ordering::Relaxed) || DEADLINE.get() == Point::Passed
+}
+
+/// This session is at `point`.
+pub fn reached(point: Point) {
+    if DEADLINE.get() == point {
+        PASSED.store(true, Ordering::Relaxed);
+    }
+}
+
 static GATE: GucSetting<Gate> = GucSetting::<Gate>::new(Gate::None);
 
 /// Registers the settings. Called once, by the postmaster.
 pub fn define() {
+    GucRegistry::define_enum_guc(
+        c"ha_ext.debug_deadline",
+        c"Where the lease ends for this session.",
+        c"",
+        &DEADLINE,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
     // SAFETY: the hook is guarded.
     unsafe {
         GucRegistry::define_enum_guc_with_hooks(

@@ -26,4 +26,5 @@ pub mod sql;
 pub mod terms;
 pub mod usurper;
 pub mod wait;
+pub mod wire;
 pub mod writer;

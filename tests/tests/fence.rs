@@ -134,7 +134,22 @@ fn a_marked_server_without_its_configuration_is_closed_for_good() {
 }
 
 #[test]
-fn a_configured_server_that_never_reached_its_store_is_closed() {
+fn a_configured_server_whose_worker_cannot_start_is_closed() {
+    let mut bare = with_contents();
+    bare.stop();
+    bare.append("postgresql.conf", "ha_ext.config_file = '/nowhere/node.yml'\n");
+    bare.start();
+    for statement in REFUSED.iter().chain(READS) {
+        expect_refused(&bare, statement, "No leader is known");
+    }
+    for statement in ALLOWED {
+        bare.must(statement);
+    }
+    bare.stop();
+}
+
+#[test]
+fn a_configured_server_that_never_reached_its_store_acknowledges_nothing_and_becomes_a_standby() {
     let mut bare = with_contents();
     bare.must("CREATE EXTENSION ha_ext");
     bare.stop();
@@ -142,12 +157,15 @@ fn a_configured_server_that_never_reached_its_store_is_closed() {
     let nobody = bare.ports.take();
     bare.configure(&format!("127.0.0.1:{nobody}"));
     bare.start();
-    for statement in REFUSED.iter().filter(|statement| !statement.contains("EXTENSION")).chain(READS) {
-        expect_refused(&bare, statement, "No leader is known");
+    let mut standby = None;
+    let end = std::time::Instant::now() + secs(20);
+    while standby.is_none() && std::time::Instant::now() < end {
+        let write = bare.run("INSERT INTO known VALUES (50)");
+        assert!(write.is_err(), "it holds no lease");
+        let recovery = sql::value(&bare.server, "SELECT pg_is_in_recovery()").ok().flatten();
+        standby = recovery.filter(|recovery| recovery == "t");
     }
-    for statement in ALLOWED {
-        bare.must(statement);
-    }
+    assert!(standby.is_some(), "it does not become a standby: {}", bare.log());
     let store = poll(secs(10), || sql::value(&bare.server, "SELECT store FROM ha_cluster").ok().flatten());
     let store = store.expect("the views work while the fence is closed");
     assert!(store.starts_with("unreachable"), "{store}");

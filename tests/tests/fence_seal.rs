@@ -25,12 +25,15 @@ const HELD: &[&str] = &[
     "BEGIN; INSERT INTO held VALUES (16); PREPARE TRANSACTION 'during'",
     "COMMIT PREPARED 'before'",
     "NOTIFY somebody",
+    "SELECT pg_notify('somebody', 'text')",
     "SET synchronous_commit = off; INSERT INTO held VALUES (17)",
     "VACUUM FULL alone",
 ];
 
+/// Commits are held; the worker would lift a seal that nobody asked it for.
 fn holding(bare: &Bare) -> Session {
     let operator = bare.session();
+    bare.worker().freeze();
     operator.query("SET ha_ext.debug_gate = 'seal'", secs(5)).expect("a debug build can seal");
     operator
 }
@@ -62,6 +65,7 @@ fn held_commits_go_on_after_an_unseal() {
     for (client, text) in clients.into_iter().zip(HELD) {
         client.join().expect("the thread ends").unwrap_or_else(|error| panic!("{text}: {error}"));
     }
+    bare.worker().thaw();
     println!("{} held commits went on within {} ms", HELD.len(), lifted.elapsed().as_millis());
     bare.must("COMMIT PREPARED 'during'");
     let rows = sql::value(&bare.server, "SELECT string_agg(i::text, ',' ORDER BY i) FROM held").expect("a read");
@@ -78,8 +82,6 @@ fn held_commits_fail_with_the_new_leader_as_hint_when_the_fence_closes() {
     let operator = holding(&bare);
     let clients: Vec<_> = sessions.into_iter().zip(HELD).map(|(session, text)| in_background(session, text)).collect();
     poll(secs(10), || (waiting(&bare) == HELD.len()).then_some(())).expect("all of them are held");
-    // The worker would open the fence again.
-    bare.worker().freeze();
     operator.query("SET ha_ext.debug_gate = 'demote'", secs(5)).expect("a debug build can close the fence");
     let next = "The next leader is 192.0.2.1:5432 (next).";
     for (client, text) in clients.into_iter().zip(HELD) {
@@ -131,18 +133,20 @@ fn a_held_commit_can_be_cancelled_and_terminated() {
         }
     }
     operator.query("SET ha_ext.debug_gate = 'none'", secs(5)).expect("a debug build can lift a seal");
+    bare.worker().thaw();
     let rows = sql::value(&bare.server, "SELECT count(*) FROM held").expect("a read");
     assert_eq!(rows.as_deref(), Some("0"), "neither is there");
 }
 
 #[test]
-fn a_worker_that_dies_leaves_no_seal_behind() {
+fn a_worker_that_ends_leaves_no_seal_behind() {
     let (bare, _etcd) = leader();
     let session = bare.session();
     let _operator = holding(&bare);
     let client = in_background(session, "INSERT INTO held VALUES (40)");
     poll(secs(10), || (waiting(&bare) == 1).then_some(())).expect("it is held");
     bare.worker().signal(rustix::process::Signal::TERM);
+    bare.worker().thaw();
     client.join().expect("the thread ends").expect("the next worker lifts the seal");
 }
 

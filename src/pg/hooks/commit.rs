@@ -1,10 +1,10 @@
 //! Transactions: who may commit, and who is answered.
 #![allow(unsafe_code)]
 
+use super::{apply, protocol};
 use crate::fence;
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::c_void;
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 unsafe extern "C-unwind" {
@@ -13,7 +13,7 @@ unsafe extern "C-unwind" {
     safe fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
 }
 
-/// This transaction will be given an id only when nobody can refuse it any more.
+/// This transaction becomes durable, here or elsewhere, even if it has no id when it is asked about.
 static WRITES_AT_ITS_END: AtomicBool = AtomicBool::new(false);
 
 pub fn install() {
@@ -21,11 +21,20 @@ pub fn install() {
     unsafe { pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
 }
 
+/// Changes were made on another server through a foreign table: its library commits them there in a callback of its own,
+/// which must come after ours. The server calls the newest one first.
+pub fn stand_first() {
+    WRITES_AT_ITS_END.store(true, Ordering::Relaxed);
+    // SAFETY: registered above, with the same argument.
+    unsafe { pg_sys::UnregisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
+    install();
+}
+
 fn has_xid() -> bool {
     GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId
 }
 
-/// NOTIFY: the transaction becomes durable even if nothing else in it is.
+/// NOTIFY: the transaction is given an id only when nobody can refuse it any more.
 pub fn writes_at_its_end() {
     WRITES_AT_ITS_END.store(true, Ordering::Relaxed);
 }
@@ -46,8 +55,11 @@ extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argument: *
             WRITES_AT_ITS_END.store(false, Ordering::Relaxed);
             let passed = fence::settled();
             if passed || has_xid() {
-                became_durable();
+                protocol::owe();
+                #[cfg(debug_assertions)]
+                crate::pg::debug::reached(crate::pg::debug::Point::Flushed);
             }
+            apply::keep_silent_while_fenced();
         }
         E::XACT_EVENT_ABORT => {
             WRITES_AT_ITS_END.store(false, Ordering::Relaxed);
@@ -55,29 +67,4 @@ extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argument: *
         }
         _ => {}
     }
-}
-
-/// Something that a client may be told about is in the log for good.
-pub fn became_durable() {
-    if fence::closed() {
-        cut_client();
-    }
-}
-
-/// Makes sure that nothing more reaches the client: it sees a lost connection, and the outcome is unknown to it.
-fn cut_client() {
-    // SAFETY: a plain variable of this process.
-    let port = unsafe { pg_sys::MyProcPort };
-    if port.is_null() {
-        return;
-    }
-    // SAFETY: the socket is the first field of `Port`, which the bindings declare opaque.
-    let socket = unsafe { *port.cast::<pg_sys::pgsocket>() };
-    if socket < 0 {
-        return;
-    }
-    // SAFETY: the client's socket is open as long as this process serves it.
-    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-    // It fails only if the client has gone, which is as good.
-    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }

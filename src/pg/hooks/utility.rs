@@ -1,10 +1,9 @@
 //! Utility statements: what changes something durable, or reads behind the executor's back.
 #![allow(unsafe_code)]
 
-use super::commit::{became_durable, writes_at_its_end};
-use super::executor;
+use super::commit::{stand_first, writes_at_its_end};
+use super::{executor, protocol};
 use crate::fence;
-use crate::guc::{FenceReads, fence_reads};
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
@@ -40,7 +39,7 @@ fn harmless(statement: Statement) -> bool {
     use pg_sys::NodeTag as T;
     match statement.tag {
         T::T_TransactionStmt => !statement.finishes_prepared(),
-        T::T_CopyStmt => statement.copies_out_safely(),
+        T::T_CopyStmt => statement.copies_out(),
         T::T_VariableSetStmt
         | T::T_VariableShowStmt
         | T::T_PrepareStmt
@@ -98,11 +97,29 @@ impl Statement {
         }
     }
 
-    /// A COPY TO of a query, which the executor checks, or of a table, which is a read that the executor does not see.
-    fn copies_out_safely(self) -> bool {
-        // SAFETY: only called when the tag says that it is one.
-        let copy = unsafe { &*self.node.cast::<pg_sys::CopyStmt>() };
-        !copy.is_from && (copy.relation.is_null() || fence_reads() == FenceReads::Allow)
+    /// COPY TO: of a query, which the executor checks, or of a table.
+    fn copies_out(self) -> bool {
+        // SAFETY: a statement is what its tag says.
+        self.tag == pg_sys::NodeTag::T_CopyStmt && !unsafe { (*self.node.cast::<pg_sys::CopyStmt>()).is_from }
+    }
+
+    /// A cursor that outlived its transaction: its rows were set aside, and the executor does not see them go.
+    fn fetches_kept_rows(self) -> bool {
+        if self.tag != pg_sys::NodeTag::T_FetchStmt {
+            return false;
+        }
+        // SAFETY: the tag says that it is one.
+        let name = unsafe { (*self.node.cast::<pg_sys::FetchStmt>()).portalname };
+        // SAFETY: a C string of the parse tree.
+        let portal = unsafe { pg_sys::GetPortalByName(name) };
+        // SAFETY: null or a cursor of this session.
+        unsafe { portal.as_ref() }.is_some_and(|portal| !portal.holdStore.is_null())
+    }
+
+    /// Its effect does not wait for a commit.
+    fn has_no_transaction(self) -> bool {
+        use pg_sys::NodeTag as T;
+        matches!(self.tag, T::T_CheckPointStmt | T::T_AlterSystemStmt | T::T_VacuumStmt)
     }
 
     fn name(self) -> String {
@@ -129,34 +146,73 @@ unsafe extern "C-unwind" fn on_utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     // Asked first: the tree may be gone afterwards.
-    let finishes_prepared = check_utility(planned);
+    let acts = check_utility(planned);
     let next = PREVIOUS_UTILITY.get().copied().flatten().unwrap_or(standard_ProcessUtility);
     // SAFETY: the next in line, with the arguments as they came.
     unsafe { next(planned, query, read_only_tree, context, params, environment, destination, completion) };
-    // COMMIT PREPARED is durable now, but has no xid of its own that the transaction callback could see.
-    if finishes_prepared {
-        became_durable();
+    if acts != Acts::Nowhere {
+        answer(acts);
     }
 }
 
-/// Refuses a statement if it must be. Returns whether it finishes a prepared transaction.
+/// What a statement changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Acts {
+    /// Nothing, or what its transaction is asked about.
+    Nowhere,
+    /// It may act outside its transaction: COPY and TRUNCATE of foreign tables, and whatever is not known.
+    Somehow,
+    /// It does not wait for a commit: CHECKPOINT, ALTER SYSTEM, VACUUM.
+    AtOnce,
+    /// COMMIT PREPARED is durable when it ends, but has no id that the transaction callback could see.
+    Elsewhere,
+}
+
+/// The statement is done.
 #[pg_guard]
-extern "C-unwind" fn check_utility(planned: *mut pg_sys::PlannedStmt) -> bool {
+extern "C-unwind" fn answer(acts: Acts) {
+    if acts == Acts::Somehow {
+        // Its commit is asked in any case, and an answer is owed from then on.
+        return stand_first();
+    }
+    protocol::owe();
+    #[cfg(debug_assertions)]
+    crate::pg::debug::reached(crate::pg::debug::Point::Flushed);
+}
+
+/// Refuses a statement if it must be. Returns what it changes.
+#[pg_guard]
+extern "C-unwind" fn check_utility(planned: *mut pg_sys::PlannedStmt) -> Acts {
     let statement = Statement::of(planned);
     if RecoveryInProgress() {
-        if statement.reads_table() {
+        if statement.reads_table() || statement.fetches_kept_rows() {
             executor::check_standby_read();
         }
-        return false;
+        return Acts::Nowhere;
     }
-    let finishes_prepared = statement.finishes_prepared();
-    if finishes_prepared {
+    if statement.finishes_prepared() {
         fence::pass();
-    } else if fence::closed() && !harmless(statement) {
-        fence::check_statement(&statement.name());
+        return Acts::Elsewhere;
     }
     if statement.tag == pg_sys::NodeTag::T_NotifyStmt {
         writes_at_its_end();
     }
-    finishes_prepared
+    if fence::closed() {
+        if !harmless(statement) {
+            fence::check_statement(&statement.name());
+        }
+        if executor::reads_refused() && (statement.reads_table() || statement.fetches_kept_rows()) {
+            fence::check_statement("a read");
+        }
+    }
+    if harmless(statement) {
+        return Acts::Nowhere;
+    }
+    if statement.has_no_transaction() {
+        #[cfg(debug_assertions)]
+        crate::pg::debug::reached(crate::pg::debug::Point::InCommit);
+        return Acts::AtOnce;
+    }
+    Acts::Somehow
 }

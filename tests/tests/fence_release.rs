@@ -1,0 +1,74 @@
+//! What a release build must not have: settings with which a session could move its deadline.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn contains(library: &Path, text: &str) -> Option<bool> {
+    let bytes = fs::read(library).ok()?;
+    Some(bytes.windows(text.len()).any(|window| window == text.as_bytes()))
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("sources can be listed").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The module does not exist in a release build, so that whatever uses it there would not compile.
+#[test]
+fn the_settings_of_debug_builds_are_compiled_into_debug_builds_alone() {
+    let modules = fs::read_to_string(root().join("src/pg/mod.rs")).expect("a source file");
+    assert!(modules.contains("#[cfg(debug_assertions)]\npub mod debug;"), "the module is not bound to debug builds");
+    let cargo = fs::read_to_string(root().join("Cargo.toml")).expect("a manifest");
+    assert!(!cargo.contains("debug-assertions"), "a profile changes what a debug build is");
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let defining: Vec<_> = files
+        .iter()
+        .filter(|file| fs::read_to_string(file).expect("a source file").contains("ha_ext.debug_"))
+        .collect();
+    assert_eq!(defining.len(), 1, "settings of debug builds are defined elsewhere: {defining:?}");
+}
+
+#[test]
+fn a_release_library_has_no_setting_that_moves_the_deadline() {
+    let target = root().join("target");
+    let debug = contains(&target.join("debug/libha_ext.so"), "ha_ext.debug_deadline");
+    assert_ne!(debug, Some(false), "a debug build has it, or this test looks for the wrong thing");
+    match contains(&target.join("release/libha_ext.so"), "ha_ext.debug_") {
+        None => println!("SKIPPED: there is no release build in {}", target.display()),
+        Some(found) => assert!(!found, "a release build has a setting of debug builds"),
+    }
+}
+
+/// The deadline leaves zero in one function, which needs a lease, and grows in one other, which needs a confirmed one.
+#[test]
+fn only_the_lease_opens_the_fence() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let mut writers = Vec::new();
+    for file in files {
+        let text: String = fs::read_to_string(&file).expect("a source file").split_whitespace().collect();
+        for (at, _) in text.match_indices("deadline_ns.") {
+            let call = &text[at + "deadline_ns.".len()..];
+            if !call.starts_with("load(") {
+                writers.push((file.file_name().expect("a name").to_owned(), call[..20].to_owned()));
+            }
+        }
+    }
+    let calls: Vec<&str> = writers.iter().map(|(_, call)| call.as_str()).collect();
+    assert!(writers.iter().all(|(file, _)| file == "fence.rs"), "{writers:?}");
+    assert_eq!(calls.len(), 3, "{writers:?}");
+    assert!(calls[0].starts_with("fetch_max(deadline_n"), "{calls:?}");
+    assert!(calls[1].starts_with("store(0,"), "{calls:?}");
+    assert!(calls[2].starts_with("fetch_update("), "{calls:?}");
+}
