@@ -198,6 +198,18 @@ pub struct TimelineClaim {
     pub system: Option<SystemId>,
 }
 
+impl TimelineClaim {
+    /// As it stands in the store.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut value = json!({"node": self.node.as_str(), "lsn": self.lsn.0, "nonce": self.nonce.0});
+        if let Some(system) = self.system {
+            value["system"] = json!(system.0);
+        }
+        value.to_string()
+    }
+}
+
 /// A release announced by the owner in the same transaction that deleted its leader key, so a taker
 /// need not wait for the old lease to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -331,6 +343,10 @@ mod tests {
     fn records_are_read_as_they_are_written() {
         let last = LastLeader { leader: NodeName::new("pg\"1"), lease: LeaseId(7) };
         assert_eq!(serde_json::from_str::<LastLeader>(&last.text()).ok(), Some(last.clone()));
+        for system in [None, Some(SystemId(u64::MAX))] {
+            let claim = TimelineClaim { node: last.leader.clone(), lsn: Lsn(9), nonce: last.lease, system };
+            assert_eq!(serde_json::from_str::<TimelineClaim>(&claim.text()).ok(), Some(claim));
+        }
         let bare = Released::by(last.leader.clone(), last.lease, Revision(3));
         let (timeline, candidate) = (Some(Timeline(2)), Some(NodeName::new("pg2")));
         let stopped = Released { lsn: Some(Lsn(9)), timeline, ..bare.clone() };

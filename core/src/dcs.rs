@@ -1,8 +1,8 @@
 //! The seam to the store: keys, conditions and results, without any I/O. `ha_dcs` implements it.
 
 use crate::clock::{Millis, Tick};
-use crate::cluster::Released;
-use crate::ids::{LeaseId, NodeName, Revision, Timeline};
+use crate::cluster::{Released, TimelineClaim};
+use crate::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
 use crate::lease::Lease;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -101,6 +101,33 @@ pub struct KeyEdit {
     pub leased: bool,
 }
 
+/// The timeline of the promotion that follows, claimed in the transaction that takes the leader key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimAlong {
+    /// Which timeline.
+    pub timeline: Timeline,
+    /// Our end of WAL.
+    pub lsn: Lsn,
+    /// The data it is a timeline of.
+    pub system: Option<SystemId>,
+    /// The condition: as with a claim that is written by itself.
+    pub expect: Expect,
+}
+
+impl ClaimAlong {
+    /// Where it is written.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::TimelineClaim(self.timeline)
+    }
+
+    /// What is written, by this node under this lease.
+    #[must_use]
+    pub fn record(&self, node: &NodeName, lease: LeaseId) -> TimelineClaim {
+        TimelineClaim { node: node.clone(), lsn: self.lsn, nonce: lease, system: self.system }
+    }
+}
+
 /// A request to the store. At most one is under way per node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DcsCall {
@@ -110,6 +137,8 @@ pub enum DcsCall {
     AcquireLeader {
         /// The revision of the snapshot that was decided on.
         seen: Revision,
+        /// Claimed along. Both are written or neither: if the timeline is somebody else's, the key is not taken.
+        claim: Option<ClaimAlong>,
     },
     /// Take over a leader key with our name that hangs on `old`, a lease of this node's earlier life.
     AdoptLeader {

@@ -250,7 +250,7 @@ fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verd
         if eligibility::may_be_refounding(turn, cluster) {
             return Verdict::of(Rule::ElectionPredecessorAlive).soon(250);
         }
-        let acquire = turn.acquire(cluster);
+        let acquire = turn.acquire(cluster, None);
         return Verdict::of(Rule::BootstrapTakingKey).and(acquire).soon(50);
     }
     if cluster.initialize == Initialize::Absent && !was_standby(control) {

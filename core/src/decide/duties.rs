@@ -2,7 +2,7 @@
 
 use super::turn::Turn;
 use crate::cluster::{Cluster, HistoryRow, Initialize, LastLeader, TimelineClaim};
-use crate::dcs::{Expect, Key};
+use crate::dcs::{ClaimAlong, Expect, Key};
 use crate::effect::Effect;
 use crate::ids::{Lsn, Timeline};
 use crate::lease::Lease;
@@ -26,14 +26,17 @@ pub(super) fn claim_on<'a>(turn: &Turn<'_>, cluster: &'a Cluster, timeline: Time
 /// The write that claims `timeline`.
 pub(super) fn claim(turn: &Turn<'_>, timeline: Timeline, lsn: Lsn) -> Option<Effect> {
     let lease = turn.memory.lease?;
-    let claim = TimelineClaim { node: turn.me().clone(), lsn, nonce: lease.id, system: turn.system_id() };
-    let value = serde_json::to_string(&claim).ok()?;
+    let claim = claim_along(turn, turn.fresh()?, timeline, lsn);
+    turn.write(Key::TimelineClaim(timeline), Some(claim.record(turn.me(), lease.id).text()), claim.expect)
+}
+
+/// The same for the transaction that takes the leader key.
+pub(super) fn claim_along(turn: &Turn<'_>, cluster: &Cluster, timeline: Timeline, lsn: Lsn) -> ClaimAlong {
     // One that is there, and is not of these data, is left from a cluster that was removed. Any other stays: the write fails then.
-    let cluster = turn.fresh()?;
     let ours = claim_on(turn, cluster, timeline).is_some();
     let left = cluster.claims.get(&timeline).filter(|_| !ours);
     let expect = left.map_or(Expect::Absent, |left| Expect::Unchanged(left.revision));
-    turn.write(Key::TimelineClaim(timeline), Some(value), expect)
+    ClaimAlong { timeline, lsn, system: turn.system_id(), expect }
 }
 
 /// The next thing to write, if anything.

@@ -4,7 +4,7 @@
 //! later can be missing from what was compared.
 
 use super::turn::{Turn, Verdict};
-use super::{eligibility, primary};
+use super::{eligibility, primary, promotion};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, Initialize, Released};
 use crate::dcs::DcsCall;
@@ -53,7 +53,7 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return verdict;
     }
     if am_named && handed_over(turn, standby, cluster) {
-        let acquire = turn.acquire(cluster);
+        let acquire = turn.acquire(cluster, promotion::claim_along(turn, standby, cluster));
         return Verdict::of(Rule::ElectionNamed).and(acquire).soon(20);
     }
     if eligibility::may_be_blind(turn, cluster) {
@@ -135,7 +135,7 @@ fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: 
     let poll = turn.poll(targets, ROUND_PAUSE);
     match tally {
         Tally::Won => {
-            let acquire = turn.acquire(cluster);
+            let acquire = turn.acquire(cluster, promotion::claim_along(turn, standby, cluster));
             Verdict::of(Rule::ElectionAcquiring).and(acquire).soon(20)
         }
         Tally::Waiting => Verdict::of(Rule::ElectionVoting).and(poll).soon(20),

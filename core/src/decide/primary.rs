@@ -50,6 +50,10 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::Shutdown, true);
     }
     let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(Rule::LeaderLeading));
+    if opens(turn, primary) {
+        // Before anything is written: clients wait for it.
+        verdict.effects.insert(0, Effect::OpenFence { lease });
+    }
     if verdict.closed() || handover::holds_commits(turn) {
         return verdict;
     }
@@ -66,14 +70,18 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         let claim = duties::claim(turn, primary.timeline, primary.flushed);
         return verdict.and(claim).soon(20);
     }
+    let duty = lease::renewal(turn).or_else(|| duties::next(turn, primary, lease));
+    verdict.and(duty)
+}
+
+/// Whether a leader lets commits be acknowledged now.
+fn opens(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
     // A cluster without its identifier can be founded a second time: nothing may be acknowledged before it stands there.
     let founded = turn.fresh().is_none_or(|cluster| matches!(cluster.initialize, Initialize::Done(_)));
     // Nor while this directory may be thrown away as the rest of a bootstrap.
-    if !primary.fence_open && founded && !turn.view.local.founding {
-        verdict = verdict.with(Effect::OpenFence { lease });
-    }
-    let duty = lease::renewal(turn).or_else(|| duties::next(turn, primary, lease));
-    verdict.and(duty)
+    let lasting = founded && !turn.view.local.founding;
+    let stays = matches!(turn.memory.stage, Stage::Steady | Stage::Preparing { .. });
+    !primary.fence_open && stays && lasting && duties::owns_timeline(turn, primary)
 }
 
 /// Who owns the timeline this server is on, if that is somebody else (I11).
@@ -176,7 +184,7 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
         verdict.effects.insert(0, Effect::CloseFence);
         return verdict;
     }
-    let acquire = turn.acquire(cluster);
+    let acquire = turn.acquire(cluster, None);
     Verdict::of(Rule::LeaderTakingBack).with(Effect::CloseFence).and(acquire).soon(100)
 }
 

@@ -3,9 +3,10 @@
 use super::turn::{Turn, Verdict};
 use super::{duties, in_place, lease, outside, primary, release};
 use crate::clock::Millis;
-use crate::cluster::{Cluster, Member};
+use crate::cluster::{Cluster, Member, TimelineClaim};
+use crate::dcs::ClaimAlong;
 use crate::effect::Effect;
-use crate::ids::{NodeName, Timeline};
+use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
 use crate::lease::Lease;
 use crate::local::{PrimaryView, Server, StandbyView};
 use crate::rule::Rule;
@@ -85,17 +86,39 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -
             return Verdict::of(Rule::PromotionStarting).with(Effect::Promote { lease, timeline, skip }).soon(3);
         }
     }
-    let end = standby.received.max(standby.replayed);
-    let claim = duties::claim(turn, cluster.next_timeline(standby.timeline, turn.system_id()), end);
+    if cluster.revision < lease.leader_created {
+        // A view from before the key was taken does not show what was claimed along with it.
+        return Verdict::of(Rule::PromotionClaiming).soon(20);
+    }
+    let timeline = cluster.next_timeline(standby.timeline, turn.system_id());
+    let claim = duties::claim(turn, timeline, end_of_wal(standby));
     Verdict::of(Rule::PromotionClaiming).and(claim).soon(20)
+}
+
+/// The timeline to claim when the key is taken; none if one that this node claimed before can be used.
+pub(super) fn claim_along(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> Option<ClaimAlong> {
+    let before = turn.memory.session.and_then(|session| newest_claim(turn, cluster, session));
+    if before.is_some_and(|timeline| timeline > standby.timeline) {
+        return None;
+    }
+    let timeline = cluster.next_timeline(standby.timeline, turn.system_id());
+    Some(duties::claim_along(turn, cluster, timeline, end_of_wal(standby)))
+}
+
+fn end_of_wal(standby: &StandbyView) -> Lsn {
+    standby.received.max(standby.replayed)
 }
 
 /// The timeline claimed under this lease; found in the store too, should the answer to the claim have been lost.
 fn claimed(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Timeline> {
-    let ours = |(timeline, claim): (Timeline, &crate::cluster::TimelineClaim)| {
-        (claim.node == *turn.me() && claim.nonce == lease.id).then_some(timeline)
+    turn.memory.claim.or_else(|| newest_claim(turn, cluster, lease.id))
+}
+
+fn newest_claim(turn: &Turn<'_>, cluster: &Cluster, lease: LeaseId) -> Option<Timeline> {
+    let ours = |(timeline, claim): (Timeline, &TimelineClaim)| {
+        (claim.node == *turn.me() && claim.nonce == lease).then_some(timeline)
     };
-    turn.memory.claim.or_else(|| cluster.claims_of(turn.system_id()).filter_map(ours).next_back())
+    cluster.claims_of(turn.system_id()).filter_map(ours).next_back()
 }
 
 /// Whether the first checkpoint after a promotion is to be hastened. The server has begun one by itself that it spreads, so that it does

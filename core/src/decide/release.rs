@@ -19,6 +19,14 @@ const RECEIVED_WAIT: Millis = Millis(5000);
 /// `None` when there is nothing to release: go on with the data directory.
 pub(super) fn decide(turn: &mut Turn<'_>) -> Option<Verdict> {
     let lease = turn.memory.lease?;
+    if matches!((&turn.view.local.data, &turn.memory.stage), (DataDir::Present(_), Stage::Demoting { .. }))
+        && turn.fresh().is_none()
+        && !lease.valid_at(turn.now())
+    {
+        // It is over by itself, and nobody can be told: the server comes up without it.
+        turn.memory.lease = None;
+        return None;
+    }
     let resigning = !matches!(turn.memory.stage, Stage::HandingOver { .. });
     if let (DataDir::Present(control), true, true) = (&turn.view.local.data, turn.gave_up(lease), resigning) {
         let known = (control.state == ControlState::ShutDown).then_some(control);

@@ -2,7 +2,7 @@
 
 use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
-use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
+use crate::dcs::{ClaimAlong, DcsCall, Expect, Key, KeyEdit};
 use crate::effect::{Effect, Step};
 use crate::ids::{NodeName, SystemId};
 use crate::lease::Lease;
@@ -109,9 +109,9 @@ impl<'a> Turn<'a> {
     }
 
     /// Takes the leader key, if a request may be sent now, under the condition that nobody led since `cluster` was read: what was
-    /// proven of the predecessor there would say nothing of another.
-    pub fn acquire(&self, cluster: &Cluster) -> Option<Effect> {
-        self.store(DcsCall::AcquireLeader { seen: cluster.revision })
+    /// proven of the predecessor there would say nothing of another. Whoever promotes then claims its timeline along.
+    pub fn acquire(&self, cluster: &Cluster, claim: Option<ClaimAlong>) -> Option<Effect> {
+        self.store(DcsCall::AcquireLeader { seen: cluster.revision, claim })
     }
 
     /// A conditional write of a permanent key, if a request may be sent now.

@@ -196,7 +196,7 @@ impl Mutant {
 fn acquire(decision: &mut Decision, view: &View<'_>) {
     if !view.dcs_busy {
         let seen = view.dcs.newest().map_or(Revision(0), |cluster| cluster.revision);
-        decision.effects = vec![Effect::Dcs(DcsCall::AcquireLeader { seen })];
+        decision.effects = vec![Effect::Dcs(DcsCall::AcquireLeader { seen, claim: None })];
     }
 }
 
@@ -219,6 +219,11 @@ fn promote_without_lease(decision: &mut Decision, view: &View<'_>) {
 }
 
 fn no_claim(decision: &mut Decision, view: &View<'_>) {
+    for effect in &mut decision.effects {
+        if let Effect::Dcs(DcsCall::AcquireLeader { claim, .. }) = effect {
+            *claim = None;
+        }
+    }
     let Some(lease) = decision.memory.lease else { return };
     let claims = decision
         .effects

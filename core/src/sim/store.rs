@@ -4,7 +4,7 @@
 //! keepalive brings it back. While the store is down no lease ends, and when it is back each has its full ttl again.
 
 use crate::cluster::{Cluster, LastLeader, LeaderKey};
-use crate::dcs::{Expect, Key, KeyEdit, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
+use crate::dcs::{ClaimAlong, Expect, Key, KeyEdit, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
 use crate::ids::{LeaseId, NodeName, Revision};
 use crate::lease::Lease;
 use std::collections::BTreeMap;
@@ -37,6 +37,7 @@ pub(super) enum Request {
     CreateLeader {
         lease: LeaseId,
         seen: Revision,
+        claim: Option<ClaimAlong>,
     },
     Adopt {
         old: LeaseId,
@@ -124,13 +125,17 @@ impl Store {
                 self.leases.insert(lease, LeaseState { ttl_ms: *ttl_ms, expires: now + ttl_ms, revoke_lag });
                 Answer::Alive { lease, ttl_ms: *ttl_ms }
             }
-            Request::CreateLeader { lease, seen } => {
+            Request::CreateLeader { lease, seen, claim } => {
                 if !self.leases.contains_key(lease) {
                     return Answer::Gone;
                 }
                 let taken_since = self.key(LAST_LEADER_PATH).is_some_and(|record| record.modified > *seen);
-                if self.raw.keys.contains_key(LEADER_PATH) || taken_since {
+                let claimable = claim.as_ref().is_none_or(|claim| self.holds(me, &claim.key(), &claim.expect));
+                if self.raw.keys.contains_key(LEADER_PATH) || taken_since || !claimable {
                     return Answer::No;
+                }
+                if let Some(claim) = claim {
+                    self.put(&claim.key().path(), &claim.record(me, *lease).text(), None);
                 }
                 self.record_leader(me, *lease);
                 Answer::Done(self.put(LEADER_PATH, me.as_str(), Some(*lease)))
@@ -181,15 +186,19 @@ impl Store {
         self.leader().is_some_and(|l| l.name == *me && l.lease == lease.id && l.created == lease.leader_created)
     }
 
-    fn write(&mut self, me: &NodeName, edit: &KeyEdit, session: Option<LeaseId>) -> Answer {
-        let path = edit.key.path();
-        let held = match &edit.expect {
+    fn holds(&self, me: &NodeName, key: &Key, expect: &Expect) -> bool {
+        let path = key.path();
+        match expect {
             Expect::Absent => self.key(&path).is_none(),
             Expect::Unchanged(revision) => self.key(&path).is_some_and(|key| key.modified == *revision),
             Expect::WeLead(lease) => self.is_leader(me, lease),
             Expect::Own => true,
-        };
-        if !held {
+        }
+    }
+
+    fn write(&mut self, me: &NodeName, edit: &KeyEdit, session: Option<LeaseId>) -> Answer {
+        let path = edit.key.path();
+        if !self.holds(me, &edit.key, &edit.expect) {
             return Answer::No;
         }
         let lease = if edit.leased { session } else { None };

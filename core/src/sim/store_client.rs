@@ -146,8 +146,8 @@ impl World {
             (DcsCall::KeepSession, Answer::Alive { lease, ttl_ms }) => {
                 Next::End(DcsReply::SessionKept { lease, sent_at, ttl: Millis(ttl_ms) })
             }
-            (DcsCall::AcquireLeader { seen }, Answer::Alive { lease, .. }) => {
-                Next::Send(Request::CreateLeader { lease, seen: *seen })
+            (DcsCall::AcquireLeader { seen, claim }, Answer::Alive { lease, .. }) => {
+                Next::Send(Request::CreateLeader { lease, seen: *seen, claim: claim.clone() })
             }
             (DcsCall::AdoptLeader { old, created }, Answer::Alive { lease, .. }) => {
                 Next::Send(Request::Adopt { old: *old, created: *created, lease })

@@ -10,7 +10,7 @@ use super::{Etcd3, put_on_lease};
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use ha_core::clock::Tick;
 use ha_core::cluster::Released;
-use ha_core::dcs::{DcsReply, Key, LAST_LEADER_PATH, RELEASED_PATH};
+use ha_core::dcs::{ClaimAlong, DcsReply, Expect, Key, LAST_LEADER_PATH, RELEASED_PATH};
 use ha_core::ids::{LeaseId, Revision};
 use ha_core::lease::Lease;
 use std::cell::Cell;
@@ -34,14 +34,26 @@ enum Claimed {
 }
 
 impl Etcd3 {
-    pub(super) async fn acquire(&mut self, seen: Revision, budget: &mut Budget) -> Result<DcsReply, Stopped> {
+    pub(super) async fn acquire(
+        &mut self,
+        seen: Revision,
+        claim: Option<&ClaimAlong>,
+        budget: &mut Budget,
+    ) -> Result<DcsReply, Stopped> {
         let record = format!("{}{LAST_LEADER_PATH}", self.base);
-        let free = vec![
+        let mut free = vec![
             Compare::create_revision(self.leader_key(), CompareOp::Equal, 0),
             // Of a key that does not exist the revision is zero.
             Compare::mod_revision(record, CompareOp::Less, seen.0.saturating_add(1)),
         ];
-        self.claim(free, None, budget).await
+        if let Some(claim) = claim {
+            let key = format!("{}{}", self.base, claim.key().path());
+            free.push(match &claim.expect {
+                Expect::Unchanged(revision) => Compare::mod_revision(key, CompareOp::Equal, revision.0),
+                Expect::Absent | Expect::WeLead(_) | Expect::Own => Compare::create_revision(key, CompareOp::Equal, 0),
+            });
+        }
+        self.claim(free, None, claim, budget).await
     }
 
     pub(super) async fn adopt(
@@ -51,7 +63,7 @@ impl Etcd3 {
         budget: &mut Budget,
     ) -> Result<DcsReply, Stopped> {
         let as_seen = self.leader_is(old, created);
-        self.claim(as_seen, Some(created), budget).await
+        self.claim(as_seen, Some(created), None, budget).await
     }
 
     /// Puts our name on our lease into the leader key under a condition. The keepalive that the deadline is
@@ -60,13 +72,15 @@ impl Etcd3 {
         &mut self,
         condition: Vec<Compare>,
         created: Option<Revision>,
+        along: Option<&ClaimAlong>,
         budget: &mut Budget,
     ) -> Result<DcsReply, Stopped> {
         let mut regranted = false;
         loop {
             let fresh = if self.session.is_none() { Some(self.grant(budget).await?) } else { None };
             let Some(session) = self.session else { continue };
-            let claimed = self.claim_once(session.lease, fresh, &condition, created, budget).await;
+            let taking = self.taking(session.lease, &condition, along);
+            let claimed = self.claim_once(session.lease, fresh, taking, created, budget).await;
             let doubt = match &claimed {
                 Ok((_, doubt)) => *doubt,
                 Err(stopped) => stopped.doubt,
@@ -91,20 +105,26 @@ impl Etcd3 {
         }
     }
 
+    /// The transaction that takes the key.
+    fn taking(&self, lease: LeaseId, condition: &[Compare], along: Option<&ClaimAlong>) -> Txn {
+        let (key, name) = (self.leader_key(), self.options.name.as_str());
+        let mut writes = vec![TxnOp::put(key.as_str(), name, Some(put_on_lease(lease))), self.record_leader(lease)];
+        if let Some(along) = along {
+            let record = along.record(&self.options.name, lease).text();
+            writes.push(TxnOp::put(format!("{}{}", self.base, along.key().path()), record, None));
+        }
+        Txn::new().when(condition).and_then(writes).or_else([TxnOp::get(key.as_str(), None)])
+    }
+
     async fn claim_once(
         &mut self,
         lease: LeaseId,
         fresh: Option<Kept>,
-        condition: &[Compare],
+        txn: Txn,
         created: Option<Revision>,
         budget: &mut Budget,
     ) -> Result<(Claimed, bool), Stopped> {
-        let (clock, shared, key, name) =
-            (self.options.clock, &self.shared, self.leader_key(), self.options.name.as_str());
-        let txn = Txn::new()
-            .when(condition)
-            .and_then([TxnOp::put(key.as_str(), name, Some(put_on_lease(lease))), self.record_leader(lease)])
-            .or_else([TxnOp::get(key.as_str(), None)]);
+        let (clock, shared, name) = (self.options.clock, &self.shared, self.options.name.as_str());
         let settled = self.members.settle(&self.options, budget, async |link| {
             let sent_at = clock();
             let (mut kv, asked) = (link.kv(), txn.clone());

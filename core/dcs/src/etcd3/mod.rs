@@ -107,7 +107,7 @@ impl Etcd3 {
                 let Kept { lease, sent_at, ttl } = self.keep_session(&mut budget).await?;
                 Ok(DcsReply::SessionKept { lease, sent_at, ttl })
             }
-            DcsCall::AcquireLeader { seen } => self.acquire(seen, &mut budget).await,
+            DcsCall::AcquireLeader { seen, claim } => self.acquire(seen, claim.as_ref(), &mut budget).await,
             DcsCall::AdoptLeader { old, created } => self.adopt(old, created, &mut budget).await,
             DcsCall::RenewLeader(lease) => self.renew(lease, &mut budget).await,
             DcsCall::ReleaseLeader { lease, announce, status } => {

@@ -3,9 +3,9 @@
 use super::{Backend, TAKE, kept, leader, released, snapshot, won};
 use crate::support::clock;
 use ha_core::clock::Millis;
-use ha_core::cluster::{LastLeader, Released};
-use ha_core::dcs::{DcsCall, DcsReply, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH};
-use ha_core::ids::{LeaseId, NodeName, Revision};
+use ha_core::cluster::{LastLeader, Released, TimelineClaim};
+use ha_core::dcs::{ClaimAlong, DcsCall, DcsReply, Expect, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH};
+use ha_core::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
 use ha_dcs::Store;
 
 pub async fn one_of_two_wins(backend: &impl Backend) {
@@ -132,11 +132,41 @@ pub async fn an_old_view_takes_nothing(backend: &impl Backend) {
     let before = snapshot(&mut b).await.revision;
     won(&mut a).await;
     backend.tool_delete(LEADER_PATH).await;
-    assert_eq!(b.call(DcsCall::AcquireLeader { seen: before }).await, DcsReply::Lost, "somebody led meanwhile");
+    assert_eq!(
+        b.call(DcsCall::AcquireLeader { seen: before, claim: None }).await,
+        DcsReply::Lost,
+        "somebody led meanwhile"
+    );
     assert_eq!(leader(&mut b).await, None);
     let now = snapshot(&mut b).await.revision;
-    let reply = b.call(DcsCall::AcquireLeader { seen: now }).await;
+    let reply = b.call(DcsCall::AcquireLeader { seen: now, claim: None }).await;
     assert!(matches!(reply, DcsReply::Won(_)), "{reply:?}");
+}
+
+pub async fn the_key_and_a_timeline_are_taken_together_or_not_at_all(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let (mut b, _) = backend.node("b", Millis(10_000));
+    let take = |timeline, expect| {
+        let claim = ClaimAlong { timeline: Timeline(timeline), lsn: Lsn(7), system: Some(SystemId(9)), expect };
+        DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: Some(claim) }
+    };
+    let DcsReply::Won(lease) = a.call(take(2, Expect::Absent)).await else { panic!("nobody leads") };
+    let seen = snapshot(&mut b).await;
+    let claimed = &seen.keys["ha_ext/timeline/2"];
+    let text: TimelineClaim = serde_json::from_str(&claimed.value).expect("JSON");
+    let expected = TimelineClaim { node: NodeName::new("a"), lsn: Lsn(7), nonce: lease.id, system: Some(SystemId(9)) };
+    assert_eq!((text, claimed.created, claimed.lease), (expected, lease.leader_created, None));
+
+    assert_eq!(b.call(take(3, Expect::Absent)).await, DcsReply::Lost, "somebody leads");
+    assert_eq!(a.call(released("a", lease)).await, DcsReply::Released);
+    assert_eq!(b.call(take(2, Expect::Absent)).await, DcsReply::Lost, "the timeline is a's");
+    assert_eq!(b.call(take(2, Expect::Unchanged(Revision(1)))).await, DcsReply::Lost);
+    let seen = snapshot(&mut b).await;
+    assert!(!seen.keys.contains_key(LEADER_PATH) && !seen.keys.contains_key("ha_ext/timeline/3"));
+    let left = seen.keys["ha_ext/timeline/2"].modified;
+    let reply = b.call(take(2, Expect::Unchanged(left))).await;
+    assert!(matches!(reply, DcsReply::Won(_)), "{reply:?}");
+    assert!(snapshot(&mut a).await.keys["ha_ext/timeline/2"].value.contains("\"b\""));
 }
 
 pub async fn only_a_key_without_a_lease_is_removed(backend: &impl Backend) {

@@ -16,7 +16,7 @@ use ha_dcs::{Store, Watch, WatchEvent};
 use std::time::Duration;
 
 /// Takes the leader key whatever was seen before.
-pub const TAKE: DcsCall = DcsCall::AcquireLeader { seen: Revision(i64::MAX) };
+pub const TAKE: DcsCall = DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None };
 
 /// One real server (or cluster of servers) of the store under test, empty at first.
 pub trait Backend {
@@ -44,7 +44,8 @@ macro_rules! suite {
             leadership: one_of_two_wins, acquiring_again_finds_our_own_key, renewing_counts_from_sending,
                 renewing_never_creates, an_overwritten_key_is_lost, a_deleted_and_remade_key_is_lost,
                 adopting_keeps_the_create_revision, adopting_needs_what_was_seen, taking_is_recorded,
-                an_old_view_takes_nothing, only_a_key_without_a_lease_is_removed, releasing_announces,
+                an_old_view_takes_nothing,
+                the_key_and_a_timeline_are_taken_together_or_not_at_all, only_a_key_without_a_lease_is_removed, releasing_announces,
                 releasing_a_foreign_key_does_nothing;
             edits: absent_is_won_once, unchanged_is_compare_and_swap, only_the_leader_writes_as_leader,
                 our_member_key_comes_back, leased_keys_vanish, paths_are_relative;
