@@ -133,8 +133,7 @@ fn autovacuum_commits_nothing() {
     leader.run("SELECT pg_reload_conf()").expect("a fenced server can be looked after");
     let refused = poll(secs(20), || leader.log().contains("automatic analyze").then_some(()));
     refused.unwrap_or_else(|| panic!("autovacuum did not try: {}", leader.log()));
-    let counted = "SELECT autoanalyze_count FROM pg_stat_user_tables WHERE relname = 'sent'";
-    assert_eq!(sql::value(&leader.server, counted).expect("a view").as_deref(), Some("0"), "{}", leader.log());
+    // Its counters are no data: they may move before the commit fails.
     let known = "SELECT count(*) FROM pg_statistic WHERE starelid = 'sent'::regclass";
     assert_eq!(sql::value(&leader.server, known).expect("a catalog").as_deref(), Some("0"));
     worker.thaw();
