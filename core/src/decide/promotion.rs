@@ -79,12 +79,10 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -
         // The key was won, or adopted, by what was known before a stall.
         return release::give_up(turn, lease, None, Rule::PromotionGivenUp);
     }
-    if let Some(timeline) = claimed(turn, cluster, lease) {
+    if let Some(timeline) = claimed(turn, cluster, lease).filter(|timeline| *timeline > standby.timeline) {
         turn.memory.claim = Some(timeline);
-        if timeline > standby.timeline {
-            let skip = (standby.timeline.0 + 1..timeline.0).map(Timeline).collect();
-            return Verdict::of(Rule::PromotionStarting).with(Effect::Promote { lease, timeline, skip }).soon(3);
-        }
+        let skip = (standby.timeline.0 + 1..timeline.0).map(Timeline).collect();
+        return Verdict::of(Rule::PromotionStarting).with(Effect::Promote { lease, timeline, skip }).soon(3);
     }
     if cluster.revision < lease.leader_created {
         // A view from before the key was taken does not show what was claimed along with it.
@@ -109,9 +107,10 @@ fn end_of_wal(standby: &StandbyView) -> Lsn {
     standby.received.max(standby.replayed)
 }
 
-/// The timeline claimed under this lease; found in the store too, should the answer to the claim have been lost.
+/// The newest timeline claimed under this lease, by what is remembered or what the store shows. A node leads by one lease again and again:
+/// there may be claims of its earlier promotions.
 fn claimed(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Timeline> {
-    turn.memory.claim.or_else(|| newest_claim(turn, cluster, lease.id))
+    turn.memory.claim.max(newest_claim(turn, cluster, lease.id))
 }
 
 fn newest_claim(turn: &Turn<'_>, cluster: &Cluster, lease: LeaseId) -> Option<Timeline> {
