@@ -59,8 +59,8 @@ struct Fault {
 const FAULTS: [Fault; 4] = [
     Fault {
         story: "the candidate's WAL receiver stops in mid-switchover",
-        hurt: |cluster, to| receiver(cluster, to).iter().for_each(Proc::freeze),
-        heal: |cluster, to| receiver(cluster, to).iter().for_each(Proc::thaw),
+        hurt: |cluster, to| receiver(cluster, to).into_iter().for_each(Proc::freeze),
+        heal: |cluster, to| receiver(cluster, to).into_iter().for_each(Proc::thaw),
     },
     Fault {
         story: "the candidate's node is frozen in mid-switchover",
