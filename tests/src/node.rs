@@ -164,6 +164,11 @@ impl Node {
         std::thread::sleep(Duration::from_millis(100));
     }
 
+    /// Ends that.
+    pub fn thaw_senders(&self) {
+        self.postmaster().map(Proc::children).unwrap_or_default().into_iter().for_each(Proc::thaw);
+    }
+
     /// The loop worker.
     #[must_use]
     pub fn worker(&self) -> Option<Proc> {

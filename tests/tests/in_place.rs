@@ -108,12 +108,6 @@ fn half_a_switchover(cluster: &Cluster, from: usize) -> std::thread::JoinHandle<
     request.expect("a thread can be started")
 }
 
-fn thaw_senders(node: &Node) {
-    for child in node.postmaster().map(Proc::children).unwrap_or_default() {
-        child.thaw();
-    }
-}
-
 /// Waits until commits are held and the log is frozen: nothing is acknowledged any more.
 fn wait_silent(cluster: &Cluster, observation: &ha_tests::cluster::Observation) {
     let mut last = observation.writers.acked();
@@ -142,7 +136,7 @@ fn one_that_is_called_off_costs_nobody_an_error() {
         let status = request.join().expect("the request ends").expect("it is answered");
         assert!(status >= 400, "the candidate cannot have been confirmed: {status}");
         cluster.wait("held commits to go on", secs(5), || (observation.writers.acked() > acked + 20).then_some(()));
-        thaw_senders(&cluster.nodes[from]);
+        cluster.nodes[from].thaw_senders();
         let data = cluster.nodes[from].data();
         cluster.wait("the preparation to be undone", secs(5), || {
             let left = ["standby.signal", "ha_ext.demoted"].iter().any(|name| data.join(name).exists());
