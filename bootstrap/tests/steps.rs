@@ -134,6 +134,8 @@ fn a_copy_follows_and_a_diverged_primary_is_rewound() {
         std::fs::write(one.site.data_dir().join("promote"), "").expect("written");
         std::fs::write(one.site.data_dir().join("standby.signal"), "").expect("written");
 
+        // A leader of a cluster has one for each member; what is written while the rewind runs comes by it.
+        two.sql("SELECT pg_create_physical_replication_slot('pg1')").expect("a slot");
         one.step(&Step::Rewind { from: two.upstream_for(&one) }).expect("a rewind");
         assert!(archive.join("000000010000000000000042").exists(), "what waited was archived");
         assert!(matches!(pgdata::observe(&one.site), DataDir::Present(_)));
