@@ -5,8 +5,7 @@
 
 mod seal;
 
-#[allow(unused_imports, reason = "the planned switchover calls them")]
-pub use seal::{in_flight, pass, seal, seal_state, sealed, settled, unseal};
+pub use seal::{pass, seal, seal_state, sealed, settled, unseal};
 
 use crate::pg::queue;
 use crate::shmem::{Shared, shared};
@@ -108,7 +107,6 @@ pub fn withhold_reads(shared: &Shared) {
     shared.gate.reads_withheld.store(1, Ordering::Release);
 }
 
-#[allow(dead_code, reason = "the planned switchover calls it")]
 /// This standby was compared with its leader: it may be read.
 pub fn serve_reads(shared: &Shared) {
     shared.gate.reads_withheld.store(0, Ordering::Release);

@@ -34,17 +34,15 @@ pub fn sealed(shared: &Shared) -> bool {
     shared.gate.sealed.load(Ordering::SeqCst) != 0
 }
 
-#[allow(dead_code, reason = "the planned switchover calls it")]
 /// Commits that have passed and are not through: each may still be acknowledged. Once it was zero under a seal it stays so.
-pub fn in_flight(_shared: &Shared) -> u32 {
+fn in_flight() -> u32 {
     let count = marks().iter().filter(|mark| mark.0.load(Ordering::SeqCst) == PASSED).count();
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-#[allow(dead_code, reason = "the planned switchover calls it")]
 /// The seal as the decision sees it, of a log that is not frozen.
 pub fn seal_state(shared: &Shared) -> Seal {
-    if sealed(shared) { Seal::Holding { in_flight: in_flight(shared) } } else { Seal::Open }
+    if sealed(shared) { Seal::Holding { in_flight: in_flight() } } else { Seal::Open }
 }
 
 fn own() -> Option<&'static Mark> {
