@@ -2,6 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::daemon::{Daemon, Launch, run};
+use crate::load::Load;
 use crate::plan::{Plan, bin_dir};
 use crate::process::account;
 use crate::scratch::{Scratch, tail};
@@ -16,6 +17,10 @@ use std::path::{Path, PathBuf};
 pub struct Archive {
     scratch: Scratch,
 }
+
+/// All rows of the writers and the money of pgbench.
+const CONTENT: &str = "SELECT (SELECT count(*) || ' ' || sum(hashint8(seq * 100 + writer)::bigint) FROM ha_log)
+    || ' ' || (SELECT count(*) || ' ' || sum(delta) FROM pgbench_history)";
 
 const AS_POSTGRES: [&str; 5] = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"];
 
@@ -33,6 +38,16 @@ impl Archive {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("root may change permissions");
         }
         Self { scratch }
+    }
+
+    /// A running cluster with this archive, pgbench's tables and a backup from which the archive leads to everything else.
+    #[must_use]
+    pub fn with_cluster(plan: Plan, scale: usize) -> (Self, Cluster) {
+        let archive = Self::new();
+        let cluster = Cluster::running(archive.joined(plan));
+        Load::tables(&cluster, scale);
+        archive.back_up(&cluster);
+        (archive, cluster)
     }
 
     /// Where the files are.
@@ -89,6 +104,14 @@ impl Archive {
         node.sql("SELECT pg_switch_wal()").expect("the leader ends its segment");
         cluster
             .wait(&format!("{segment} in the archive"), secs(60), || self.wal().join(&segment).exists().then_some(()));
+    }
+
+    /// Fails the test unless a restore shows what the leader shows. Nobody may write any more.
+    pub fn expect_complete(&self, cluster: &mut Cluster, leader: usize, story: &str) {
+        let wanted = cluster.nodes[leader].value(CONTENT).expect("the leader can be read");
+        self.wait_complete(cluster, leader);
+        let port = cluster.spare_port();
+        assert_eq!(self.restored(CONTENT, port), wanted, "{story}: the archive is not complete");
     }
 
     /// Restores the backup to the end of the newest timeline in the archive, with a server that is nobody's member, and

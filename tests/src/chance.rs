@@ -1,6 +1,6 @@
 //! How often a scenario repeats itself, and at which moments it strikes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A number from the environment, for runs by hand that are longer than CI's.
 #[must_use]
@@ -8,6 +8,12 @@ pub fn times(variable: &str, otherwise: usize) -> usize {
     std::env::var(variable)
         .ok()
         .map_or(otherwise, |text| text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}")))
+}
+
+/// The rounds of a scenario that repeats itself; none begins later than `HA_TESTS_SECONDS` after the first.
+pub fn rounds(variable: &str, otherwise: usize) -> impl Iterator<Item = usize> {
+    let (most_s, begun) = (times("HA_TESTS_SECONDS", usize::MAX) as u64, Instant::now());
+    (0..times(variable, otherwise)).take_while(move |_| begun.elapsed().as_secs() < most_s)
 }
 
 /// Random delays that can be repeated: the seed is printed, and `HA_TESTS_SEED` sets it.

@@ -1,9 +1,11 @@
 //! pgbench as users run it: against every server, wherever the leader is.
 
+use crate::chance::times;
 use crate::cluster::Cluster;
 use crate::daemon::run;
 use crate::plan::bin_dir;
 use crate::sql::{PASSWORD, Server};
+use crate::wait::secs;
 use std::process::{Child, Command, Stdio};
 
 /// pgbench that is started again whenever a change of leader ends it.
@@ -46,6 +48,16 @@ impl Load {
         }
     }
 
+    /// Starts it again if it has ended, and waits until all its clients are at work on the leader.
+    pub fn wait_under_way(&mut self, cluster: &Cluster, leader: usize) {
+        const CONNECTED: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'";
+        let clients = self.clients.to_string();
+        cluster.wait("pgbench to be under way", secs(20), || {
+            self.keep_up();
+            (cluster.nodes[leader].value(CONNECTED).ok()?? == clients).then_some(())
+        });
+    }
+
     /// Whether it still runs: one error of one client ends it.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|ended| ended.is_none())
@@ -74,7 +86,13 @@ pub fn once(server: &Server, words: &[&str]) -> Result<String, String> {
 }
 
 fn spawn(hosts: &str, ports: &str, clients: usize) -> Child {
-    Command::new(bin_dir().join("pgbench"))
+    let mut command = Command::new(bin_dir().join("pgbench"));
+    // As fast as it can, unless several runs share a machine.
+    let rate = times("HA_TESTS_RATE", 0);
+    if rate > 0 {
+        command.arg(format!("--rate={rate}"));
+    }
+    command
         .args(["-n", "-N", "-j", "2", "-T", "3600", "-c", &clients.to_string(), "-U", "postgres", "postgres"])
         .envs([("PGHOST", hosts), ("PGPORT", ports), ("PGPASSWORD", PASSWORD), ("PGTARGETSESSIONATTRS", "read-write")])
         .stdin(Stdio::null())

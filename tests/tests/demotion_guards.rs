@@ -3,31 +3,17 @@
 use ha_tests::archive::Archive;
 use ha_tests::cluster::Cluster;
 use ha_tests::load::Load;
+use ha_tests::oracle::WINDOW;
 use ha_tests::plan::Plan;
 use ha_tests::process::Proc;
-use ha_tests::usurper::Usurper;
+use ha_tests::usurper::{Usurper, demote};
 use ha_tests::wait::{millis, secs};
-use std::time::{Duration, Instant};
-
-/// How much a leader may have acknowledged that no standby had yet.
-const WINDOW: Duration = Duration::from_millis(500);
+use std::time::Instant;
 
 /// Takes the leader's key away under load for two seconds; whether its server stayed up.
 fn demoted(cluster: &Cluster, leader: usize, story: &str) -> bool {
     let before = cluster.nodes[leader].postmaster().expect("a leader has a postmaster");
-    let load = Load::start(cluster, 4);
-    let observation = cluster.observe();
-    let fault = Instant::now();
-    let usurper = Usurper::seize(cluster);
-    cluster.wait("the old leader to stop", secs(5), || (!cluster.nodes[leader].is("/primary")).then_some(()));
-    std::thread::sleep(secs(2));
-    usurper.leave(cluster);
-    let healed = Instant::now();
-    cluster.wait("a write", secs(60), || observation.writers.first_ack_sent_after(healed));
-    std::thread::sleep(secs(1));
-    drop(load);
-    let conclusion = cluster.conclude(observation);
-    conclusion.verdict.expect_only_unreplicated_lost(story, fault, WINDOW);
+    let conclusion = demote(cluster, leader, secs(2), story);
     let after = cluster.nodes[leader].postmaster();
     println!(
         "{story}: write gap {} ms, same postmaster: {}",

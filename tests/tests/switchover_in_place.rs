@@ -2,22 +2,19 @@
 
 use ha_tests::archive::Archive;
 use ha_tests::census::Census;
-use ha_tests::chance::times;
+use ha_tests::chance::rounds;
 use ha_tests::cluster::Cluster;
 use ha_tests::load::{BOOKS_AGREE, Load};
 use ha_tests::oracle::silences;
 use ha_tests::plan::Plan;
 use ha_tests::process::Proc;
+use ha_tests::report::Report;
 use ha_tests::sql::{Session, SqlError};
 use ha_tests::wait::{millis, secs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// No client should wait longer: the goal is far below, this is a loaded test machine.
 const GAP_MAX: Duration = Duration::from_secs(3);
-
-/// All rows of the writers and the money of pgbench.
-const CONTENT: &str = "SELECT (SELECT count(*) || ' ' || sum(hashint8(seq * 100 + writer)::bigint) FROM ha_log)
-    || ' ' || (SELECT count(*) || ' ' || sum(delta) FROM pgbench_history)";
 
 /// Holds the candidate back while the request is under way, so that another standby has more than it.
 fn switch_over_with_another_ahead(cluster: &Cluster, from: usize, to: usize) {
@@ -34,61 +31,77 @@ fn switch_over_with_another_ahead(cluster: &Cluster, from: usize, to: usize) {
     });
 }
 
-fn back_and_forth(plan: Plan, in_place: bool) {
-    let rounds = times("HA_TESTS_SWITCHOVERS", 4);
-    let archive = Archive::new();
-    let mut cluster = Cluster::running(archive.joined(plan));
-    Load::tables(&cluster, 5);
-    archive.back_up(&cluster);
-    cluster.wait_caught_up(cluster.leader().expect("a healthy cluster has a leader"));
-    let before = Census::take(&cluster);
-    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
-    let mut load = Load::start(&cluster, 8);
-    let observation = cluster.observe();
-    for round in 0..rounds {
+/// PostgreSQL starts no archiver within ten seconds of the one before in the same postmaster, and only when something wakes that one up.
+fn wait_archiver(cluster: &Cluster, leader: usize) {
+    cluster.wait("an archiver", secs(15), || {
+        let _ = cluster.nodes[leader].value("SELECT 1");
+        cluster.nodes[leader].child("archiver")
+    });
+}
+
+/// How many switchovers there were, and in how many of them the old leader's server stayed up.
+fn switch_back_and_forth(cluster: &Cluster, load: &mut Load) -> (usize, usize) {
+    let (mut made, mut in_place) = (0, 0);
+    for round in rounds("HA_TESTS_SWITCHOVERS", 4) {
         let from = cluster.wait_ready_to_switch();
-        load.keep_up();
-        // PostgreSQL starts no archiver within ten seconds of the one before in the same postmaster, and only when something
-        // wakes that one up.
-        cluster.wait("an archiver", secs(15), || {
-            let _ = cluster.nodes[from].value("SELECT 1");
-            cluster.nodes[from].child("archiver")
-        });
+        load.wait_under_way(cluster, from);
+        // Where there is none yet, somebody else has to archive what waits.
+        if round % 4 < 2 {
+            wait_archiver(cluster, from);
+        }
+        let postmaster = cluster.nodes[from].postmaster();
         let to = if round % 2 == 0 { cluster.other_than(from) } else { cluster.other_than(cluster.other_than(from)) };
         if round % 3 == 2 {
-            switch_over_with_another_ahead(&cluster, from, to);
+            switch_over_with_another_ahead(cluster, from, to);
         } else {
             cluster.switch_over(from, to);
         }
         cluster.wait("the candidate to serve", secs(20), || cluster.nodes[to].is("/primary").then_some(()));
+        cluster.wait_healthy(secs(60));
+        in_place += usize::from(cluster.nodes[from].postmaster() == postmaster);
+        made += 1;
     }
-    cluster.wait_healthy(secs(60));
+    (made, in_place)
+}
+
+fn back_and_forth(plan: Plan, in_place: bool) {
+    let (archive, mut cluster) = Archive::with_cluster(plan, 5);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    cluster.wait_caught_up(leader);
+    let (begun, before) = (Instant::now(), Census::take(&cluster));
+    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
+    let mut load = Load::start(&cluster, 8);
+    let observation = cluster.observe();
+    let (rounds, stayed_up) = switch_back_and_forth(&cluster, &mut load);
+    let leader = cluster.wait_healthy(secs(60));
     drop(load);
     let conclusion = cluster.conclude(observation);
+    let story = format!("switchover, {}", if in_place { "in place" } else { "demote_method restart" });
+    let verdict = &conclusion.verdict;
     let needed = Census::take(&cluster) - before;
+    let report = Report {
+        path: &story,
+        cycles: rounds,
+        in_place: stayed_up,
+        acked: verdict.acked,
+        lost: verdict.lost.len(),
+        needed,
+        gap: verdict.gap,
+        took: begun.elapsed(),
+    };
+    report.print(&cluster, leader);
     let mut gaps = silences(&conclusion.acks);
     gaps.sort_unstable();
-    let story = format!("{rounds} switchovers back and forth (in place: {in_place})");
-    println!(
-        "{story}: {} rows, silence {:?} / {:?} / {:?}; {needed}",
-        conclusion.verdict.acked,
-        gaps.first(),
-        gaps.get(gaps.len() / 2),
-        gaps.last()
-    );
-    conclusion.verdict.expect_nothing_lost(&story);
-    assert!(conclusion.verdict.gap < GAP_MAX, "{story}: nobody could write for {:?}", conclusion.verdict.gap);
+    println!("{story}: silence {:?} / {:?} / {:?}", gaps.first(), gaps.get(gaps.len() / 2), gaps.last());
+    verdict.expect_nothing_lost(&story);
+    assert!(verdict.gap < GAP_MAX, "{story}: nobody could write for {:?}", verdict.gap);
     let made = u32::try_from(rounds).expect("a few rounds");
     assert_eq!(cluster.timeline(), Some(timeline + made), "{story}: one switchover is one timeline");
     assert_eq!((needed.rewinds, needed.copies), (0, 0), "{story}: {needed}");
     assert_eq!(needed.starts, if in_place { 0 } else { rounds }, "{story}: {needed}");
-
-    let leader = cluster.wait_healthy(secs(60));
+    assert_eq!(stayed_up, if in_place { rounds } else { 0 }, "{story}: servers that stayed up");
     assert_eq!(cluster.nodes[leader].value(BOOKS_AGREE).expect("the leader can be read").as_deref(), Some("t"));
-    let wanted = cluster.nodes[leader].value(CONTENT).expect("the leader can be read");
-    archive.wait_complete(&cluster, leader);
-    let port = cluster.spare_port();
-    assert_eq!(archive.restored(CONTENT, port), wanted, "{story}: the archive is not complete");
+    archive.expect_complete(&mut cluster, leader, &story);
 }
 
 #[test]
