@@ -48,6 +48,10 @@ postgres-all: setup ## Get the servers of 16, 17 and 18 for the tests (17 is bui
 test-pg: setup ## What runs on every major, on one: make test-pg MAJOR=17 [SCENARIOS="fence rejoin"]
 	scripts/major.sh $(or $(MAJOR),$(error MAJOR=16, 17 or 18)) $(SCENARIOS)
 
+.PHONY: fence-mutants
+fence-mutants: install-tested ## Show of each guard of the fence that a test fails without it (opt-in, about 10 min)
+	scripts/fence-mutants.sh $(GUARDS)
+
 .PHONY: fix
 fix: ## Format the code
 	$(CARGO) fmt --all

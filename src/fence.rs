@@ -3,8 +3,12 @@
 //! Policy only; the callbacks that ask it are in [`crate::pg::hooks`]. The deadline in shared memory leaves zero (closed) in one
 //! way alone: the loop worker's main thread opens it ([`open`]). The network thread may extend it and close it.
 
+mod guards;
 mod seal;
 
+#[cfg(debug_assertions)]
+pub use guards::GUARDS;
+pub use guards::{Guard, stands};
 pub use seal::{pass, seal, seal_state, sealed, settled, unseal};
 
 use crate::pg::queue;
@@ -46,7 +50,7 @@ pub fn decide_mode(config_file: &str, data_dir: &Path) {
         2
     } else {
         // A marker that cannot be looked at counts as present.
-        u8::from(data_dir.join("ha_ext.marker").try_exists().unwrap_or(true))
+        u8::from(stands(Guard::Marker) && data_dir.join("ha_ext.marker").try_exists().unwrap_or(true))
     };
     MODE.store(mode, Ordering::Relaxed);
 }
@@ -58,7 +62,7 @@ pub fn closed() -> bool {
     if crate::pg::debug::passed() {
         return true;
     }
-    shared().is_none_or(|shared| now_ns() >= shared.gate.deadline_ns.load(Ordering::Acquire))
+    stands(Guard::Deadline) && shared().is_none_or(|shared| now_ns() >= shared.gate.deadline_ns.load(Ordering::Acquire))
 }
 
 fn deadline_ns(lease: &Lease) -> u64 {
@@ -125,15 +129,16 @@ pub fn confirmed(shared: &Shared, lease: &Lease) {
     }
     let new = deadline_ns(lease);
     // Only extends: a fence that is closed stays closed, whatever order the two threads come in.
-    let _ = shared
-        .gate
-        .deadline_ns
-        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| (old != 0 && new > old).then_some(new));
+    let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+        ((old != 0 || !stands(Guard::Reopen)) && new > old).then_some(new)
+    });
 }
 
 /// The leader key is gone or not ours (network thread).
 pub fn leader_lost(shared: &Shared) {
-    close(shared);
+    if stands(Guard::KeyLost) {
+        close(shared);
+    }
 }
 
 fn refuse_commit() {
@@ -164,7 +169,7 @@ pub fn refuse_standby_read() {
 
 /// Refuses a new session while this server turns into a standby.
 pub fn check_login() {
-    if yielding() {
+    if stands(Guard::Login) && yielding() {
         crate::pg::report::fatal(
             PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
             "this server is about to become a standby",

@@ -33,6 +33,8 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     guc::define();
+    #[cfg(debug_assertions)]
+    pg::debug::define();
     fence::decide_mode(&guc::config_file(), &pg::process::data_dir());
     if fence::mode() == fence::Mode::Inert {
         return;
@@ -59,8 +61,6 @@ pub extern "C-unwind" fn _PG_init() {
             "Build ha_ext for the server that loads it.",
         );
     }
-    #[cfg(debug_assertions)]
-    pg::debug::define();
     shmem::install();
     pg::hooks::install();
     if fence::mode() == fence::Mode::Active {

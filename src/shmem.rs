@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_void};
-use std::mem::size_of;
+use std::mem::{align_of, offset_of, size_of};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
@@ -78,6 +78,16 @@ pub struct Gate {
 /// How far the commit of one process of the server has come; each has a cache line of its own. See [`crate::fence`].
 #[repr(C, align(128))]
 pub struct Mark(pub AtomicU32);
+
+/// Two cache lines, since processors fetch them in pairs.
+const LINE_BYTES: usize = 128;
+const _: () = assert!(size_of::<Mark>() == LINE_BYTES && align_of::<Mark>() == LINE_BYTES, "a mark shares its line");
+const _: () = assert!(
+    align_of::<Gate>() == LINE_BYTES && size_of::<Gate>().is_multiple_of(LINE_BYTES),
+    "the gate shares its line"
+);
+const _: () = assert!(offset_of!(Gate, reads_withheld) < 64, "what every commit looks at is on more than one line");
+const _: () = assert!(offset_of!(Shared, held).is_multiple_of(LINE_BYTES), "those who wait write into the gate's line");
 
 /// A condition variable of the server. Only used through [`crate::pg::queue`].
 #[repr(C, align(128))]

@@ -13,6 +13,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_control.h"
+#include "catalog/pg_largeobject.h"
 #include "executor/executor.h"
 #include "libpq/auth.h"
 #include "libpq/libpq-be.h"
@@ -26,6 +27,7 @@
 extern void (*ClientAuthentication_hook) (Port *port, int status);
 StaticAssertDecl(offsetof(Port, sock) == 0, "the socket is the first field of Port");
 StaticAssertDecl(sizeof(pgsocket) == sizeof(int), "a socket is a number");
+StaticAssertDecl(LargeObjectRelationId == 2613, "the catalog with large objects");
 extern TransactionId GetTopTransactionIdIfAny(void);
 extern bool RecoveryInProgress(void);
 extern void standard_ProcessUtility(PlannedStmt *planned, const char *query, bool read_only_tree,

@@ -1,13 +1,15 @@
-//! Settings of debug builds alone, with which a test places the end of the lease at an exact point. They can close the fence,
-//! hold commits and withhold reads; none of them opens anything that the lease or the worker has closed.
+//! Settings of debug builds alone. With two of them a test places the end of the lease at an exact point: they can close the
+//! fence, hold commits and withhold reads, and open nothing that the lease or the worker has closed. With the third, which is
+//! read when the server starts, it takes single guards away, to show that something fails then.
 #![allow(unsafe_code)]
 
-use crate::fence;
+use crate::fence::{self, GUARDS, Guard};
 use crate::shmem::shared;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_guard;
-use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicBool, Ordering};
+use pgrx::prelude::PgSqlErrorCode;
+use std::ffi::{CString, c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What is done to this server for everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -38,6 +40,9 @@ pub enum Point {
     /// After the record was flushed and looked after, before the client hears of it.
     #[name = c"flushed"]
     Flushed,
+    /// After the answer was written, before it is sent.
+    #[name = c"written"]
+    Written,
 }
 
 static DEADLINE: GucSetting<Point> = GucSetting::<Point>::new(Point::None);
@@ -57,6 +62,32 @@ pub fn reached(point: Point) {
 }
 
 static GATE: GucSetting<Gate> = GucSetting::<Gate>::new(Gate::None);
+static WITHOUT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// One bit for each guard that is missing. Forked processes inherit it.
+static MISSING: AtomicU64 = AtomicU64::new(0);
+
+/// Whether this server does without a guard.
+pub fn without(guard: Guard) -> bool {
+    MISSING.load(Ordering::Relaxed) & (1 << guard as u8) != 0
+}
+
+/// A name that no guard has ends the start: the test that wanted it would show nothing.
+fn take_away() {
+    let text = WITHOUT.get().and_then(|text| text.into_string().ok()).unwrap_or_default();
+    for wanted in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        match GUARDS.iter().find(|(_, name)| *name == wanted) {
+            Some((guard, _)) => {
+                MISSING.fetch_or(1 << *guard as u8, Ordering::Relaxed);
+                pgrx::warning!("ha_ext: the fence does without the guard {wanted}");
+            }
+            None => crate::pg::report::fatal(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                &format!("the fence has no guard \"{wanted}\""),
+                "",
+            ),
+        }
+    }
+}
 
 /// Registers the settings. Called once, by the postmaster.
 pub fn define() {
@@ -82,6 +113,15 @@ pub fn define() {
             None,
         );
     }
+    GucRegistry::define_string_guc(
+        c"ha_ext.debug_without",
+        c"Guards of the fence that are missing.",
+        c"",
+        &WITHOUT,
+        GucContext::Postmaster,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    take_away();
 }
 
 #[pg_guard]

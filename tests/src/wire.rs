@@ -24,6 +24,8 @@ pub struct Heard {
     pub ready: bool,
     /// The server closed the connection, or did not answer in time.
     pub lost: bool,
+    /// It did not close the connection.
+    pub silent: bool,
     /// First column of the last row.
     pub value: Option<String>,
 }
@@ -77,12 +79,17 @@ impl Wire {
 
     /// The next message; `None` when there will be none.
     pub fn message(&mut self) -> Option<(u8, Vec<u8>)> {
+        self.read().ok()
+    }
+
+    fn read(&mut self) -> io::Result<(u8, Vec<u8>)> {
         let mut head = [0; 5];
-        self.stream.read_exact(&mut head).ok()?;
+        self.stream.read_exact(&mut head)?;
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-        let mut body = vec![0; usize::try_from(length).ok()?.checked_sub(4)?];
-        self.stream.read_exact(&mut body).ok()?;
-        Some((head[0], body))
+        let length = usize::try_from(length).ok().and_then(|length| length.checked_sub(4));
+        let mut body = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
+        self.stream.read_exact(&mut body)?;
+        Ok((head[0], body))
     }
 
     /// How long a message is waited for.
@@ -94,9 +101,13 @@ impl Wire {
     pub fn listen(&mut self) -> Heard {
         let mut heard = Heard::default();
         loop {
-            let Some((kind, body)) = self.message() else {
-                heard.lost = true;
-                return heard;
+            let (kind, body) = match self.read() {
+                Ok(message) => message,
+                Err(error) => {
+                    heard.lost = true;
+                    heard.silent = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                    return heard;
+                }
             };
             heard.kinds.push(char::from(kind));
             match kind {
@@ -122,12 +133,41 @@ impl Wire {
     /// Statements in one pipeline: nothing is waited for before the end of all of them.
     pub fn pipeline(&mut self, statements: &[&str]) -> Heard {
         for sql in statements {
-            self.send(b'P', &[&[0], sql.as_bytes(), &[0, 0, 0]].concat());
-            self.send(b'B', &[0, 0, 0, 0, 0, 0, 0, 0]);
-            self.send(b'E', &[0, 0, 0, 0, 0]);
+            self.extended(sql);
         }
         self.send(b'S', &[]);
         self.listen()
+    }
+
+    /// Statements in one pipeline, each with an end of its own: all are sent before anything is read. Returns what was heard
+    /// last, which is the first end that is not a success.
+    pub fn synced(&mut self, statements: &[&str]) -> Heard {
+        for sql in statements {
+            self.extended(sql);
+            self.send(b'S', &[]);
+        }
+        let mut heard = Heard::default();
+        for _ in statements {
+            heard = self.listen();
+            if !heard.ready || heard.error.is_some() {
+                break;
+            }
+        }
+        heard
+    }
+
+    fn extended(&mut self, sql: &str) {
+        self.send(b'P', &[&[0], sql.as_bytes(), &[0, 0, 0]].concat());
+        self.send(b'B', &[0, 0, 0, 0, 0, 0, 0, 0]);
+        self.send(b'E', &[0, 0, 0, 0, 0]);
+    }
+
+    /// A receiver that knows nothing yet asks the walsender to say something.
+    pub fn ask_walsender(&mut self) {
+        let mut status = vec![b'r'];
+        status.extend_from_slice(&[0; 32]);
+        status.push(1);
+        self.send(b'd', &status);
     }
 
     /// The protocol's function call, with arguments and result in binary.

@@ -125,6 +125,18 @@ fn a_marked_server_without_its_configuration_is_closed_for_good() {
     for statement in REFUSED {
         expect_refused(&bare, statement, "ha_bootstrap detach");
     }
+    // Not only by their commit: a trigger may act outside the transaction.
+    for statement in ["INSERT INTO known VALUES (5)", "SELECT * FROM known FOR UPDATE"] {
+        let session = bare.session();
+        session.query("BEGIN", secs(5)).expect("a transaction begins");
+        match session.query(statement, secs(5)) {
+            Err(SqlError::Refused { code, message, .. }) => {
+                assert_eq!(code, "25006", "{statement}: {message}");
+                assert!(message.contains("a statement that changes data"), "{statement}: {message}");
+            }
+            other => panic!("{statement}: expected a refusal, got {other:?}"),
+        }
+    }
     bare.stop();
     fs::remove_file(bare.data().join("ha_ext.marker")).expect("the marker is there");
     bare.start();

@@ -72,3 +72,21 @@ fn only_the_lease_opens_the_fence() {
     assert!(calls[1].starts_with("store(0,"), "{calls:?}");
     assert!(calls[2].starts_with("fetch_update("), "{calls:?}");
 }
+
+/// What can be taken away in a debug build is what `make fence-mutants` tries, and what the document says.
+#[test]
+fn every_guard_has_a_test_that_needs_it() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let first = |line: &str, end: &str| line.split(end).next().map(|name| name.trim().to_owned());
+    let code = read("src/fence/guards.rs");
+    let (_, table) = code.split_once("guards! {\n").expect("the table of guards");
+    let guards: Vec<_> = table.lines().map_while(|line| line.split('"').nth(1)).collect();
+    assert!(guards.len() > 40, "{guards:?}");
+    let tried = read("tests/fence_guards.txt");
+    let tried: Vec<_> =
+        tried.lines().filter(|line| !line.starts_with('#')).filter_map(|line| first(line, "|")).collect();
+    assert_eq!(guards, tried, "tests/fence_guards.txt names other guards");
+    let written = read("docs/fence-guards.md");
+    let written: Vec<_> = written.lines().filter_map(|line| first(line.strip_prefix("| `")?, "`")).collect();
+    assert_eq!(guards, written, "docs/fence-guards.md names other guards: make fence-mutants writes it");
+}

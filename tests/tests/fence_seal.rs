@@ -158,6 +158,8 @@ const READS: &[&str] = &[
     "DO $$ BEGIN PERFORM i FROM held; END $$",
     "BEGIN; DECLARE c CURSOR FOR SELECT * FROM held; FETCH c; COMMIT",
     "EXPLAIN ANALYZE SELECT * FROM held",
+    "SELECT lo_get(4242)",
+    "SELECT * FROM pg_largeobject",
 ];
 
 #[test]
@@ -165,6 +167,7 @@ fn reads_of_a_standby_can_be_withheld() {
     let mut bare = Bare::fresh();
     bare.start();
     bare.must("CREATE TABLE held (i integer)");
+    bare.must("SELECT lo_create(4242)");
     bare.stop();
     bare.append("ha_ext.marker", "{}");
     bare.append("standby.signal", "");
@@ -173,7 +176,13 @@ fn reads_of_a_standby_can_be_withheld() {
         bare.must(text);
     }
     let operator = bare.session();
+    let kept = bare.session();
+    kept.query("DECLARE c CURSOR WITH HOLD FOR SELECT * FROM held", secs(5)).expect("reads go on");
     operator.query("SET ha_ext.debug_gate = 'withhold'", secs(5)).expect("a debug build can withhold reads");
+    match kept.query("FETCH c", secs(5)) {
+        Err(SqlError::Refused { code, message, .. }) => assert_eq!(code, "57P03", "{message}"),
+        other => panic!("rows of before: {other:?}"),
+    }
     for text in READS {
         match bare.run(text) {
             Err(SqlError::Refused { code, message, .. }) => assert_eq!(code, "57P03", "{text}: {message}"),

@@ -1,7 +1,7 @@
 //! Logical subscriptions: what a publisher is told about this server.
 #![allow(unsafe_code)]
 
-use crate::fence;
+use crate::fence::{self, Guard, stands};
 use pgrx::pg_sys;
 use std::ffi::{c_char, c_int};
 use std::sync::OnceLock;
@@ -45,7 +45,7 @@ pub fn keep_silent_while_fenced() {
 /// Feedback for the publisher: how far everything was flushed here. While fenced it stays silent, so that it never confirms
 /// what a failover would lose: the publisher sends that again to whoever leads. Not guarded: nothing needs to be dropped.
 unsafe extern "C-unwind" fn on_send(connection: *mut pg_sys::WalReceiverConn, bytes: *const c_char, length: c_int) {
-    if !RecoveryInProgress() && fence::closed() {
+    if stands(Guard::Feedback) && !RecoveryInProgress() && fence::closed() {
         return;
     }
     if let Some(send) = LIBRARYS.get().and_then(|functions| functions.walrcv_send) {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::{apply, protocol};
-use crate::fence;
+use crate::fence::{self, Guard, stands};
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,16 +25,22 @@ pub fn install() {
 /// which must come after ours. The server calls the newest one first.
 pub fn stand_first() {
     WRITES_AT_ITS_END.store(true, Ordering::Relaxed);
-    // SAFETY: registered above, with the same argument.
-    unsafe { pg_sys::UnregisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
-    install();
+    if stands(Guard::ForeignOrder) {
+        // SAFETY: registered above, with the same argument.
+        unsafe { pg_sys::UnregisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
+        install();
+    }
 }
 
 fn has_xid() -> bool {
     GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId
 }
 
-/// NOTIFY: the transaction is given an id only when nobody can refuse it any more.
+fn becomes_durable() -> bool {
+    has_xid() || WRITES_AT_ITS_END.load(Ordering::Relaxed)
+}
+
+/// `pg_notify()`: the transaction is given an id only when nobody can refuse it any more.
 pub fn writes_at_its_end() {
     WRITES_AT_ITS_END.store(true, Ordering::Relaxed);
 }
@@ -44,18 +50,17 @@ pub fn writes_at_its_end() {
 extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     use pg_sys::XactEvent as E;
     match event {
-        E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE
-            if has_xid() || WRITES_AT_ITS_END.load(Ordering::Relaxed) =>
-        {
-            fence::pass();
-        }
-        // Its leader's commit is what counts: that one is held.
-        E::XACT_EVENT_PARALLEL_PRE_COMMIT if has_xid() => fence::check_statement("a parallel worker's commit"),
+        // A parallel worker is not asked: it commits nothing that its leader does not commit after it.
+        E::XACT_EVENT_PRE_COMMIT if stands(Guard::PreCommit) && becomes_durable() => fence::pass(),
+        E::XACT_EVENT_PRE_PREPARE if stands(Guard::PrePrepare) && becomes_durable() => fence::pass(),
         E::XACT_EVENT_COMMIT | E::XACT_EVENT_PREPARE => {
             WRITES_AT_ITS_END.store(false, Ordering::Relaxed);
             let passed = fence::settled();
+            // Another library may have written after ours was asked.
             if passed || has_xid() {
-                protocol::owe();
+                if stands(if event == E::XACT_EVENT_COMMIT { Guard::OwedCommit } else { Guard::OwedPrepare }) {
+                    protocol::owe();
+                }
                 #[cfg(debug_assertions)]
                 crate::pg::debug::reached(crate::pg::debug::Point::Flushed);
             }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::commit;
-use crate::fence;
+use crate::fence::{self, Guard, stands};
 use crate::guc::{FenceReads, fence_reads};
 use pgrx::{pg_guard, pg_sys};
 use std::sync::OnceLock;
@@ -20,6 +20,9 @@ unsafe extern "C-unwind" {
 }
 
 type Direction = pg_sys::ScanDirection::Type;
+
+/// The number of `pg_largeobject`, which is not among the bindings.
+const LARGE_OBJECTS: u32 = 2613;
 
 static PREVIOUS_EXECUTOR_START: OnceLock<pg_sys::ExecutorStart_hook_type> = OnceLock::new();
 static PREVIOUS_EXECUTOR_RUN: OnceLock<pg_sys::ExecutorRun_hook_type> = OnceLock::new();
@@ -54,7 +57,9 @@ pub fn check_standby_read() {
 
 /// Not guarded, so that an error passes through as the server raised it: nothing in this frame needs to be dropped.
 unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
-    look_at(query);
+    if stands(Guard::QueryStart) {
+        look_at(query);
+    }
     let next = PREVIOUS_EXECUTOR_START.get().copied().flatten().unwrap_or(standard_ExecutorStart);
     // SAFETY: the next in line, with the arguments as they came.
     unsafe { next(query, flags) };
@@ -68,7 +73,9 @@ unsafe extern "C-unwind" fn on_executor_run(
     count: u64,
     once: bool,
 ) {
-    look_at(query);
+    if stands(Guard::QueryRun) {
+        look_at(query);
+    }
     let next = PREVIOUS_EXECUTOR_RUN.get().copied().flatten().unwrap_or(standard_ExecutorRun);
     // SAFETY: the next in line, with the arguments as they came.
     unsafe { next(query, direction, count, once) };
@@ -77,7 +84,9 @@ unsafe extern "C-unwind" fn on_executor_run(
 /// A cursor goes on after its beginning was allowed. Not guarded, for the same reason.
 #[cfg(feature = "pg18")]
 unsafe extern "C-unwind" fn on_executor_run(query: *mut pg_sys::QueryDesc, direction: Direction, count: u64) {
-    look_at(query);
+    if stands(Guard::QueryRun) {
+        look_at(query);
+    }
     let next = PREVIOUS_EXECUTOR_RUN.get().copied().flatten().unwrap_or(standard_ExecutorRun);
     // SAFETY: the next in line, with the arguments as they came.
     unsafe { next(query, direction, count) };
@@ -111,7 +120,8 @@ extern "C-unwind" fn look_back_at(query: *mut pg_sys::QueryDesc) {
     // A partition may be a foreign table.
     let elsewhere = |entry: &pg_sys::RangeTblEntry| {
         let kind = entry.relkind.cast_unsigned();
-        kind == pg_sys::RELKIND_FOREIGN_TABLE || kind == pg_sys::RELKIND_PARTITIONED_TABLE
+        (stands(Guard::ForeignTable) && kind == pg_sys::RELKIND_FOREIGN_TABLE)
+            || (stands(Guard::ForeignPartition) && kind == pg_sys::RELKIND_PARTITIONED_TABLE)
     };
     if changes_data(plan) && any_table(plan.rtable, elsewhere) {
         commit::stand_first();
@@ -123,10 +133,11 @@ extern "C-unwind" fn look_back_at(query: *mut pg_sys::QueryDesc) {
 #[pg_guard]
 extern "C-unwind" fn check_query(query: *mut pg_sys::QueryDesc) {
     let plan = plan_of(query);
-    if changes_data(plan) || !plan.rowMarks.is_null() {
+    let locks = stands(Guard::QueryLocks) && !plan.rowMarks.is_null();
+    if locks || (stands(Guard::QueryChanges) && changes_data(plan)) {
         fence::check_statement("a statement that changes data");
     }
-    if reads_refused() && reads_user_table(plan.rtable) {
+    if stands(Guard::QueryReads) && reads_refused() && reads_user_table(plan.rtable) {
         fence::check_statement("a read");
     }
 }
@@ -134,7 +145,7 @@ extern "C-unwind" fn check_query(query: *mut pg_sys::QueryDesc) {
 /// A query on a standby that must not be read yet.
 #[pg_guard]
 extern "C-unwind" fn check_standby_query(query: *mut pg_sys::QueryDesc) {
-    if reads_user_table(plan_of(query).rtable) {
+    if stands(Guard::StandbyQuery) && reads_user_table(plan_of(query).rtable) {
         check_standby_read();
     }
 }
@@ -148,7 +159,11 @@ fn plan_of<'a>(query: *mut pg_sys::QueryDesc) -> &'a pg_sys::PlannedStmt {
 
 fn reads_user_table(range_table: *mut pg_sys::List) -> bool {
     any_table(range_table, |entry| {
-        entry.relid.to_u32() >= pg_sys::FirstNormalObjectId && entry.relkind.cast_unsigned() != pg_sys::RELKIND_VIEW
+        // The one catalog that is full of users' data.
+        let number = entry.relid.to_u32();
+        let large_objects = stands(Guard::QueryLargeObjects) && number == LARGE_OBJECTS;
+        large_objects
+            || (number >= pg_sys::FirstNormalObjectId && entry.relkind.cast_unsigned() != pg_sys::RELKIND_VIEW)
     })
 }
 

@@ -4,7 +4,7 @@
 
 use super::commit::writes_at_its_end;
 use super::{executor, protocol};
-use crate::fence;
+use crate::fence::{self, Guard, stands};
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::OnceLock;
@@ -27,7 +27,7 @@ enum Effect {
     Outside,
     /// It makes the transaction durable at its end.
     AtCommit,
-    /// It reads user data behind the executor's back.
+    /// It reads users' data, or tells how a transaction ended, behind the executor's back.
     Reads,
 }
 
@@ -36,6 +36,7 @@ const FUNCTIONS: &[(u32, Effect)] = &[
     (765, Effect::Outside),   // lo_export
     (952, Effect::Reads),     // lo_open
     (954, Effect::Reads),     // loread
+    (1065, Effect::Reads),    // pg_prepared_xact
     (1574, Effect::Outside),  // nextval
     (1576, Effect::Outside),  // setval
     (1765, Effect::Outside),  // setval
@@ -60,10 +61,13 @@ const FUNCTIONS: &[(u32, Effect)] = &[
     (3095, Effect::Outside),  // pg_try_advisory_xact_lock
     (3096, Effect::Outside),  // pg_try_advisory_xact_lock_shared
     (3098, Effect::Outside),  // pg_create_restore_point
+    (3360, Effect::Reads),    // txid_status
     (3458, Effect::Reads),    // lo_get
     (3459, Effect::Reads),    // lo_get
     (3577, Effect::Outside),  // pg_logical_emit_message
     (3578, Effect::Outside),  // pg_logical_emit_message
+    (3581, Effect::Reads),    // pg_xact_commit_timestamp
+    (3583, Effect::Reads),    // pg_last_committed_xact
     (3779, Effect::Outside),  // pg_create_physical_replication_slot
     (3780, Effect::Outside),  // pg_drop_replication_slot
     (3782, Effect::Outside),  // pg_logical_slot_get_changes
@@ -71,16 +75,27 @@ const FUNCTIONS: &[(u32, Effect)] = &[
     (3784, Effect::Reads),    // pg_logical_slot_peek_changes
     (3785, Effect::Reads),    // pg_logical_slot_peek_binary_changes
     (3786, Effect::Outside),  // pg_create_logical_replication_slot
+    (3789, Effect::Outside),  // gin_clean_pending_list
     (3878, Effect::Outside),  // pg_replication_slot_advance
+    (3952, Effect::Outside),  // brin_summarize_new_values
+    (3999, Effect::Outside),  // brin_summarize_range
+    (4014, Effect::Outside),  // brin_desummarize_range
+    (4032, Effect::Reads),    // pg_sequence_last_value
     (4220, Effect::Outside),  // pg_copy_physical_replication_slot
     (4221, Effect::Outside),  // pg_copy_physical_replication_slot
     (4222, Effect::Outside),  // pg_copy_logical_replication_slot
     (4223, Effect::Outside),  // pg_copy_logical_replication_slot
     (4224, Effect::Outside),  // pg_copy_logical_replication_slot
+    (5066, Effect::Reads),    // pg_xact_status
     (6003, Effect::Outside),  // pg_replication_origin_create
     (6004, Effect::Outside),  // pg_replication_origin_drop
+    (6009, Effect::Reads),    // pg_replication_origin_session_progress
     (6012, Effect::Outside),  // pg_replication_origin_advance
+    (6013, Effect::Reads),    // pg_replication_origin_progress
+    (6014, Effect::Reads),    // pg_show_replication_origin_status
+    (6168, Effect::Reads),    // pg_xact_commit_timestamp_origin
     (6305, Effect::Outside),  // pg_log_standby_snapshot
+    (6427, Effect::Reads),    // pg_get_sequence_data
 ];
 
 const fn in_order(table: &[(u32, Effect)]) -> bool {
@@ -135,19 +150,23 @@ unsafe extern "C-unwind" fn on_access(
 #[pg_guard]
 extern "C-unwind" fn check_builtin(function: pg_sys::Oid, effect: Effect) {
     if RecoveryInProgress() {
-        if effect == Effect::Reads {
+        if effect == Effect::Reads && stands(Guard::StandbyFunction) {
             executor::check_standby_read();
         }
         return;
     }
-    if fence::closed() && (effect != Effect::Reads || executor::reads_refused()) {
+    let guarded = match effect {
+        Effect::Reads => stands(Guard::FunctionReads) && executor::reads_refused(),
+        Effect::Outside | Effect::AtCommit => stands(Guard::Function),
+    };
+    if guarded && fence::closed() {
         fence::check_statement(&format!("{}()", name(function)));
     }
     match effect {
-        Effect::AtCommit => writes_at_its_end(),
+        Effect::AtCommit if stands(Guard::NotifyFunction) => writes_at_its_end(),
         // Asked for the beginning of the statement: one that ends after the deadline is not answered.
         Effect::Outside => protocol::owe_effect(),
-        Effect::Reads => {}
+        Effect::AtCommit | Effect::Reads => {}
     }
 }
 
@@ -155,7 +174,7 @@ extern "C-unwind" fn check_builtin(function: pg_sys::Oid, effect: Effect) {
 #[pg_guard]
 extern "C-unwind" fn check_foreign(function: pg_sys::Oid) {
     let name = name(function);
-    if name.starts_with("dblink") {
+    if name.starts_with("dblink") && stands(Guard::Dblink) {
         fence::check_statement(&format!("{name}()"));
     }
 }

@@ -4,9 +4,9 @@
 //! that talks to one. Parallel workers replace it again, by one that writes to their leader.
 #![allow(unsafe_code)]
 
-use crate::fence;
+use crate::fence::{self, Guard, stands};
 use pgrx::pg_sys;
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -45,7 +45,10 @@ const DURABLE: u8 = 2;
 static CUT: AtomicBool = AtomicBool::new(false);
 /// The message that was written last.
 static LAST: AtomicU8 = AtomicU8::new(0);
+/// What was written, and has not left for sure, tells of the commits of others.
+static TELLS: AtomicBool = AtomicBool::new(false);
 
+const COMPLETE: u8 = b'C';
 const COPY_DATA: u8 = b'd';
 const ERROR: u8 = b'E';
 const NOTIFICATION: u8 = b'A';
@@ -72,14 +75,13 @@ pub fn install() {
 /// The client is about to be told of something durable, or of an effect outside its transaction.
 pub fn owe() {
     OWED.store(DURABLE, Ordering::Relaxed);
-    if fence::closed() {
-        cut();
-    }
 }
 
 /// A statement that may run for a while begins something outside its transaction.
 pub fn owe_effect() {
-    OWED.fetch_max(EFFECT, Ordering::Relaxed);
+    if stands(Guard::OwedFunction) {
+        OWED.fetch_max(EFFECT, Ordering::Relaxed);
+    }
     #[cfg(debug_assertions)]
     {
         crate::pg::debug::reached(crate::pg::debug::Point::InCommit);
@@ -89,7 +91,13 @@ pub fn owe_effect() {
 
 /// Makes sure that nothing more reaches the client: it sees a lost connection, and the outcome is unknown to it.
 fn cut() {
+    if !stands(Guard::Cut) {
+        return;
+    }
     CUT.store(true, Ordering::Relaxed);
+    if !stands(Guard::CutSocket) {
+        return;
+    }
     // SAFETY: a plain variable of this process.
     let port = unsafe { pg_sys::MyProcPort };
     if port.is_null() {
@@ -119,27 +127,77 @@ fn doomed() -> bool {
     if RecoveryInProgress() { fence::standby_withheld() } else { fence::closed() }
 }
 
-/// Whether the message, or what was written before it, may leave. Called for every message: none of it raises an error.
-fn may_leave(kind: u8) -> bool {
+/// Commits of others, as a stream or as a notification.
+fn tells(kind: u8) -> bool {
+    match kind {
+        COPY_DATA => stands(Guard::Subscriber) && decodes(),
+        NOTIFICATION => stands(Guard::Notification),
+        _ => false,
+    }
+}
+
+/// Whether what was written before tells of them, and may not have left.
+fn told() -> bool {
+    stands(Guard::Told) && TELLS.load(Ordering::Relaxed)
+}
+
+/// Whether a message that tells of others' commits, or not, may leave after what was written before it. Called for every
+/// message: none of it raises an error.
+fn may_leave(tells: bool) -> bool {
     if CUT.load(Ordering::Relaxed) {
         return false;
     }
-    let owed = OWED.load(Ordering::Relaxed);
-    if kind == ERROR && owed == EFFECT {
-        OWED.store(NOTHING, Ordering::Relaxed);
-        return true;
-    }
-    let tells = match kind {
-        // Commits of others, as a stream or as a notification.
-        COPY_DATA => decodes() && doomed(),
-        NOTIFICATION => doomed(),
-        _ => false,
-    };
-    if tells || (owed != NOTHING && fence::closed()) {
+    let owed = OWED.load(Ordering::Relaxed) != NOTHING;
+    if (tells && doomed()) || (owed && fence::closed()) {
         cut();
-        return false;
+        return !stands(Guard::Cut);
     }
     true
+}
+
+/// The end of a replication command that made, changed or dropped a slot for a subscriber. No hook sees the command, so that
+/// it can only be kept from being answered. What a standby needs goes on: it does not connect to a database.
+fn changes_slot(kind: u8, bytes: *const c_char) -> bool {
+    if kind != COMPLETE || bytes.is_null() || !decodes() || RecoveryInProgress() {
+        return false;
+    }
+    // SAFETY: a completed command is told by its name, a C string.
+    let name = unsafe { CStr::from_ptr(bytes) }.to_bytes();
+    name.ends_with(b"_REPLICATION_SLOT") && !name.starts_with(b"READ_")
+}
+
+/// Whether the message may be written.
+fn may_write(kind: u8, bytes: *const c_char) -> bool {
+    if changes_slot(kind, bytes) {
+        if stands(Guard::OwedCommand) {
+            owe();
+        }
+        #[cfg(debug_assertions)]
+        {
+            crate::pg::debug::reached(crate::pg::debug::Point::InCommit);
+            crate::pg::debug::reached(crate::pg::debug::Point::Flushed);
+        }
+    }
+    if kind == ERROR {
+        // An error says that a statement failed, and promises nothing of it; not so after a commit.
+        let spoken = if stands(Guard::ErrorAfterCommit) { EFFECT } else { DURABLE };
+        if OWED.load(Ordering::Relaxed) <= spoken {
+            OWED.store(NOTHING, Ordering::Relaxed);
+        }
+    }
+    !stands(Guard::Message) || may_leave(tells(kind) || told())
+}
+
+/// It was written, and has not left for sure.
+fn written(kind: u8) {
+    LAST.store(kind, Ordering::Relaxed);
+    if tells(kind) {
+        TELLS.store(true, Ordering::Relaxed);
+    }
+    #[cfg(debug_assertions)]
+    if TELLS.load(Ordering::Relaxed) || (kind == READY && OWED.load(Ordering::Relaxed) != NOTHING) {
+        crate::pg::debug::reached(crate::pg::debug::Point::Written);
+    }
 }
 
 fn servers() -> &'static PqCommMethods {
@@ -148,53 +206,52 @@ fn servers() -> &'static PqCommMethods {
 
 unsafe extern "C-unwind" fn on_message(kind: c_char, bytes: *const c_char, length: usize) -> c_int {
     let code = kind.cast_unsigned();
-    if !may_leave(code) {
+    if !may_write(code, bytes) {
         return LOST;
     }
-    LAST.store(code, Ordering::Relaxed);
     // SAFETY: the server's own, with the arguments as they came.
-    unsafe { (servers().putmessage)(kind, bytes, length) }
+    let result = unsafe { (servers().putmessage)(kind, bytes, length) };
+    written(code);
+    result
 }
 
 unsafe extern "C-unwind" fn on_message_noblock(kind: c_char, bytes: *const c_char, length: usize) {
     let code = kind.cast_unsigned();
-    if may_leave(code) {
-        LAST.store(code, Ordering::Relaxed);
+    if may_write(code, bytes) {
         // SAFETY: the server's own, with the arguments as they came.
         unsafe { (servers().putmessage_noblock)(kind, bytes, length) };
+        written(code);
     }
 }
 
 unsafe extern "C-unwind" fn on_flush() -> c_int {
-    let last = LAST.load(Ordering::Relaxed);
-    if !may_leave(last) {
+    if stands(Guard::Flush) && !may_leave(told()) {
         return LOST;
     }
     // SAFETY: the server's own.
     let sent = unsafe { (servers().flush)() };
-    settle(sent, last);
+    settle(sent);
     sent
 }
 
 unsafe extern "C-unwind" fn on_flush_if_writable() -> c_int {
-    let last = LAST.load(Ordering::Relaxed);
-    if !may_leave(last) {
+    if stands(Guard::FlushIfWritable) && !may_leave(told()) {
         return LOST;
     }
     // SAFETY: the server's own.
     let sent = unsafe { (servers().flush_if_writable)() };
     // SAFETY: the server's own.
     if !unsafe { (servers().is_send_pending)() } {
-        settle(sent, last);
+        settle(sent);
     }
     sent
 }
 
 /// Nothing is owed once "ready" has left: what leaves before it (a notice, a part of a pipeline) is not the whole answer.
-fn settle(sent: c_int, last: u8) {
+fn settle(sent: c_int) {
     if sent == 0 {
-        LAST.store(0, Ordering::Relaxed);
-        if last == READY {
+        TELLS.store(false, Ordering::Relaxed);
+        if LAST.swap(0, Ordering::Relaxed) == READY {
             OWED.store(NOTHING, Ordering::Relaxed);
         }
     }

@@ -1,9 +1,9 @@
 //! Utility statements: what changes something durable, or reads behind the executor's back.
 #![allow(unsafe_code)]
 
-use super::commit::{stand_first, writes_at_its_end};
+use super::commit::stand_first;
 use super::{executor, protocol};
-use crate::fence;
+use crate::fence::{self, Guard, stands};
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
@@ -40,6 +40,7 @@ fn harmless(statement: Statement) -> bool {
     match statement.tag {
         T::T_TransactionStmt => !statement.finishes_prepared(),
         T::T_CopyStmt => statement.copies_out(),
+        T::T_LockStmt => !statement.locks_others_out(),
         T::T_VariableSetStmt
         | T::T_VariableShowStmt
         | T::T_PrepareStmt
@@ -53,7 +54,6 @@ fn harmless(statement: Statement) -> bool {
         | T::T_ListenStmt
         | T::T_UnlistenStmt
         | T::T_LoadStmt
-        | T::T_LockStmt
         | T::T_ConstraintsSetStmt
         | T::T_DoStmt
         | T::T_CallStmt => true,
@@ -103,6 +103,16 @@ impl Statement {
         self.tag == pg_sys::NodeTag::T_CopyStmt && !unsafe { (*self.node.cast::<pg_sys::CopyStmt>()).is_from }
     }
 
+    /// LOCK in a mode that keeps writers or readers away: its client relies on being alone, as with an advisory lock. A copy of
+    /// the whole database locks every table in the weakest mode.
+    fn locks_others_out(self) -> bool {
+        stands(Guard::UtilityLock) && self.tag == pg_sys::NodeTag::T_LockStmt && {
+            // SAFETY: the tag says that it is one.
+            let mode = unsafe { (*self.node.cast::<pg_sys::LockStmt>()).mode };
+            mode.cast_unsigned() > pg_sys::AccessShareLock
+        }
+    }
+
     /// A cursor that outlived its transaction: its rows were set aside, and the executor does not see them go.
     fn fetches_kept_rows(self) -> bool {
         if self.tag != pg_sys::NodeTag::T_FetchStmt {
@@ -119,7 +129,7 @@ impl Statement {
     /// Its effect does not wait for a commit.
     fn has_no_transaction(self) -> bool {
         use pg_sys::NodeTag as T;
-        matches!(self.tag, T::T_CheckPointStmt | T::T_AlterSystemStmt | T::T_VacuumStmt)
+        matches!(self.tag, T::T_CheckPointStmt | T::T_AlterSystemStmt | T::T_VacuumStmt | T::T_LockStmt)
     }
 
     fn name(self) -> String {
@@ -161,9 +171,9 @@ unsafe extern "C-unwind" fn on_utility(
 enum Acts {
     /// Nothing, or what its transaction is asked about.
     Nowhere,
-    /// It may act outside its transaction: COPY and TRUNCATE of foreign tables, and whatever is not known.
+    /// It may act outside its transaction, or at its end: COPY and TRUNCATE of foreign tables, NOTIFY, and whatever is not known.
     Somehow,
-    /// It does not wait for a commit: CHECKPOINT, ALTER SYSTEM, VACUUM.
+    /// It does not wait for a commit: CHECKPOINT, ALTER SYSTEM, VACUUM, LOCK.
     AtOnce,
     /// COMMIT PREPARED is durable when it ends, but has no id that the transaction callback could see.
     Elsewhere,
@@ -174,9 +184,14 @@ enum Acts {
 extern "C-unwind" fn answer(acts: Acts) {
     if acts == Acts::Somehow {
         // Its commit is asked in any case, and an answer is owed from then on.
-        return stand_first();
+        if stands(Guard::ForeignUtility) {
+            stand_first();
+        }
+        return;
     }
-    protocol::owe();
+    if stands(if acts == Acts::Elsewhere { Guard::OwedPrepared } else { Guard::OwedUtility }) {
+        protocol::owe();
+    }
     #[cfg(debug_assertions)]
     crate::pg::debug::reached(crate::pg::debug::Point::Flushed);
 }
@@ -186,23 +201,24 @@ extern "C-unwind" fn answer(acts: Acts) {
 extern "C-unwind" fn check_utility(planned: *mut pg_sys::PlannedStmt) -> Acts {
     let statement = Statement::of(planned);
     if RecoveryInProgress() {
-        if statement.reads_table() || statement.fetches_kept_rows() {
+        if stands(Guard::StandbyUtility) && (statement.reads_table() || statement.fetches_kept_rows()) {
             executor::check_standby_read();
         }
         return Acts::Nowhere;
     }
     if statement.finishes_prepared() {
-        fence::pass();
+        if stands(Guard::UtilityPrepared) {
+            fence::pass();
+        }
         return Acts::Elsewhere;
     }
-    if statement.tag == pg_sys::NodeTag::T_NotifyStmt {
-        writes_at_its_end();
-    }
     if fence::closed() {
-        if !harmless(statement) {
+        if !harmless(statement) && stands(Guard::Utility) {
             fence::check_statement(&statement.name());
         }
-        if executor::reads_refused() && (statement.reads_table() || statement.fetches_kept_rows()) {
+        let reads = (stands(Guard::UtilityCopy) && statement.reads_table())
+            || (stands(Guard::UtilityFetch) && statement.fetches_kept_rows());
+        if reads && executor::reads_refused() {
             fence::check_statement("a read");
         }
     }

@@ -5,13 +5,13 @@ use ha_tests::bare::Bare;
 use ha_tests::daemon::run;
 use ha_tests::plan::bin_dir;
 use ha_tests::process::Proc;
-use ha_tests::sql::{self, Session};
+use ha_tests::sql::{self, Server, Session};
 use ha_tests::wait::{millis, poll, secs};
 use ha_tests::wire::{Heard, Wire};
 use std::fmt;
 
 /// Where the deadline is put.
-pub const POINTS: &[&str] = &["passed", "in_commit", "flushed"];
+pub const POINTS: &[&str] = &["passed", "in_commit", "flushed", "written"];
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +76,11 @@ fn undo(bare: &Bare, row: &Row) {
     }
 }
 
-fn open(bare: &Bare, row: &Row) -> Wire {
+fn open(bare: &Bare, row: &Row, point: &str) -> Wire {
+    let deadline = format!("-c ha_ext.debug_deadline={point}");
     let options: &[(&str, &str)] = match row.act {
         Act::Walsender(_) => &[("replication", "database")],
+        Act::Replication(kind, _) => &[("replication", kind), ("options", &deadline)],
         _ => &[],
     };
     Wire::open(&bare.server, options).expect("the server admits sessions")
@@ -93,8 +95,14 @@ pub fn at(bare: &Bare, row: &Row, point: &str) -> Cell {
     let outcome = match row.act {
         Act::Psql(script) => tool(bare, point, &["psql", "-X", "-v", "ON_ERROR_STOP=1", "-c", script]),
         Act::Pgbench(script) => pgbench(bare, point, script),
+        Act::Replication(..) => {
+            let mut wire = open(bare, row, point);
+            let heard = act(&bare.server, &mut wire, row.act);
+            // What it changed at the end is known by the answer's being owed: nothing that is answered has passed a point.
+            outcome_of(&heard, point == "passed", point)
+        }
         _ => {
-            let mut wire = open(bare, row);
+            let mut wire = open(bare, row, point);
             for statement in row.first {
                 let heard = wire.simple(statement);
                 assert!(heard.ready && heard.error.is_none(), "{}: {statement}: {heard:?}", row.effect);
@@ -102,9 +110,9 @@ pub fn at(bare: &Bare, row: &Row, point: &str) -> Cell {
             // Inside a transaction too; what is set is not undone by an error before it.
             let set = wire.simple(&format!("SET ha_ext.debug_deadline = '{point}'"));
             assert!(set.ready && set.error.is_none(), "{}: {set:?}", row.effect);
-            let heard = act(&mut wire, row.act);
+            let heard = act(&bare.server, &mut wire, row.act);
             let reached = heard.ready && heard.error.is_none() && reached(&mut wire);
-            outcome_of(&heard, reached)
+            outcome_of(&heard, reached, point)
         }
     };
     let there = there(bare, row);
@@ -133,8 +141,12 @@ fn reached(wire: &mut Wire) -> bool {
     heard.lost || heard.error.is_some()
 }
 
-fn outcome_of(heard: &Heard, reached: bool) -> Outcome {
+fn outcome_of(heard: &Heard, reached: bool, point: &str) -> Outcome {
+    // An answer may be in several parts: the one that counts must not leave before the others.
+    let told = point != "written" && heard.tags.iter().any(|tag| tag == "COMMIT");
     match &heard.error {
+        None if heard.lost && told => Outcome::Answered { reached: true },
+        None if heard.silent => Outcome::Odd(format!("neither answered nor closed: {heard:?}")),
         Some((code, message)) if code == "25006" => Outcome::Refused(message.clone()),
         Some((code, message)) => Outcome::Odd(format!("{code}: {message}")),
         None if heard.ready => Outcome::Answered { reached },
@@ -143,8 +155,24 @@ fn outcome_of(heard: &Heard, reached: bool) -> Outcome {
     }
 }
 
-fn act(wire: &mut Wire, act: Act) -> Heard {
+/// A stream has begun: the first message in it.
+fn first_of_stream(wire: &mut Wire, mut heard: Heard) -> Heard {
+    if heard.kinds.ends_with('W') {
+        wire.ask_walsender();
+        let first = wire.message();
+        (heard.ready, heard.lost) = (first.is_some(), first.is_none());
+    }
+    heard
+}
+
+fn act(server: &Server, wire: &mut Wire, act: Act) -> Heard {
     match act {
+        Act::Synced(statements) => wire.synced(statements),
+        Act::Replication(_, command) => {
+            let end = sql::value(server, "SELECT pg_current_wal_flush_lsn()").expect("a function");
+            let heard = wire.simple(&command.replace("{flushed}", &end.expect("not null")));
+            first_of_stream(wire, heard)
+        }
         Act::Simple(sql) | Act::Walsender(sql) => wire.simple(sql),
         Act::Pipeline(statements) => wire.pipeline(statements),
         Act::Call(function, arguments) => wire.call(function, arguments),
@@ -203,7 +231,7 @@ pub fn under_seal(bare: &Bare, row: &Row) -> Cell {
     for statement in row.before {
         bare.must(statement);
     }
-    let mut wire = open(bare, row);
+    let mut wire = open(bare, row, "none");
     for statement in row.first {
         wire.simple(statement);
     }
@@ -233,7 +261,7 @@ pub fn under_seal(bare: &Bare, row: &Row) -> Cell {
             ])
         }
         way => {
-            let heard = act(&mut wire, way);
+            let heard = act(&server, &mut wire, way);
             (heard.ready && heard.error.is_none()).then_some(()).ok_or(format!("{heard:?}"))
         }
     });

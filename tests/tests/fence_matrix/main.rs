@@ -4,8 +4,10 @@
 //! Whatever it says, nothing may be acknowledged after the deadline, and nothing that was refused may be there.
 
 mod cells;
+mod maintenance;
 mod others;
 mod page;
+mod replication;
 mod rows;
 
 use cells::Cell;
@@ -17,24 +19,29 @@ fn leader() -> (Bare, Etcd) {
     let mut bare = Bare::fresh();
     bare.append("postgresql.conf", "wal_level = logical\nlog_min_messages = warning\nautovacuum = off\n");
     let etcd = bare.lead();
-    for statement in rows::CONTENTS {
+    for statement in rows::CONTENTS.iter().chain(maintenance::CONTENTS) {
         bare.must(statement);
     }
     (bare, etcd)
+}
+
+/// The row at every point.
+fn all(bare: &Bare, row: &rows::Row, page: &mut page::Page) {
+    if page::wanted(row) {
+        let mut found: Vec<Cell> = cells::POINTS.iter().map(|point| cells::at(bare, row, point)).collect();
+        found.push(cells::under_seal(bare, row));
+        page.add(row, &found);
+    }
 }
 
 #[test]
 fn every_effect_at_every_point() {
     let (mut bare, _etcd) = leader();
     let contrib = bare.run("CREATE EXTENSION dblink; CREATE EXTENSION postgres_fdw").is_ok();
-    if !contrib {
-        println!("SKIPPED: this server has no contrib: the rows of dblink and postgres_fdw");
-    }
-    let mut page = page::Page::default();
-    for row in rows::ROWS {
-        let mut found: Vec<Cell> = cells::POINTS.iter().map(|point| cells::at(&bare, row, point)).collect();
-        found.push(cells::under_seal(&bare, row));
-        page.add(row, &found);
+    let major = bare.major();
+    let mut page = page::Page::new(major);
+    for row in rows::ROWS.iter().chain(maintenance::ROWS).chain(replication::ROWS) {
+        if row.on.contains(&major) { all(&bare, row, &mut page) } else { page.skip(row) }
     }
     others::rows(&mut bare, contrib, &mut page);
     page.compare();

@@ -1,8 +1,9 @@
 //! Effects on other servers and other sessions.
 
-use crate::cells::{self, Cell, POINTS, Seal};
-use crate::page::Page;
-use crate::rows::{Act, PLAIN, Row};
+use crate::all;
+use crate::cells::{Cell, POINTS, Seal};
+use crate::page::{Page, wanted};
+use crate::rows::{Act, INSERT, PLAIN, Row};
 use ha_tests::bare::Bare;
 use ha_tests::daemon::{Daemon, Launch, run};
 use ha_tests::process::account;
@@ -11,17 +12,57 @@ use ha_tests::wait::{millis, poll, secs};
 use ha_tests::wire::Wire;
 use std::os::unix::fs::chown;
 
+/// Builds with contrib are those of 15 and 17.
+const CONTRIB: Row = Row { on: &[15, 17], ..PLAIN };
+
+/// The other server is this one.
+const FOREIGN: &[Row] = &[
+    Row { effect: "INSERT into a foreign table", act: Act::Simple("INSERT INTO far VALUES (1)"), ..CONTRIB },
+    Row {
+        effect: "COMMIT after an INSERT into a foreign table",
+        first: &["BEGIN", "INSERT INTO far VALUES (1)"],
+        act: Act::Simple("COMMIT"),
+        ..CONTRIB
+    },
+    Row {
+        effect: "COMMIT after an INSERT into a foreign partition",
+        first: &["BEGIN", "INSERT INTO far_parts VALUES (1)"],
+        act: Act::Simple("COMMIT"),
+        ..CONTRIB
+    },
+    Row {
+        effect: "COPY FROM into a foreign table",
+        how: "COPY protocol",
+        act: Act::CopyIn("COPY far FROM STDIN", "1\n"),
+        ..CONTRIB
+    },
+    Row {
+        effect: "TRUNCATE of a foreign table",
+        before: &[INSERT],
+        act: Act::Simple("TRUNCATE far"),
+        there: "SELECT count(*) = 0 FROM made",
+        ..CONTRIB
+    },
+    Row {
+        effect: "read of a foreign table",
+        act: Act::Simple("SELECT * FROM far"),
+        there: "",
+        transactional: false,
+        ..CONTRIB
+    },
+];
+
 /// Their rows.
 pub fn rows(bare: &mut Bare, contrib: bool, page: &mut Page) {
     let pool = bare.ports.take();
     if contrib {
         foreign(bare, page);
-        dblink(bare, page);
     } else {
-        for effect in ["INSERT into a foreign table", "COMMIT after an INSERT into a foreign table", "dblink_exec()"] {
-            page.skip(effect);
+        for row in FOREIGN {
+            page.skip(row);
         }
     }
+    dblink(bare, contrib, page);
     notification(bare, page);
     pooled(bare, pool, page);
 }
@@ -30,62 +71,46 @@ fn leaked(text: String) -> &'static str {
     text.leak()
 }
 
-fn all(bare: &Bare, row: &Row, page: &mut Page) {
-    let mut found: Vec<Cell> = POINTS.iter().map(|point| cells::at(bare, row, point)).collect();
-    found.push(cells::under_seal(bare, row));
-    page.add(row, &found);
-}
-
 /// `postgres_fdw` commits on the other server in the middle of our commit. That server is this one, in another session.
 fn foreign(bare: &Bare, page: &mut Page) {
     let port = bare.server.port;
-    bare.must(&format!("CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres')"));
-    bare.must("CREATE USER MAPPING FOR postgres SERVER other OPTIONS (user 'postgres')");
+    for (server, port) in [("other", port), ("nowhere", 1)] {
+        bare.must(&format!("CREATE SERVER {server} FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres')"));
+        bare.must(&format!("CREATE USER MAPPING FOR postgres SERVER {server} OPTIONS (user 'postgres')"));
+    }
     bare.must("CREATE FOREIGN TABLE far (i integer) SERVER other OPTIONS (table_name 'made')");
     bare.must("CREATE TABLE far_parts (i integer) PARTITION BY LIST (i)");
     bare.must("CREATE FOREIGN TABLE far_part PARTITION OF far_parts DEFAULT SERVER other OPTIONS (table_name 'made')");
-    let rows = [
-        Row { effect: "INSERT into a foreign table", act: Act::Simple("INSERT INTO far VALUES (1)"), ..PLAIN },
-        Row {
-            effect: "COMMIT after an INSERT into a foreign table",
-            first: &["BEGIN", "INSERT INTO far VALUES (1)"],
-            act: Act::Simple("COMMIT"),
-            ..PLAIN
-        },
-        Row {
-            effect: "COMMIT after an INSERT into a foreign partition",
-            first: &["BEGIN", "INSERT INTO far_parts VALUES (1)"],
-            act: Act::Simple("COMMIT"),
-            ..PLAIN
-        },
-        Row {
-            effect: "read of a foreign table",
-            act: Act::Simple("SELECT * FROM far"),
-            there: "",
-            transactional: false,
-            ..PLAIN
-        },
-    ];
-    for row in &rows {
+    bare.must("CREATE FOREIGN TABLE lost (i integer) SERVER nowhere");
+    for row in FOREIGN {
         all(bare, row, page);
+    }
+    let mut wire = Wire::open(&bare.server, &[]).expect("the server admits sessions");
+    for statement in ["SELECT * FROM lost", "INSERT INTO lost VALUES (1)"] {
+        wire.simple("SET ha_ext.debug_deadline = 'passed'");
+        let (code, message) = wire.simple(statement).error.expect("it is refused");
+        assert_eq!(code, "25006", "{statement}: the other server was asked first: {message}");
     }
 }
 
 /// dblink commits at once, and no transaction of ours knows.
-fn dblink(bare: &Bare, page: &mut Page) {
+fn dblink(bare: &Bare, contrib: bool, page: &mut Page) {
     let target = format!("host=127.0.0.1 port={} dbname=postgres user=postgres", bare.server.port);
     let row = Row {
         effect: "dblink_exec()",
         act: Act::Simple(leaked(format!("SELECT dblink_exec('{target}', 'INSERT INTO made VALUES (1)')"))),
         transactional: false,
-        ..PLAIN
+        ..CONTRIB
     };
-    all(bare, &row, page);
+    if contrib { all(bare, &row, page) } else { page.skip(&row) }
 }
 
 /// What a listener hears of others.
 fn notification(bare: &Bare, page: &mut Page) {
     let row = Row { effect: "notification that is delivered", how: "LISTEN", transactional: false, ..PLAIN };
+    if !wanted(&row) {
+        return;
+    }
     let heard = |point: &str, sealed: bool| {
         let mut listener = Wire::open(&bare.server, &[]).expect("the server admits sessions");
         let listening = listener.simple("LISTEN somebody");
@@ -111,6 +136,9 @@ fn notification(bare: &Bare, page: &mut Page) {
 /// A pool in between, which gives a server connection to a client for one transaction.
 fn pooled(bare: &Bare, port: u16, page: &mut Page) {
     let row = Row { effect: "transaction through pgbouncer", how: "psql", ..PLAIN };
+    if !wanted(&row) {
+        return;
+    }
     let dir = bare.scratch.path().join("pool");
     std::fs::create_dir_all(&dir).expect("a directory can be made");
     let (uid, gid) = account("postgres");
@@ -142,8 +170,10 @@ fn pooled(bare: &Bare, port: u16, page: &mut Page) {
     let mut found = Vec::new();
     for point in POINTS {
         bare.must("TRUNCATE made");
+        // What is local to the transaction is forgotten when its answer is written.
+        let local = if *point == "written" { "" } else { "LOCAL" };
         let transaction =
-            format!("BEGIN; SET LOCAL ha_ext.debug_deadline = '{point}'; INSERT INTO made VALUES (1); COMMIT");
+            format!("BEGIN; SET {local} ha_ext.debug_deadline = '{point}'; INSERT INTO made VALUES (1); COMMIT");
         let answer = psql(&transaction);
         // The pool may have heard less than the client.
         let there = poll(millis(300), || {

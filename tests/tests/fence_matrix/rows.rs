@@ -7,6 +7,10 @@ pub enum Act {
     Simple(&'static str),
     /// Statements in one pipeline of the extended protocol.
     Pipeline(&'static [&'static str]),
+    /// The same, with an end after each.
+    Synced(&'static [&'static str]),
+    /// A replication command on such a connection (`true` or `database`); `{flushed}` is where the log ends.
+    Replication(&'static str, &'static str),
     /// The protocol's function call.
     Call(u32, &'static [&'static [u8]]),
     /// COPY FROM STDIN of these lines.
@@ -40,7 +44,12 @@ pub struct Row {
     pub transactional: bool,
     /// It may be answered after the deadline: whoever looks after the server needs it, or nobody can stop it.
     pub allowed: bool,
+    /// The versions that it is judged on: those that know it, and whose build for the tests has what it needs.
+    pub on: &'static [u32],
 }
+
+/// Every supported version.
+const MAJORS: &[u32] = &[15, 16, 17, 18];
 
 /// What the rows find.
 pub const CONTENTS: &[&str] = &[
@@ -70,40 +79,46 @@ pub const PLAIN: Row = Row {
     undo: &["TRUNCATE made"],
     transactional: true,
     allowed: false,
+    on: MAJORS,
 };
 
-const fn simple(effect: &'static str, sql: &'static str) -> Row {
+pub const fn simple(effect: &'static str, sql: &'static str) -> Row {
     Row { effect, act: Act::Simple(sql), ..PLAIN }
 }
 
 /// Its effect can be seen by `there`, and taken away.
-const fn seen(effect: &'static str, sql: &'static str, there: &'static str, undo: &'static [&'static str]) -> Row {
+pub const fn seen(effect: &'static str, sql: &'static str, there: &'static str, undo: &'static [&'static str]) -> Row {
     Row { there, undo, ..simple(effect, sql) }
 }
 
 /// [`seen`], at once.
-const fn at_once(effect: &'static str, sql: &'static str, there: &'static str, undo: &'static [&'static str]) -> Row {
+pub const fn at_once(
+    effect: &'static str,
+    sql: &'static str,
+    there: &'static str,
+    undo: &'static [&'static str],
+) -> Row {
     Row { transactional: false, ..seen(effect, sql, there, undo) }
 }
 
 /// A function or a statement outside transactions; nobody else can see it.
-const fn outside(effect: &'static str, sql: &'static str) -> Row {
+pub const fn outside(effect: &'static str, sql: &'static str) -> Row {
     Row { there: "", undo: &[], transactional: false, ..simple(effect, sql) }
 }
 
-const fn after(first: &'static [&'static str], row: Row) -> Row {
+pub const fn after(first: &'static [&'static str], row: Row) -> Row {
     Row { first, ..row }
 }
 
-const fn by(how: &'static str, act: Act, row: Row) -> Row {
+pub const fn by(how: &'static str, act: Act, row: Row) -> Row {
     Row { how, act, ..row }
 }
 
-const INSERT: &str = "INSERT INTO made VALUES (1)";
+pub const INSERT: &str = "INSERT INTO made VALUES (1)";
 const PREPARED: &str = "SELECT count(*) > 0 FROM pg_prepared_xacts";
 const RELATION: &str = "SELECT count(*) > 0 FROM pg_class WHERE relname = 'other'";
 const NO_OTHER: &[&str] = &["DROP TABLE other"];
-const SLOT: &str = "SELECT count(*) > 0 FROM pg_replication_slots WHERE slot_name = 'mine'";
+pub const SLOT: &str = "SELECT count(*) > 0 FROM pg_replication_slots WHERE slot_name = 'mine'";
 const NO_SLOT: &[&str] = &["SELECT pg_drop_replication_slot('mine')"];
 const BACK: &[&str] = &["ROLLBACK PREPARED 'mine'", "TRUNCATE made"];
 
