@@ -49,7 +49,6 @@ guards! {
     StandbyFunction = "standby_function",
     OwedCommit = "owed_commit",
     OwedPrepare = "owed_prepare",
-    OwedPrepared = "owed_prepared",
     OwedUtility = "owed_utility",
     OwedFunction = "owed_function",
     OwedCommand = "owed_command",

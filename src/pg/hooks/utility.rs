@@ -175,8 +175,6 @@ enum Acts {
     Somehow,
     /// It does not wait for a commit: CHECKPOINT, ALTER SYSTEM, VACUUM, LOCK.
     AtOnce,
-    /// COMMIT PREPARED is durable when it ends, but has no id that the transaction callback could see.
-    Elsewhere,
 }
 
 /// The statement is done.
@@ -189,7 +187,7 @@ extern "C-unwind" fn answer(acts: Acts) {
         }
         return;
     }
-    if stands(if acts == Acts::Elsewhere { Guard::OwedPrepared } else { Guard::OwedUtility }) {
+    if stands(Guard::OwedUtility) {
         protocol::owe();
     }
     #[cfg(debug_assertions)]
@@ -210,7 +208,8 @@ extern "C-unwind" fn check_utility(planned: *mut pg_sys::PlannedStmt) -> Acts {
         if stands(Guard::UtilityPrepared) {
             fence::pass();
         }
-        return Acts::Elsewhere;
+        // What has passed owes its answer when its transaction ends, though that has no id.
+        return Acts::Nowhere;
     }
     if fence::closed() {
         if !harmless(statement) && stands(Guard::Utility) {
