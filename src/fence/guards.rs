@@ -64,7 +64,7 @@ guards! {
     Feedback = "feedback",
 }
 
-/// Whether this guard stands: always. Only a debug build can be started without one (`ha_ext.debug_without`).
+/// Whether this guard stands: always. Only a debug build can be started without one.
 #[cfg(not(debug_assertions))]
 pub const fn stands(_: Guard) -> bool {
     true
