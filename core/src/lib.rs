@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod clocks;
 pub mod cluster;
 pub mod config;
 pub mod dcs;

@@ -1,6 +1,7 @@
 //! The little that is remembered between ticks. It passes with the seat, so it is plain data.
 
-use crate::clock::Tick;
+use crate::clock::{Millis, Tick};
+use crate::clocks::Clocks;
 use crate::cluster::LeaderKey;
 use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use crate::lease::Lease;
@@ -29,6 +30,12 @@ pub struct Memory {
     pub released: Option<Revision>,
     /// Since when the lease is past its deadline without being known to be lost.
     pub overdue_since: Option<Tick>,
+    /// Where the other clocks of this machine stood in the last turn.
+    pub clocks: Option<Clocks>,
+    /// Set by the last jump of one of them.
+    pub doubt: Option<Doubt>,
+    /// How often one of them has jumped.
+    pub clock_jumps: u64,
     /// The node lease, which also carries the member key.
     pub session: Option<LeaseId>,
     /// When the last confirmed keepalive of either kind was sent.
@@ -91,6 +98,15 @@ pub struct Memory {
     pub awaits_checkpoint: bool,
     /// A rewind onto this timeline failed: copy anew instead, if that is allowed.
     pub rewind_failed: bool,
+}
+
+/// A clock has jumped: what was confirmed before may be older than its time says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// When it was noticed. What was asked of the store from here on is not in doubt.
+    pub since: Tick,
+    /// How much older.
+    pub unseen: Millis,
 }
 
 /// A change of role that takes more than one tick.

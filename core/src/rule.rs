@@ -32,6 +32,7 @@ macro_rules! rules {
 rules! {
     InsideNotReady = "inside.not_ready", "The worker runs, but its server is not up.";
     LeaderLeading = "leader.leading", "This node holds the lease and leads.";
+    LeaderClockJumped = "leader.clock_jumped", "A clock of this machine has jumped, so time may have passed unseen; the lease is proven anew at once.";
     LeaderRenewalLate = "leader.renewal_late", "The lease passed its deadline unconfirmed; nothing is acknowledged while one more renewal is awaited.";
     LeaderLeaseOverdue = "leader.lease_overdue", "The lease could not be renewed in time; demote.";
     LeaderStoreLost = "leader.store_lost", "No lease is held and the store cannot be reached; demote.";

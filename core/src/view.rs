@@ -1,6 +1,7 @@
 //! Everything one decision may look at: one snapshot per tick.
 
 use crate::clock::Tick;
+use crate::clocks::Clocks;
 use crate::cluster::Cluster;
 use crate::ids::NodeName;
 use crate::local::LocalView;
@@ -13,6 +14,8 @@ use crate::settings::Settings;
 pub struct View<'a> {
     /// Now.
     pub now: Tick,
+    /// Where the other clocks stand, if they were read.
+    pub clocks: Option<Clocks>,
     /// Where this decision is made.
     pub seat: Seat,
     /// This member.

@@ -79,6 +79,7 @@ fn verdict(seat: Seat, server: Server, memory: Memory, effects: Vec<Effect>) -> 
     let (me, identity, settings) = (NodeName::new("n1"), Identity::default(), Settings::default());
     let view = View {
         now: NOW,
+        clocks: None,
         seat,
         me: &me,
         scope: "demo",
@@ -92,7 +93,7 @@ fn verdict(seat: Seat, server: Server, memory: Memory, effects: Vec<Effect>) -> 
         stop_requested: false,
         jitter: 0,
     };
-    Decision { rule: Rule::LeaderLeading, memory, effects, wake_at: NOW }.check(&view)
+    Decision { rule: Rule::LeaderLeading, memory, effects, wake_at: NOW, jumps: None }.check(&view)
 }
 
 fn inside(primary: PrimaryView, memory: Memory, effects: Vec<Effect>) -> Result<(), Violation> {

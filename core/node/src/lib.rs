@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+mod clock_watch;
 pub mod config_file;
 pub mod driver;
 pub mod environment;

@@ -166,4 +166,9 @@ fn ours(facts: &Facts<'_>, m: &mut Metrics) {
         "Seconds since the last decision began.",
         format!("{}.{:03}", age_ms / 1000, age_ms % 1000),
     );
+    m.counter(
+        "ha_ext_clock_jumps_total",
+        "How often a clock of this machine was seen to jump.",
+        facts.snapshot.memory.clock_jumps,
+    );
 }

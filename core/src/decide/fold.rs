@@ -1,5 +1,6 @@
 //! Takes what happened since the last tick into memory.
 
+use super::clocks;
 use super::turn::Turn;
 use crate::clock::Tick;
 use crate::cluster::{Cluster, Initialize};
@@ -32,7 +33,7 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
         DcsReply::SessionKept { lease, sent_at, .. } => kept(turn, *lease, *sent_at),
         DcsReply::Won(lease) => {
             kept(turn, lease.id, lease.sent_at);
-            turn.memory.lease = Some(*lease);
+            turn.memory.lease = Some(clocks::believed(turn, *lease));
             turn.memory.refused = None;
             turn.memory.claim = None;
         }
@@ -40,7 +41,7 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
             kept(turn, lease.id, lease.sent_at);
             // A renewal that was sent before the loss was noticed brings nothing back.
             if turn.memory.lease.is_some_and(|held| held.leader_created == lease.leader_created) {
-                turn.memory.lease = Some(*lease);
+                turn.memory.lease = Some(clocks::believed(turn, *lease));
             }
         }
         DcsReply::Refused => {

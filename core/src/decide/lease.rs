@@ -1,19 +1,21 @@
 //! Keeping the lease, whatever else goes on.
 
+use super::clocks;
 use super::turn::{Standing, Turn};
-use crate::clock::Millis;
+use crate::clock::{Millis, Tick};
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::lease::Lease;
 
-/// A renewal, if one is due: each `loop_wait`, but at least three times within a ttl so that one lost answer costs nothing.
+/// A renewal, if one is due: each `loop_wait`, but at least three times within a ttl so that one lost answer costs nothing; at once
+/// after a clock has jumped.
 pub(super) fn renewal(turn: &Turn<'_>) -> Option<Effect> {
     let (Standing::Leads(lease) | Standing::Overdue(lease)) = turn.standing() else { return None };
     if turn.gave_up(lease) {
         return None;
     }
     let overdue = matches!(turn.standing(), Standing::Overdue(_));
-    if overdue || turn.now().since(lease.sent_at) >= renew_every(turn) {
+    if overdue || turn.now() >= due_at(turn, &lease) {
         return turn.store(DcsCall::RenewLeader(lease));
     }
     None
@@ -30,6 +32,11 @@ pub(super) fn outlasts(turn: &Turn<'_>, lease: &Lease, work: Millis) -> bool {
     let left = lease.deadline().since(turn.now());
     let most = Millis(lease.ttl.0 / 4 * 3);
     left >= (work + Millis(lease.ttl.0 / 4)).min(most)
+}
+
+/// When the next renewal is due.
+pub(super) fn due_at(turn: &Turn<'_>, lease: &Lease) -> Tick {
+    if clocks::in_doubt(turn, lease) { turn.now() } else { lease.sent_at + renew_every(turn) }
 }
 
 /// Time between two renewals.

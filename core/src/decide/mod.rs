@@ -1,6 +1,7 @@
 //! The one decision function. Each file holds the rules of one situation; this one routes.
 
 mod check;
+mod clocks;
 mod data;
 mod duties;
 mod election;
@@ -23,6 +24,7 @@ pub use check::Violation;
 pub use eligibility::{Eligibility, Obstacle};
 
 use crate::clock::Tick;
+use crate::clocks::Jumps;
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::local::Server;
@@ -42,6 +44,8 @@ pub struct Decision {
     pub effects: Vec<Effect>,
     /// When to decide again at the latest; an event may come first.
     pub wake_at: Tick,
+    /// Clocks that have jumped since the last decision.
+    pub jumps: Option<Jumps>,
 }
 
 /// Decides. Pure: no clock, no I/O, no logging, no randomness. Same input, same output.
@@ -49,6 +53,7 @@ pub struct Decision {
 pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     let mut turn = Turn::new(memory, view);
     turn.memory.awaits_checkpoint = false;
+    let jumps = clocks::observe(&mut turn);
     fold::outcomes(&mut turn);
     fold::fence(&mut turn);
     fold::cluster(&mut turn);
@@ -60,7 +65,7 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
         }
     }
     let wake_at = upkeep::wake_at(&turn, &verdict);
-    Decision { rule: verdict.rule, memory: turn.memory, effects: verdict.effects, wake_at }
+    Decision { rule: verdict.rule, memory: turn.memory, effects: verdict.effects, wake_at, jumps }
 }
 
 /// Who may lead now and what stands in the way, for `ha_who_would_win()` and the REST API.

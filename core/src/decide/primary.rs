@@ -1,7 +1,7 @@
 //! This server is out of recovery: it leads, gets its key back, or is demoted.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{duties, handover, in_place, lease, promotion, switchover};
+use super::{clocks, duties, handover, in_place, lease, promotion, switchover};
 use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect};
@@ -49,7 +49,8 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         // The key was won, or adopted, by what was known before a stall.
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::Shutdown, true);
     }
-    let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(Rule::LeaderLeading));
+    let rule = if clocks::in_doubt(turn, &lease) { Rule::LeaderClockJumped } else { Rule::LeaderLeading };
+    let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(rule));
     if opens(turn, primary) {
         // Before anything is written: clients wait for it.
         verdict.effects.insert(0, Effect::OpenFence { lease });

@@ -132,5 +132,7 @@ fn must_rejoin(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) ->
 
 /// Keeping the lease of this node alive while it does not lead.
 pub(super) fn session_due(turn: &Turn<'_>) -> Option<Effect> {
-    turn.passed(turn.memory.kept_at, lease::renew_every(turn)).then(|| turn.store(DcsCall::KeepSession)).flatten()
+    let doubted = turn.memory.doubt.is_some_and(|doubt| turn.memory.kept_at < Some(doubt.since));
+    let due = doubted || turn.passed(turn.memory.kept_at, lease::renew_every(turn));
+    due.then(|| turn.store(DcsCall::KeepSession)).flatten()
 }

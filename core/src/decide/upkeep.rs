@@ -82,7 +82,7 @@ pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
         // With a request under way its end is the event to wait for; a lease that is left to end needs none.
         let left_to_end = matches!(verdict.rule, Rule::DemotionCannotStop | Rule::ReleaseDataLost);
         if !turn.view.dcs_busy && !left_to_end && !turn.memory.stage.in_place() && !turn.gave_up(held) {
-            let due = turn.store_ready_at().max(held.sent_at + lease::renew_every(turn));
+            let due = turn.store_ready_at().max(lease::due_at(turn, &held));
             next = next.min(due.max(now + DUE_AGAIN));
         }
         if held.valid_at(now) {

@@ -98,6 +98,7 @@ impl World {
         };
         let view = View {
             now,
+            clocks: None,
             seat,
             me: &node.name,
             scope: SCOPE,
@@ -122,7 +123,7 @@ impl World {
     }
 
     fn take_in(&mut self, who: Who, life: u64, local: &LocalView, decision: Decision) {
-        let Decision { rule, memory, effects, wake_at } = decision;
+        let Decision { rule, memory, effects, wake_at, jumps: _ } = decision;
         *self.rules.entry(rule).or_default() += 1;
         if self.process(who).rule != Some(rule) {
             self.process_mut(who).rule = Some(rule);

@@ -2,6 +2,7 @@
 
 use super::parts::{SYSTEM, control, history, marker, peer, server};
 use ha_core::clock::Tick;
+use ha_core::clocks::{Clocks, Jumps};
 use ha_core::dcs::{DcsCall, DcsReply, Key, RawCluster, RawKey};
 use ha_core::decide;
 use ha_core::effect::{Effect, Step};
@@ -27,6 +28,7 @@ pub struct Decided {
 /// Everything a case can set.
 struct Scene {
     now: Tick,
+    clocks: Option<Clocks>,
     seat: Seat,
     raw: RawCluster,
     lost: Option<Tick>,
@@ -77,6 +79,7 @@ impl Scene {
     fn new() -> Result<Self, String> {
         let mut scene = Self {
             now: Tick(100_000),
+            clocks: None,
             seat: Seat::Inside { supervised: true },
             raw: RawCluster { revision: Revision(100), ..RawCluster::default() },
             lost: None,
@@ -127,6 +130,7 @@ impl Scene {
         match word {
             "seat" => self.seat = if rest == "outside" { Seat::Outside } else { Seat::Inside { supervised: false } },
             "now" => self.now = Tick(number(rest)?),
+            "clocks" => self.clocks = Some(serde_json::from_str(rest).map_err(text)?),
             "store" => self.store(rest)?,
             "key" => self.take_key(rest)?,
             "nokey" => {
@@ -253,6 +257,7 @@ impl Scene {
         };
         let view = View {
             now: self.now,
+            clocks: self.clocks,
             seat: self.seat,
             me: &me,
             scope: "demo",
@@ -273,6 +278,9 @@ impl Scene {
         decision.check(&view).map_err(text)?;
         let rule = decision.rule.code().to_owned();
         let mut out = format!("{rule}\n");
+        for (code, sentence) in decision.jumps.iter().flat_map(Jumps::told) {
+            let _ = writeln!(out, "!! {code}: {sentence}");
+        }
         for effect in &decision.effects {
             let _ = writeln!(out, "-> {}", telling(effect));
         }

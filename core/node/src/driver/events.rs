@@ -39,6 +39,8 @@ pub enum EventKind {
     Config,
     /// The seat came to this side.
     Seat,
+    /// A clock of this machine has jumped.
+    Clock,
 }
 
 impl Event {
@@ -68,7 +70,8 @@ impl Event {
 }
 
 impl EventKind {
-    const ALL: [Self; 7] = [Self::Rule, Self::Role, Self::Effect, Self::Failure, Self::Store, Self::Config, Self::Seat];
+    const ALL: [Self; 8] =
+        [Self::Rule, Self::Role, Self::Effect, Self::Failure, Self::Store, Self::Config, Self::Seat, Self::Clock];
 
     fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
@@ -85,6 +88,7 @@ impl EventKind {
             EventKind::Store => "store",
             EventKind::Config => "config",
             EventKind::Seat => "seat",
+            EventKind::Clock => "clock",
         }
     }
 }
@@ -141,14 +145,14 @@ mod tests {
         next.resume(lines.iter().filter_map(unpacked).collect());
         assert!(next.since(0).eq(events.since(0)));
         next.record(EventKind::Seat, "seat.taken", "Again.");
-        assert_eq!(next.next_number(), 8);
+        assert_eq!(next.next_number(), 9);
 
         next.record(EventKind::Failure, "failure", "\u{e4}\"".repeat(1000));
-        let last = next.since(8).next().expect("recorded");
+        let last = next.since(9).next().expect("recorded");
         let line = last.packed(512);
         assert!(line.len() <= 512 && line.len() > 400, "{}", line.len());
-        assert!(last.text.starts_with(&Event::unpacked(8, &line).expect("whole").text));
-        assert_eq!(Event::unpacked(8, "[1,\"rule\""), None);
+        assert!(last.text.starts_with(&Event::unpacked(9, &line).expect("whole").text));
+        assert_eq!(Event::unpacked(9, "[1,\"rule\""), None);
     }
 
     #[test]

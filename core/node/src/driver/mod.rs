@@ -17,6 +17,7 @@ pub use configuration::{Layers, store_options};
 pub use events::{Event, EventKind, Events};
 pub use port::{Options, Port, StartError, Ticked};
 
+use crate::clock_watch::{ClockWatch, HARDWARE_CLOCK};
 use crate::net::{Command, Net, StoreHealth};
 use crate::runtime::Died;
 use configuration::Configuration;
@@ -39,12 +40,14 @@ use patience::Patience;
 use rest::StoppedRest;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// See the module.
 pub struct Driver {
     net: Net,
+    clocks: ClockWatch,
     configuration: Configuration,
     memory: Memory,
     cluster: Option<Arc<Cluster>>,
@@ -78,7 +81,7 @@ const RETRY_AFTER_FAILURE: Millis = Millis(1000);
 impl Driver {
     /// Reads the configuration and starts the net thread. Warnings go to the log.
     pub fn new(options: Options) -> Result<Self, StartError> {
-        let died = options.hooks.died.clone();
+        let (wake, died) = (options.hooks.wake.clone(), options.hooks.died.clone());
         let (configuration, warnings) = Configuration::new(options.layers).map_err(StartError::Config)?;
         log_warnings(&warnings);
         let net = Net::start(crate::net::Options {
@@ -87,9 +90,11 @@ impl Driver {
             hooks: options.hooks,
         })
         .map_err(StartError::Thread)?;
+        let clocks = ClockWatch::start(Path::new(HARDWARE_CLOCK), wake, died.clone()).map_err(StartError::Thread)?;
         let why = "not connected yet".to_owned();
         Ok(Self {
             net,
+            clocks,
             configuration,
             memory: Memory::default(),
             cluster: None,
@@ -275,6 +280,7 @@ impl Driver {
         let config = self.configuration.config();
         use_it(&View {
             now,
+            clocks: None,
             seat,
             me: &config.name,
             scope: &config.scope,
@@ -292,7 +298,7 @@ impl Driver {
 
     fn decide(&self, now: Tick, seat: Seat, local: &LocalView, stop_requested: bool) -> Result<Decision, String> {
         self.with_view(now, seat, local, |view| {
-            let view = View { stop_requested, ..*view };
+            let view = View { stop_requested, clocks: self.clocks.read(), ..*view };
             let decision = decide(&self.memory, &view);
             match decision.check(&view) {
                 Ok(()) => Ok(decision),

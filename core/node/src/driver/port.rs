@@ -58,7 +58,7 @@ pub struct Options {
 pub enum StartError {
     /// The configuration has mistakes.
     Config(ConfigError),
-    /// The net thread cannot be started.
+    /// A thread cannot be started.
     Thread(std::io::Error),
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Config(error) => write!(f, "{error}"),
-            StartError::Thread(error) => write!(f, "the net thread cannot be started: {error}"),
+            StartError::Thread(error) => write!(f, "a thread cannot be started: {error}"),
         }
     }
 }

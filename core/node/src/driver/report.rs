@@ -2,6 +2,7 @@
 
 use super::{Driver, EventKind};
 use ha_core::clock::Tick;
+use ha_core::clocks::Jumps;
 use ha_core::decide::Decision;
 use ha_core::effect::Effect;
 use ha_core::local::LocalView;
@@ -16,6 +17,10 @@ impl Driver {
 
     /// One line when the rule, the role or what is done changes; repeats are not printed.
     pub(super) fn say(&mut self, decision: &Decision, local: &LocalView, now: Tick) {
+        for (code, text) in decision.jumps.iter().flat_map(Jumps::told) {
+            tracing::warn!("{text}");
+            self.events.record(EventKind::Clock, code, text);
+        }
         if self.rule != Some(decision.rule) {
             self.rule = Some(decision.rule);
             let left = decision.memory.lease.map(|lease| lease.deadline().since(now).0);

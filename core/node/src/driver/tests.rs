@@ -1,5 +1,6 @@
 //! The driver against a real etcd, on a node that has a configuration and nothing else: no data, no server.
 
+mod clocks;
 mod rest;
 
 use super::*;

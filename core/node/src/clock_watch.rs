@@ -1,0 +1,121 @@
+//! Sees that a clock of this machine has jumped, at once where the kernel says so, and reads the hardware clock where there is one.
+//!
+//! The kernel tells a timer when the time of day is set or the machine wakes up from suspend. That a hypervisor paused it, it does
+//! not know: only a clock that went on meanwhile shows that, and asking the hardware clock takes too long for the main thread.
+
+use crate::clock::{self, millis};
+use crate::net::Wake;
+use crate::runtime::{self, Died};
+use ha_core::clocks::Clocks;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::read;
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
+    timerfd_settime,
+};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Seconds since 1970 by the first hardware clock.
+pub(crate) const HARDWARE_CLOCK: &str = "/sys/class/rtc/rtc0/since_epoch";
+/// How often it is read: for so long a machine that was paused may not know it.
+const READ_EVERY_MS: i64 = 500;
+/// How often a thread that has nothing to read looks whether it is needed.
+const LOOK_EVERY_MS: i64 = 10_000;
+/// A reading that took longer is of no use.
+const READ_MAX_MS: i64 = 100;
+/// A thread that cannot wait must not keep the machine busy.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// Not read yet, or not there.
+const UNKNOWN: i64 = i64::MIN;
+
+/// See the module.
+pub(crate) struct ClockWatch {
+    /// How far the hardware clock is ahead of `CLOCK_BOOTTIME`.
+    hardware_ms: Arc<AtomicI64>,
+}
+
+impl ClockWatch {
+    /// Starts the thread; it ends some time after the value is dropped.
+    pub fn start(hardware_clock: &Path, wake: Wake, died: Died) -> std::io::Result<Self> {
+        let hardware_ms = Arc::new(AtomicI64::new(UNKNOWN));
+        let watch = Thread {
+            hardware_ms: Arc::downgrade(&hardware_ms),
+            path: hardware_clock.to_owned(),
+            timer: timer(),
+            seen: None,
+            wake,
+        };
+        runtime::spawn("ha_clock", died, move || watch.run())?;
+        Ok(Self { hardware_ms })
+    }
+
+    /// Where the clocks stand now, the hardware clock as it was read last.
+    pub fn read(&self) -> Option<Clocks> {
+        let hardware_ms = Some(self.hardware_ms.load(Ordering::Relaxed)).filter(|ms| *ms != UNKNOWN);
+        Some(Clocks { hardware_ms, ..clock::others()? })
+    }
+}
+
+struct Thread {
+    hardware_ms: Weak<AtomicI64>,
+    path: PathBuf,
+    timer: Option<OwnedFd>,
+    /// What was read last.
+    seen: Option<Clocks>,
+    wake: Wake,
+}
+
+impl Thread {
+    fn run(mut self) {
+        while let Some(place) = self.hardware_ms.upgrade() {
+            let hardware_ms = hardware_ms(&self.path);
+            place.store(hardware_ms.unwrap_or(UNKNOWN), Ordering::Relaxed);
+            drop(place);
+            if let Some(clocks) = clock::others().map(|clocks| Clocks { hardware_ms, ..clocks }) {
+                if self.seen.is_some_and(|seen| clocks.jumps_since(&seen).is_some()) {
+                    (self.wake)();
+                }
+                self.seen = Some(clocks);
+            }
+            self.wait(if hardware_ms.is_some() { READ_EVERY_MS } else { LOOK_EVERY_MS });
+        }
+    }
+
+    /// Until somebody sets the time of day, at most for so long.
+    fn wait(&self, at_most_ms: i64) {
+        let timeout = Timespec { tv_sec: at_most_ms / 1000, tv_nsec: at_most_ms % 1000 * 1_000_000 };
+        let Some(timer) = &self.timer else {
+            std::thread::sleep(Duration::from_millis(at_most_ms.unsigned_abs()));
+            return;
+        };
+        match poll(&mut [PollFd::new(timer, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => {}
+            // It was cancelled, which is all it is for; reading makes it ready to be cancelled again.
+            Ok(_) => drop(read(timer, &mut [0_u8; 8])),
+            Err(_) => std::thread::sleep(AFTER_FAILURE),
+        }
+    }
+}
+
+/// A timer that never ends, but is cancelled whenever the time of day is set.
+fn timer() -> Option<OwnedFd> {
+    let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK).ok()?;
+    let never = Itimerspec {
+        it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+        it_value: Timespec { tv_sec: 1 << 33, tv_nsec: 0 },
+    };
+    timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &never).ok()?;
+    Some(timer)
+}
+
+fn hardware_ms(path: &Path) -> Option<i64> {
+    let boottime = || millis(clock_gettime(ClockId::Boottime));
+    let before = boottime();
+    let seconds: i64 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    let after = boottime();
+    (after - before <= READ_MAX_MS).then(|| seconds.saturating_mul(1000) - after)
+}
