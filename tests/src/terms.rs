@@ -42,6 +42,8 @@ pub struct Terms {
     blind: bool,
     /// When the latest look began.
     asked_at: Option<Instant>,
+    /// When the latest look began that was answered.
+    answered: Option<Instant>,
 }
 
 /// One look at the store.
@@ -73,6 +75,9 @@ impl Terms {
             }
         }
         self.asked_at = Some(look.asked_at);
+        if look.seen.is_ok() {
+            self.answered = Some(look.asked_at);
+        }
     }
 
     fn continues(&self, held: &Held) -> bool {
@@ -111,12 +116,15 @@ impl Terms {
 
     fn begin(&mut self, look: &Look, held: &Held) {
         self.held = true;
+        let known = |term: &Term| (&term.server, &term.created) == (&held.holder, &held.created);
+        // What was not answered says nothing about who has the key; of a term that is known already only the end was open.
+        let before = if self.list.last().is_some_and(known) { self.asked_at } else { self.answered };
         self.list.push(Term {
             server: held.holder.clone(),
             created: held.created.clone(),
             lease: held.lease.clone(),
             ttl: held.ttl,
-            not_before: self.asked_at.unwrap_or(look.asked_at),
+            not_before: before.unwrap_or(look.asked_at),
             end: bounds(look, held).1,
         });
     }
@@ -307,5 +315,19 @@ mod tests {
         silent.held(0, "a", "7", 4);
         silent.look(2000, Err(Unreachable { refused: false }));
         assert!(!silent.wrong("a", 6900, 6910));
+    }
+
+    #[test]
+    fn a_store_that_falls_silent_may_have_given_the_key_before() {
+        for refused in [false, true] {
+            let mut story = Story::new();
+            story.held(0, "a", "7", 4);
+            story.look(1000, Ok(None));
+            story.look(1040, Err(Unreachable { refused }));
+            story.look(1080, Err(Unreachable { refused }));
+            story.held(3000, "b", "9", 4);
+            assert!(!story.wrong("b", 1010, 1030), "it had the key before the store fell silent");
+            assert!(story.wrong("b", 900, 990), "the key was free afterwards");
+        }
     }
 }
