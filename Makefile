@@ -67,6 +67,11 @@ bench: install ## Measure beside Patroni and rewrite docs/benchmarks.md (BENCH_F
 	scripts/clean-tests.sh
 	target/debug/bench --out docs/benchmarks.md $(BENCH_FLAGS)
 
+.PHONY: qemu-pause
+qemu-pause: install-tested ## Measure a leader whose virtual machine is paused (needs root; some minutes; QEMU_FLAGS="--runs 5 --ttl 30")
+	scripts/clean-tests.sh
+	target/debug/qemu_pause "$$(scripts/qemu.sh)" $(QEMU_FLAGS)
+
 .PHONY: clean-tests
 clean-tests: ## Remove what interrupted tests left behind
 	scripts/clean-tests.sh
