@@ -2,6 +2,7 @@
 
 use crate::fence;
 use crate::mailbox::{self, Command, Ticket};
+use crate::pg::sessions::Session;
 use crate::shmem::Shared;
 use ha_core::api::{self, Answer, LiveNow, Question, Reply, Request, Snapshot, SwitchoverWait, Written};
 use ha_core::clock::{Millis, Tick};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub struct Commands {
     shared: &'static Shared,
     open: Vec<Open>,
+    told: Vec<Told>,
     cleaned_at: Tick,
 }
 
@@ -24,6 +26,15 @@ struct Open {
     ticket: Ticket,
     since: Tick,
     stage: Stage,
+}
+
+/// A session that was just given its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    ticket: Ticket,
+    /// Its process.
+    pub pid: i32,
+    at: Tick,
 }
 
 enum Stage {
@@ -37,6 +48,8 @@ enum Stage {
 
 /// How long a change may take to come back from the store.
 const SETTLE_MAX: Millis = Millis(2000);
+/// How long after its answer a session may still be telling its client.
+const TOLD_KEPT: Millis = Millis(100);
 /// How often letters of vanished sessions are looked for.
 const CLEAN_EVERY: Millis = Millis(5000);
 
@@ -44,7 +57,7 @@ impl Commands {
     /// No command yet.
     pub fn new(shared: &'static Shared) -> Self {
         mailbox::begin(shared);
-        Self { shared, open: Vec::new(), cleaned_at: clock::now() }
+        Self { shared, open: Vec::new(), told: Vec::new(), cleaned_at: clock::now() }
     }
 
     /// Whether a session is about to be told of a change that it will look for in its own views.
@@ -82,9 +95,9 @@ impl Commands {
         self.check_waits(driver, now);
     }
 
-    /// The server of those who wait is about to be stopped: they get an answer while there is time. Whether there was anybody.
-    pub fn leave(&mut self) -> bool {
-        let before = self.open.len();
+    /// The server of those who wait is about to be stopped: they get an answer while there is time. Who was given one now or a moment
+    /// ago.
+    pub fn leave(&mut self) -> Vec<Told> {
         for open in std::mem::take(&mut self.open) {
             match &open.stage {
                 Stage::Waiting(wait) => self.answer(open.ticket, &wait.left()),
@@ -92,7 +105,12 @@ impl Commands {
                 Stage::Writing(_) => self.open.push(open),
             }
         }
-        self.open.len() < before
+        std::mem::take(&mut self.told)
+    }
+
+    /// Whether the session has told its client: it has the answer, and its transaction is over.
+    pub fn has_told(&self, told: Told, session: Session) -> bool {
+        !session.in_transaction && !mailbox::unread(self.shared, told.ticket)
     }
 
     fn route(&self, command: &Command, snapshot: &Snapshot) -> Answer {
@@ -151,7 +169,10 @@ impl Commands {
         }
     }
 
-    fn answer(&self, ticket: Ticket, reply: &Reply) {
+    fn answer(&mut self, ticket: Ticket, reply: &Reply) {
+        let now = clock::now();
+        self.told.retain(|told| now.since(told.at) < TOLD_KEPT);
+        self.told.push(Told { ticket, pid: mailbox::owner(self.shared, ticket), at: now });
         let answer = mailbox::Answer { status: reply.status, body: reply.body.clone() };
         mailbox::answer(self.shared, ticket, &answer);
     }

@@ -149,6 +149,17 @@ pub fn answer(shared: &Shared, ticket: Ticket, reply: &Answer) {
     }
 }
 
+/// The process whose command this is (loop worker, while it is open).
+pub fn owner(shared: &Shared, ticket: Ticket) -> i32 {
+    shared.letters[ticket.letter].owner_pid.load(Relaxed)
+}
+
+/// Whether the session has not taken its answer in yet (loop worker).
+pub fn unread(shared: &Shared, ticket: Ticket) -> bool {
+    let letter = &shared.letters[ticket.letter];
+    letter.ticket.load(Relaxed) == ticket.use_number && letter.state.load(Acquire) == ANSWERED
+}
+
 /// Frees letters whose session ended without a word.
 pub fn clean(shared: &Shared) {
     for letter in &shared.letters {

@@ -341,6 +341,7 @@ impl Outside {
             | Effect::PollPeers { .. }
             | Effect::OpenFence { .. }
             | Effect::Promote { .. }
+            | Effect::PressOn(_)
             | Effect::Checkpoint
             | Effect::Park
             | Effect::Unpark

@@ -3,6 +3,7 @@
 
 use crate::seat::Worker;
 use ha_core::clock::{Millis, Tick};
+use ha_core::memory::{Memory, Stage};
 use ha_node::driver::Driver;
 use rustix::process::Signal;
 
@@ -45,9 +46,10 @@ impl Silence {
     pub fn watch(&mut self, worker: &Worker, driver: &mut Driver, now: Tick) -> Tick {
         let settings = driver.settings();
         let (ttl, loop_wait) = (settings.ttl_ms, settings.loop_wait_ms);
-        // A beat comes with each tick, so one loop without any is no silence yet.
         let heard_at = worker.heard_at.max(self.attentive_since);
-        let silent_from = heard_at + loop_wait + Millis(1000);
+        let holds = holds_commits(&worker.memory);
+        // A beat comes with each tick, so one loop without any is no silence yet. While commits are held there is one each millisecond.
+        let silent_from = heard_at + if holds { Millis(0) } else { loop_wait } + Millis(1000);
         if now < silent_from {
             self.kept_at = None;
             return silent_from;
@@ -61,7 +63,8 @@ impl Silence {
             self.kept_at = Some(now);
             driver.keep_session();
         }
-        let kill_at = kill_at(heard_at, worker.memory.lease.map(|lease| lease.deadline()), ttl);
+        let deadline = worker.memory.lease.map(|lease| lease.deadline());
+        let kill_at = if holds { heard_at + KILL_MIN } else { kill_at(heard_at, deadline, ttl) };
         if now >= kill_at && !self.killed {
             self.killed = true;
             tracing::error!(pid = worker.process().id.pid, "the worker is stuck and its lease at stake: it is killed");
@@ -71,6 +74,11 @@ impl Silence {
         }
         (now + pause).min(if self.killed { now + pause } else { kill_at })
     }
+}
+
+/// Every client waits for this worker, and no other leader is made meanwhile.
+fn holds_commits(memory: &Memory) -> bool {
+    matches!(memory.stage, Stage::Sealing { sealed_at: Some(_), .. } | Stage::HandingOver { .. })
 }
 
 /// When a silent worker is killed: as late as its lease allows, or, with nothing to lose, after two lifetimes.

@@ -15,6 +15,7 @@ use crate::silence::Silence;
 use crate::site::Site;
 use crate::steps;
 use ha_core::clock::{Millis, Tick};
+use ha_core::decide::keeps_seat;
 use ha_core::effect::Step;
 use ha_node::clock;
 use ha_node::driver::{Driver, Options, StartError};
@@ -288,7 +289,7 @@ impl Supervisor {
 
     /// Hands the seat to a worker that waits for it, once nothing of ours is under way. True if it is gone now.
     fn pass_on_seat(&mut self) -> bool {
-        let busy = self.hands.stop_requested || self.hands.outside.busy() || self.driver.memory().stage.stops_server();
+        let busy = self.hands.stop_requested || self.hands.outside.busy() || keeps_seat(self.driver.memory());
         let possible = self.seat.wanted() && !busy && self.hands.acting;
         let mut next = self.handover.next(possible, self.driver.quiet());
         if next == Move::Begin {

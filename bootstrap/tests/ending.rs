@@ -2,12 +2,12 @@
 
 mod harness;
 
-use ha_bootstrap::control_data;
 use ha_bootstrap::outside::Outside;
+use ha_bootstrap::{control_data, process};
 use ha_core::effect::Step;
 use ha_core::local::{ControlState, Server};
 use harness::{Node, as_postgres};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +60,28 @@ fn a_frozen_postmaster_is_not_waited_for() {
         node.step(&Step::Stop { mode: ha_core::effect::StopMode::Immediate }).expect("stopped");
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         node.step(&Step::ClearLeftover).expect("cleared");
+    });
+}
+
+/// The postmaster itself would wait five seconds for it, and a supervisor that kills the postmaster has orphans to end.
+#[test]
+fn a_frozen_child_is_not_waited_for() {
+    as_postgres("a_frozen_child_is_not_waited_for", |dir| {
+        let node = Node::new(dir, "pg1");
+        node.initdb();
+        node.start_primary();
+        let checkpointer = |pid: &i32| {
+            let ours = process::stat(*pid).is_some_and(|stat| stat.parent_pid == node.postmaster().pid());
+            ours && process::title(*pid).contains("checkpointer")
+        };
+        let checkpointer = process::all().into_iter().find(checkpointer).expect("there is one");
+        kill_process(Pid::from_raw(checkpointer).expect("a process"), Signal::STOP).expect("frozen");
+        let begun = std::time::Instant::now();
+        node.step(&Step::Stop { mode: ha_core::effect::StopMode::Immediate }).expect("stopped");
+        assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+        assert!(process::stat(checkpointer).is_none_or(|stat| stat.parent_pid != node.postmaster().pid()));
+        // It went by itself, so its lock file is gone.
+        assert!(!node.site.paths.postmaster_pid().exists(), "the postmaster was killed");
     });
 }
 

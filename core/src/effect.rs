@@ -37,6 +37,9 @@ pub enum Effect {
         /// Timelines in between that others claimed: made unavailable to this server first.
         skip: Vec<Timeline>,
     },
+    /// End what may hold up the replay of a server that is being promoted (inside). Which session is in the way is not known outside
+    /// the startup process: all that are in a transaction are meant.
+    PressOn(Pressure),
     /// Ask for a checkpoint, without waiting (inside).
     Checkpoint,
     /// Point the standby at `upstream`, or park it with `None` (inside; reload, no restart).
@@ -73,6 +76,15 @@ pub enum Effect {
         /// Process exit code.
         code: i32,
     },
+}
+
+/// How hard sessions are pressed that may hold up replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pressure {
+    /// Their statements are cancelled.
+    Cancel,
+    /// They are terminated.
+    Terminate,
 }
 
 /// How a primary becomes a standby.
@@ -154,6 +166,7 @@ impl Effect {
             | Effect::OpenFence { .. }
             | Effect::CloseFence
             | Effect::Promote { .. }
+            | Effect::PressOn(_)
             | Effect::Checkpoint
             | Effect::Park
             | Effect::Unpark
@@ -173,6 +186,7 @@ impl Effect {
             Effect::Dcs(_) | Effect::PollPeers { .. } | Effect::CloseFence => None,
             Effect::OpenFence { .. }
             | Effect::Promote { .. }
+            | Effect::PressOn(_)
             | Effect::Checkpoint
             | Effect::Park
             | Effect::Unpark
@@ -198,6 +212,8 @@ impl fmt::Display for Effect {
             Effect::OpenFence { lease } => write!(f, "open the fence for lease {}", lease.id),
             Effect::CloseFence => f.write_str("close the fence"),
             Effect::Promote { timeline, .. } => write!(f, "promote to timeline {timeline}"),
+            Effect::PressOn(Pressure::Cancel) => f.write_str("cancel statements that may hold up replay"),
+            Effect::PressOn(Pressure::Terminate) => f.write_str("terminate sessions that may hold up replay"),
             Effect::Checkpoint => f.write_str("checkpoint"),
             Effect::Park => f.write_str("prepare a demotion in place"),
             Effect::Unpark => f.write_str("undo the preparation of a demotion in place"),

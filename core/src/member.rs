@@ -57,7 +57,7 @@ pub fn role(local: &LocalView, memory: &Memory) -> &'static str {
         Server::Standby(standby) if standby.promoting => "promoted",
         Server::Standby(_) => "replica",
         Server::Starting { .. } | Server::Leftover if memory.may_acknowledge => "primary",
-        Server::Starting { .. } if memory.stage.in_place() => "demoted",
+        Server::Starting { .. } if memory.stage.resigning() => "demoted",
         Server::Starting { .. } if memory.lease.is_some() => "primary",
         Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
             match (&memory.stage, &local.data) {
@@ -122,4 +122,44 @@ pub fn record(identity: &Identity, settings: &Settings, local: &LocalView, memor
         out.insert("pending_restart_reason".into(), json!(local.pending_restart));
     }
     Value::Object(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Millis, Tick};
+    use crate::ids::{LeaseId, Revision};
+    use crate::lease::Lease;
+    use crate::memory::Stage;
+    use std::collections::BTreeMap;
+
+    /// On its way to a stop this node is no leader, although it keeps the lease until the server is down.
+    #[test]
+    fn a_server_that_is_about_to_be_stopped_is_demoted() {
+        let local = |server| LocalView {
+            data: DataDir::Empty,
+            server,
+            marker: None,
+            history: Vec::new(),
+            history_at: None,
+            step_running: None,
+            cannot_write: None,
+            pending_restart: BTreeMap::new(),
+            founding: false,
+        };
+        let lease = Some(Lease::confirmed(LeaseId(5), Revision(50), Tick(1), Millis(30_000)));
+        let stage =
+            Stage::Demoting { candidate: None, release: true, since: Tick(2), down_since: None, in_place: false };
+        let demoting = Memory { lease, stage, ..Memory::default() };
+        let servers = || {
+            [Server::Starting { since: Tick(2) }, Server::Stopping { since: Tick(2) }, Server::Leftover, Server::Down]
+        };
+        for server in servers() {
+            assert_eq!(role(&local(server.clone()), &demoting), "demoted", "{server:?}");
+        }
+        let may = Memory { may_acknowledge: true, ..demoting };
+        assert_eq!(role(&local(Server::Leftover), &may), "primary", "somebody may be told so still");
+        let leading = Memory { lease, ..Memory::default() };
+        assert_eq!(role(&local(Server::Starting { since: Tick(2) }), &leading), "primary");
+    }
 }

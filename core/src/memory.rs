@@ -3,6 +3,7 @@
 use crate::clock::{Millis, Tick};
 use crate::clocks::Clocks;
 use crate::cluster::LeaderKey;
+use crate::effect::Pressure;
 use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use crate::lease::Lease;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Memory {
     /// The lease we lead by, as last confirmed. Kept past its deadline until the loss is dealt with.
     pub lease: Option<Lease>,
+    /// The worker closed the fence before it gave up the seat: nobody opens it before the next one.
+    pub left_closed: bool,
     /// The latest deadline that was ever confirmed: until then the fence of a server that is out of reach may be open.
     pub fence_until: Option<Tick>,
     /// The server was started as a standby and has not been a primary since.
@@ -94,6 +97,8 @@ pub struct Memory {
     pub stragglers_ended: bool,
     /// Since when this primary is without its first checkpoint on its timeline.
     pub unchecked_since: Option<Tick>,
+    /// Where replay stands still in a promotion.
+    pub standstill: Option<Standstill>,
     /// This node must be rewound, and the leader's first checkpoint is all that is missing: its member key says so.
     pub awaits_checkpoint: bool,
     /// A rewind onto this timeline failed: copy anew instead, if that is allowed.
@@ -107,6 +112,17 @@ pub struct Doubt {
     pub since: Tick,
     /// How much older.
     pub unseen: Millis,
+}
+
+/// Replay that does not go on although there is more to replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standstill {
+    /// Where.
+    pub at: Lsn,
+    /// Since when.
+    pub since: Tick,
+    /// What was done about it last.
+    pub done: Option<Pressure>,
 }
 
 /// A change of role that takes more than one tick.

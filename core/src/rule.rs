@@ -48,6 +48,7 @@ rules! {
     ForeignSystemId = "start.foreign_system_id", "The data directory belongs to another cluster; this node must not take part.";
     DemotionRunning = "demotion.running", "The fence is closed and the supervisor was asked to stop the server.";
     DemotionInPlace = "demotion.in_place", "The fence is closed; the server goes on as a standby in the same postmaster.";
+    DemotionCheckpointing = "demotion.checkpointing", "The fence is closed; the first checkpoint after the promotion is hastened, then the server becomes a standby in place.";
     DemotionNotInPlace = "demotion.not_in_place", "The server cannot become a standby in place, or not in time; it is stopped instead.";
     DemotionRecovering = "demotion.recovering", "The server comes up as a standby in the same postmaster; nothing is acknowledged.";
     DemotionStopping = "demotion.stopping", "The server is being told to stop.";

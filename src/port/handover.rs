@@ -94,6 +94,11 @@ impl Inside {
         self.handover.frozen.is_some()
     }
 
+    /// When the log was ended.
+    pub(super) fn frozen_at_ns(&self) -> Option<u64> {
+        self.is_frozen().then_some(self.handover.times.drained)
+    }
+
     /// Whether what happens now is waited for by every client.
     pub fn clients_wait(&self) -> bool {
         self.handover.frozen.is_some() || fence::sealed(self.shared) || self.promotion_runs()

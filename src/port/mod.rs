@@ -261,6 +261,10 @@ impl Port for Inside {
                 self.ask_for_promotion(skip, *lease);
                 Ok(())
             }
+            Effect::PressOn(pressure) => {
+                promotion::press_on(*pressure);
+                Ok(())
+            }
             Effect::Checkpoint => {
                 self.ask_for_checkpoint();
                 Ok(())

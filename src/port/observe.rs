@@ -92,8 +92,8 @@ impl Inside {
                     standbys: senders::standbys(),
                     fence_open: !fence::closed(),
                     seal: self.seal_state(),
-                    in_place: self.in_place(timeline, checkpointed, facts),
-                    archive_waiting: facts.place.archive_waiting,
+                    in_place: self.in_place(timeline, facts),
+                    archive_waiting: facts.place.archive_waiting || self.archive_unknown(&facts.place),
                 })
             }
             Phase::Standby => {
@@ -104,7 +104,7 @@ impl Inside {
                 }
                 self.want_history(timeline, facts);
                 if promotion_asked {
-                    self.press_on();
+                    self.wake_promotion();
                 }
                 Server::Standby(StandbyView {
                     timeline,

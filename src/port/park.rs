@@ -7,6 +7,7 @@ use crate::pg::{recovery, settings};
 use ha_core::clock::{Millis, Tick};
 use ha_core::ids::Timeline;
 use ha_core::local::InPlace;
+use ha_core::view::Seat;
 use ha_node::clock;
 use rustix::process::Signal;
 use std::io;
@@ -99,16 +100,18 @@ impl Inside {
 
     /// Whether [`Inside::park`] is through.
     pub(super) fn parked(&self, place: &Place) -> bool {
-        self.parking.wanted && place.marks == Marks::Both && self.settings_are_empty()
+        // A change that is under way may be the undoing of an earlier preparation.
+        let settled = self.parking.wanted && self.parking.changing.is_none();
+        settled && place.marks == Marks::Both && self.settings_are_empty()
     }
 
     /// As of now, of a primary on `timeline`.
-    pub(super) fn in_place(&mut self, timeline: Timeline, checkpointed: bool, facts: &Facts) -> InPlace {
+    pub(super) fn in_place(&mut self, timeline: Timeline, facts: &Facts) -> InPlace {
         self.look_at_place(timeline, &facts.place);
         if facts.place.archive_waiting {
             self.wake_archiver();
         }
-        let obstacle = self.obstacle(checkpointed, &facts.place);
+        let obstacle = self.obstacle(&facts.place);
         if obstacle != self.parking.obstacle {
             let text = obstacle.as_deref().unwrap_or("nothing");
             tracing::info!("what stands in the way of a demotion in place: {text}");
@@ -128,7 +131,11 @@ impl Inside {
 
     fn look_at_place(&mut self, timeline: Timeline, place: &Place) {
         let now = clock::now();
-        let pause = if self.handover.switching { LOOK_SOON } else { LOOK_EVERY };
+        let pause = match self.handover.switching {
+            _ if self.archive_unknown(place) => Millis(0),
+            true => LOOK_SOON,
+            false => LOOK_EVERY,
+        };
         let age = now.since(Tick(place.looked_ns / 1_000_000));
         let under_way =
             self.parking.look_asked.is_some_and(|(seen, at)| seen == place.looked_ns && now.since(at) < PATIENCE);
@@ -138,7 +145,13 @@ impl Inside {
         }
     }
 
-    fn obstacle(&self, checkpointed: bool, place: &Place) -> Option<String> {
+    /// A segment may have ended between the last look and the end of the log, and without a supervisor nobody would archive it.
+    pub(super) fn archive_unknown(&self, place: &Place) -> bool {
+        let alone = self.seat == Some(Seat::Inside { supervised: false });
+        alone && settings::archiving() && self.frozen_at_ns().is_some_and(|frozen_at| place.looked_ns <= frozen_at)
+    }
+
+    fn obstacle(&self, place: &Place) -> Option<String> {
         let stuck = || {
             let waited = self.parking.emptied.is_some_and(|at| clock::now().since(at) >= PATIENCE);
             waited && !self.settings_are_empty()
@@ -147,8 +160,6 @@ impl Inside {
             "restart_after_crash is off"
         } else if !settings::hot_standby() {
             "hot_standby is off"
-        } else if !checkpointed {
-            "the first checkpoint on this timeline is not complete"
         } else if place.looked_ns == 0 {
             "the data directory was not looked at yet"
         } else if place.next_history {

@@ -2,20 +2,17 @@
 
 use super::{Inside, signal};
 use crate::files::PromotionJob;
+use crate::pg::sessions;
 use crate::pg::wal::{self, Phase};
-use crate::pg::{recovery, sessions};
 use ha_core::clock::{Millis, Tick};
-use ha_core::ids::{Lsn, Timeline};
+use ha_core::effect::Pressure;
+use ha_core::ids::Timeline;
 use ha_core::lease::Lease;
 use ha_node::clock;
 use rustix::process::Signal;
 
 /// How long the server may take to notice that it shall promote.
 const PROMOTION_MAX: Millis = Millis(10_000);
-/// How long replay may stand still before statements that may be in its way are cancelled, and before their sessions end. The
-/// server itself would wait for `max_standby_streaming_delay`, and every writer with it.
-const CANCEL_AFTER: Millis = Millis(100);
-const TERMINATE_AFTER: Millis = Millis(300);
 
 /// What was asked for.
 #[derive(Default)]
@@ -23,33 +20,18 @@ pub(super) struct Promotion {
     /// Since when it has been under way.
     since: Option<Tick>,
     times: Times,
-    standstill: Standstill,
 }
 
-/// Replay that does not go on.
-#[derive(Default)]
-struct Standstill {
-    at: Lsn,
-    since: Tick,
-    /// What was done last.
-    sent: Option<Signal>,
-}
-
-impl Standstill {
-    /// What sessions in a transaction are to be sent now.
-    fn next(&mut self, replayed: Lsn, now: Tick) -> Option<Signal> {
-        if self.at != replayed {
-            *self = Self { at: replayed, since: now, sent: None };
-        }
-        let signal = match now.since(self.since) {
-            lasts if lasts >= TERMINATE_AFTER => Signal::TERM,
-            lasts if lasts >= CANCEL_AFTER => Signal::INT,
-            _ => return None,
-        };
-        (self.sent != Some(signal)).then(|| {
-            self.sent = Some(signal);
-            signal
-        })
+/// Presses whoever may hold up replay.
+pub(super) fn press_on(pressure: Pressure) {
+    let (signal, done) = match pressure {
+        Pressure::Cancel => (Signal::INT, "cancelled"),
+        Pressure::Terminate => (Signal::TERM, "terminated"),
+    };
+    let told = sessions::all().into_iter().filter(|s| s.in_transaction && s.signal(signal)).count();
+    if told > 0 {
+        let (replayed, _) = wal::replayed();
+        tracing::warn!("replay stands still at {replayed} in a promotion: {told} sessions were {done}");
     }
 }
 
@@ -66,7 +48,7 @@ impl Inside {
     pub(super) fn ask_for_promotion(&mut self, skip: &[Timeline], lease: Lease) {
         if self.promotion.since.is_none() {
             let times = Times { asked: clock::now_ns(), ..Times::default() };
-            self.promotion = Promotion { since: Some(clock::now()), times, standstill: Standstill::default() };
+            self.promotion = Promotion { since: Some(clock::now()), times };
             self.files.send_promotion(PromotionJob::Promote { skip: skip.to_vec(), lease });
         }
     }
@@ -102,23 +84,11 @@ impl Inside {
         self.promotion.since.is_some()
     }
 
-    /// Ends what holds up a server that is being promoted.
-    pub(super) fn press_on(&mut self) {
-        if self.promotion.times.signalled == 0 {
-            return;
-        }
-        // It may have heard of the promotion while it waited for WAL, and goes to sleep once more, for as long as it does between two
-        // attempts to connect (`wal_retrieve_retry_interval`), if an attempt has just failed.
-        wal::wake_recovery();
-        let (replayed, _) = wal::replayed();
-        if recovery::received() <= replayed {
-            return;
-        }
-        let Some(signal) = self.promotion.standstill.next(replayed, clock::now()) else { return };
-        let told = sessions::all().into_iter().filter(|s| s.in_transaction && s.signal(signal)).count();
-        if told > 0 {
-            let done = if signal == Signal::TERM { "terminated" } else { "cancelled" };
-            tracing::warn!("replay stands still at {replayed} in a promotion: {told} sessions were {done}");
+    /// A server that is being promoted may have heard of it while it waited for WAL, and goes to sleep once more, for as long as it
+    /// does between two attempts to connect (`wal_retrieve_retry_interval`), if an attempt has just failed.
+    pub(super) fn wake_promotion(&self) {
+        if self.promotion.times.signalled != 0 {
+            wal::wake_recovery();
         }
     }
 

@@ -1,7 +1,9 @@
 //! The ways in which the worker gives the seat up.
 
 use super::Worker;
-use crate::pg::{latch, process, sessions};
+use crate::commands::Told;
+use crate::pg::sessions::{self, Session};
+use crate::pg::{latch, process};
 use crate::supervisor::Supervisor;
 use crate::{fence, port};
 use ha_core::clock::Millis;
@@ -14,6 +16,12 @@ use std::time::Duration;
 const LEAVE_WAIT: Millis = Millis(500);
 /// How long sessions are given to tell their clients where to go.
 const FAREWELL: Millis = Millis(5);
+/// How long a session that was just given its answer has to pass it on, in a server that ends its sessions itself and in one that is
+/// about to be stopped: that is waited for by every client.
+const ANSWER_MAX: Millis = Millis(50);
+const ANSWER_MAX_BEFORE_STOP: Millis = Millis(5);
+/// Between two looks at the sessions.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 impl Worker {
     /// Gives the seat up: nothing more is acknowledged, no request is under way, and the supervisor knows all we know.
@@ -29,7 +37,9 @@ impl Worker {
         if self.supervisor.seat().is_none() {
             return;
         }
+        let told = self.commands.leave();
         self.settle(Self::has_settled);
+        self.see_told(told, ANSWER_MAX_BEFORE_STOP, |_| {});
         let waits = self.driver.take_rest_waits();
         let supervised = self.supervisor.leave(reason, self.driver.memory(), waits);
         if !supervised && *reason == LeaveReason::WorkerLost {
@@ -59,6 +69,24 @@ impl Worker {
         }
     }
 
+    /// Waits until sessions that were given an answer have passed it on, and calls `then` with each that is still there.
+    fn see_told(&self, mut told: Vec<Told>, at_most: Millis, mut then: impl FnMut(Session)) {
+        let end = clock::now() + at_most;
+        while !told.is_empty() {
+            let late = clock::now() >= end;
+            let sessions = sessions::all();
+            told.retain(|told| {
+                let session = sessions.iter().copied().find(|session| session.pid == told.pid);
+                let over = session.filter(|session| late || self.commands.has_told(*told, *session));
+                over.into_iter().for_each(&mut then);
+                session.is_some() && over.is_none()
+            });
+            if !told.is_empty() {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        }
+    }
+
     fn has_settled(&self) -> bool {
         self.driver.quiet() && self.inside.unparked()
     }
@@ -66,17 +94,20 @@ impl Worker {
     /// Ends this process in a way that makes the postmaster begin recovery, as a parked standby. Whatever it holds, a frozen log
     /// above all, it keeps until then.
     fn demote_in_place(&mut self, reason: &LeaveReason) -> ! {
-        if self.commands.leave() {
-            // The session that asked is told so before it ends.
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        for session in sessions::all() {
+        let told = self.commands.leave();
+        let others = |session: &Session| !told.iter().any(|told| told.pid == session.pid);
+        for session in sessions::all().into_iter().filter(others) {
             session.signal(Signal::TERM);
         }
-        let farewell = clock::now() + FAREWELL;
+        let mut farewell = clock::now() + FAREWELL;
         self.settle(|worker| worker.driver.quiet());
+        // Another leads by now or will: nobody waits for this.
+        self.see_told(told, ANSWER_MAX, |session| {
+            session.signal(Signal::TERM);
+            farewell = clock::now() + FAREWELL;
+        });
         while clock::now() < farewell && !sessions::all().is_empty() {
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(LOOK_AGAIN);
         }
         if let Some(text) = self.inside.handover_times() {
             self.driver.note("hand_over", text);

@@ -61,10 +61,8 @@ fn by_sql(cluster: &Cluster, on_standby: bool) {
         to,
         || {
             let call = format!("SELECT ha_switchover('{}')", cluster.nodes[to].name);
-            // On the old leader the connection may end before the answer: only the result counts.
-            if let Err(error) = cluster.nodes[at].sql(&call) {
-                println!("ha_switchover: {error}");
-            }
+            let answer = cluster.nodes[at].value(&call).expect("whoever asks is answered");
+            println!("ha_switchover: {}", answer.expect("with a row"));
         },
     );
 }
@@ -121,4 +119,34 @@ fn without_replication_slots() {
     });
     let slots = cluster.nodes[to].value("SELECT count(*) FROM pg_replication_slots WHERE active").expect("it answers");
     assert_eq!(slots.as_deref(), Some("0"));
+}
+
+/// It keeps the lease until its server is down, but it leads no more.
+#[test]
+fn an_old_leader_that_is_stopped_never_calls_itself_primary_again() {
+    let cluster = Cluster::running(Plan { postgresql: vec!["demote_method: restart".into()], ..Plan::short() });
+    let from = cluster.wait_ready_to_switch();
+    let to = cluster.other_than(from);
+    let said = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let (begun, mut said) = (Instant::now(), Vec::new());
+            while begun.elapsed() < secs(8) && said.last() != Some(&(503, "replica".to_owned())) {
+                let Ok(reply) = cluster.nodes[from].get("/primary") else { continue };
+                let role = reply.json()["role"].as_str().unwrap_or_default().to_owned();
+                if said.last() != Some(&(reply.status, role.clone())) {
+                    said.push((reply.status, role));
+                }
+            }
+            said
+        });
+        cluster.switch_over(from, to);
+        asking.join().expect("who asks does not panic")
+    });
+    println!("the old leader said {said:?}");
+    let mut later = said.iter().skip_while(|(status, _)| *status == 200).peekable();
+    assert!(later.peek().is_some(), "it was asked too late: {said:?}");
+    assert!(later.all(|(status, role)| *status == 503 && role != "primary"), "{said:?}");
+    let log = cluster.nodes[from].supervisor_log();
+    assert!(log.contains("to \"demoted\""), "nothing was tested");
+    assert!(!log.contains("from \"demoted\" to \"primary\""), "the supervisor took the old leader for a primary");
 }

@@ -177,3 +177,35 @@ fn a_load_in_progress_and_an_open_transaction_hold_nobody_up() {
     let left = "SELECT count(*) FROM pg_class WHERE relname = 'bulk'";
     assert_eq!(cluster.nodes[to].value(left).expect("the leader can be read").as_deref(), Some("0"));
 }
+
+/// Its session ends with the server's role, but not before it has its answer.
+#[test]
+fn whoever_asks_in_sql_is_answered() {
+    let rounds = times("HA_TESTS_ANSWERS", 10);
+    let cluster = Cluster::running(Plan::short());
+    let first = cluster.wait_ready_to_switch();
+    cluster.nodes[first].sql("CREATE EXTENSION ha_ext").expect("the extension can be created");
+    Load::tables(&cluster, 2);
+    let mut load = Load::start(&cluster, 8);
+    for round in 0..rounds {
+        let from = cluster.wait_ready_to_switch();
+        load.keep_up();
+        let to = cluster.other_than(from);
+        let postmaster = cluster.nodes[from].postmaster();
+        let session = Session::open(&cluster.nodes[from].server, secs(3)).expect("the leader admits sessions");
+        let answer = session.value(&format!("SELECT ha_switchover('{}')", cluster.nodes[to].name), secs(30));
+        match answer {
+            Ok(Some(text)) => println!("round {round}: {text}"),
+            other => panic!("round {round}: {other:?}"),
+        }
+        match session.last_words(secs(10)) {
+            Some(SqlError::Refused { code, hint, message, .. }) => {
+                assert_eq!(code, "57P01", "round {round}: {message}");
+                assert!(hint.contains(&cluster.nodes[to].name), "round {round}: not told who leads: {message}");
+            }
+            other => panic!("round {round}: {other:?}"),
+        }
+        cluster.wait("the candidate to serve", secs(20), || cluster.nodes[to].is("/primary").then_some(()));
+        assert_eq!(cluster.nodes[from].postmaster(), postmaster, "round {round}: the server was restarted");
+    }
+}

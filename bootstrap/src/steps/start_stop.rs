@@ -1,6 +1,6 @@
 //! Starts and stops the server.
 
-use super::{Context, archive, conf, parameters};
+use super::{Context, archive, conf, parameters, stragglers};
 use crate::control_data;
 use crate::error::{Error, Result};
 use crate::outside::Event;
@@ -181,6 +181,10 @@ pub fn stop(context: &Context, mode: StopMode) -> Result<()> {
 fn stop_at_once(postmaster: &Postmaster) -> Result<()> {
     postmaster.signal(Signal::QUIT)?;
     let deaf = || crate::process::stat(postmaster.pid()).is_some_and(|stat| stat.state == 'T');
+    if !deaf() {
+        // A child that is stopped by a signal, or hangs, would hold it up for five seconds.
+        warn_unless(stragglers::end_all(postmaster), "not all processes of the server end");
+    }
     if postmaster.wait_end(IMMEDIATE_STOPPED_MAX) || (!deaf() && postmaster.wait_end(IMMEDIATE_MAX)) {
         return Ok(());
     }

@@ -3,7 +3,7 @@
 //! for, so they are killed here; then what the archiver has not come to is archived, because recovery has none.
 
 use super::{Context, archive};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postmaster::Postmaster;
 use crate::process::{self, Held};
 use ha_core::clock::{Millis, Tick};
@@ -18,17 +18,25 @@ const KILLED_MAX: Duration = Duration::from_secs(2);
 
 /// Runs the step. The archive is not waited for: the worker of the same server waits for the seat.
 pub fn perform(context: &Context) -> Result<()> {
-    if let (Some(postmaster), Some(before)) = (&context.postmaster, context.demoted_at) {
-        end(postmaster, before);
-    }
-    archive::beside_recovery(context)
+    let ended = match (&context.postmaster, context.demoted_at) {
+        (Some(postmaster), Some(before)) => {
+            let grace = (before + GRACE).since(clock::now());
+            end(postmaster, before, Duration::from_millis(grace.0))
+        }
+        _ => Ok(()),
+    };
+    archive::beside_recovery(context).and(ended)
 }
 
-/// Ends the children of the postmaster that were there before that moment.
-pub fn end(postmaster: &Postmaster, before: Tick) {
+/// Ends all children of a postmaster that was told to stop at once, as it would itself five seconds later.
+pub fn end_all(postmaster: &Postmaster) -> Result<()> {
+    end(postmaster, Tick(u64::MAX), Duration::from_millis(GRACE.0))
+}
+
+/// Ends the children of the postmaster that were there before that moment and do not go by themselves.
+fn end(postmaster: &Postmaster, before: Tick, grace: Duration) -> Result<()> {
     let known = children_before(postmaster, before);
-    let grace = (before + GRACE).since(clock::now());
-    let end = Instant::now() + Duration::from_millis(grace.0);
+    let end = Instant::now() + grace;
     for (child, _) in &known {
         let _ = child.wait_end(end.saturating_duration_since(Instant::now()));
     }
@@ -46,9 +54,10 @@ pub fn end(postmaster: &Postmaster, before: Tick) {
     let end = Instant::now() + KILLED_MAX;
     for (child, title) in left() {
         if !child.wait_end(end.saturating_duration_since(Instant::now())) {
-            tracing::warn!(pid = child.id.pid, "the kernel does not let \"{title}\" go");
+            return Err(Error::Late(format!("the kernel does not let \"{title}\" (process {}) go", child.id.pid)));
         }
     }
+    Ok(())
 }
 
 /// Each with its title. Held, and judged after that: what is judged is what will be signalled. One that was started later belongs to the

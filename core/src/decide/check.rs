@@ -68,6 +68,11 @@ fn may_acknowledge(server: &Server) -> bool {
     }
 }
 
+/// Whether recovery would not call itself consistent before the end of the log.
+fn checkpointed(server: &Server) -> bool {
+    matches!(server, Server::Primary(primary) if primary.checkpointed)
+}
+
 /// Whether commits are held and all that had begun before have ended.
 fn drained(server: &Server) -> bool {
     matches!(server, Server::Primary(primary) if primary.seal == Seal::Holding { in_flight: 0 })
@@ -139,8 +144,11 @@ impl Decision {
                 Effect::Demote { reason, method: DemoteMethod::InPlace } => self.check_in_place(view, reason)?,
                 Effect::Freeze if !drained(&view.local.server) => return Err(Violation::FreezeBeforeSeal),
                 Effect::ServeReads if !compared(view) => return Err(Violation::ReadsBeforeComparison),
+                // Whatever ends the server then, recovery begins as that of a standby.
+                Effect::Park if !checkpointed(&view.local.server) => return Err(Violation::UnpreparedInPlace),
                 Effect::Dcs(_)
                 | Effect::PollPeers { .. }
+                | Effect::PressOn(_)
                 | Effect::Demote { method: DemoteMethod::Restart, .. }
                 | Effect::Checkpoint
                 | Effect::Park

@@ -13,6 +13,7 @@ use crate::memory::Stage;
 use crate::outcome::Outcome;
 use crate::peer::PeerAnswer;
 use crate::seat::LeaveReason;
+use crate::view::Side;
 
 /// Outcomes of effects, in order.
 pub(super) fn outcomes(turn: &mut Turn<'_>) {
@@ -101,7 +102,11 @@ pub(super) fn fence(turn: &mut Turn<'_>) {
     let out_of_reach = matches!(turn.view.local.server, Server::Leftover | Server::Starting { .. });
     let open = turn.memory.fence_until.is_some_and(|until| turn.now() < until);
     let was_primary = turn.control().is_some_and(|control| !super::data::was_standby(control));
-    turn.memory.may_acknowledge = out_of_reach && open && was_primary && !turn.memory.started_as_standby;
+    if turn.view.seat.side() == Side::Inside {
+        turn.memory.left_closed = false;
+    }
+    let closed = turn.memory.left_closed || turn.memory.started_as_standby;
+    turn.memory.may_acknowledge = out_of_reach && open && was_primary && !closed;
 }
 
 fn refused(turn: &mut Turn<'_>, lease: &Lease) {
@@ -168,9 +173,13 @@ fn seat_taken(turn: &mut Turn<'_>, reason: &LeaveReason) {
     // Whatever the worker had in hand ended with its seat, and a new server may have made anything of a claim.
     turn.memory.voting_since = None;
     turn.memory.stragglers_ended = false;
+    turn.memory.left_closed = !matches!(reason, LeaveReason::WorkerLost);
     if turn.memory.stage.in_place() && !matches!(reason, LeaveReason::Shutdown) {
         // From here on counts how long the server takes to come up.
         turn.memory.not_running_since = Some(turn.view.now);
+        // Failures of the steps before say nothing of those that come.
+        turn.memory.step_failures = 0;
+        turn.memory.step_failed_at = None;
         return;
     }
     let demoting = turn.memory.stage.stops_server();

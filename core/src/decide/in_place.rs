@@ -5,32 +5,49 @@ use super::{primary, release};
 use crate::clock::Millis;
 use crate::effect::{DemoteMethod, Effect, Step, StopMode};
 use crate::local::{PrimaryView, Server};
-use crate::memory::Stage;
+use crate::memory::{Memory, Stage};
 use crate::rule::Rule;
 use crate::view::Seat;
 
 /// How long the files and settings of an emergency demotion may take before the server is stopped instead.
 const PARK_WAIT: Millis = Millis(2000);
+/// How long the first checkpoint after a promotion may take once the fence is closed. Nobody is acknowledged then, so it stalls nobody,
+/// and a stop would have to write the same pages.
+const CHECKPOINT_WAIT: Millis = Millis(3000);
+/// How long after a failure what is left of the former primary is seen to again, and how often before the worker gets the seat all the
+/// same.
+pub(super) const STRAGGLERS_AGAIN: Millis = Millis(500);
+const STRAGGLERS_ATTEMPTS: u32 = 3;
 /// What recovery of its own log may take at least, before the server is stopped after all. The key is not held meanwhile, so nobody
 /// waits for this node.
 const COME_UP_WAIT: Millis = Millis(30_000);
 
-/// Why this primary is not to be demoted in place.
+/// Why this primary is not to be demoted in place now.
 pub(super) fn obstacle(turn: &Turn<'_>, primary: &PrimaryView) -> Option<String> {
-    if !turn.view.settings.demote_in_place {
-        return Some("demote_method is restart".to_owned());
-    }
-    if !primary.checkpointed {
+    lasting_obstacle(turn, primary).or_else(|| {
         // Recovery would begin after the promotion, and call itself consistent long before the end of the log.
-        return Some("the first checkpoint after its promotion is not through".to_owned());
-    }
-    primary.in_place.obstacle.clone()
+        (!primary.checkpointed).then(|| "the first checkpoint after its promotion is not through".to_owned())
+    })
 }
 
-/// Whether an emergency demotion goes in place. Nobody sees to waiting WAL without a supervisor.
+/// One that no checkpoint removes.
+fn lasting_obstacle(turn: &Turn<'_>, primary: &PrimaryView) -> Option<String> {
+    let chosen = turn.view.settings.demote_in_place;
+    if chosen { primary.in_place.obstacle.clone() } else { Some("demote_method is restart".to_owned()) }
+}
+
+/// Whether an emergency demotion goes in place, after a checkpoint if need be. Nobody sees to waiting WAL without a supervisor.
 pub(super) fn possible(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
     let archived = turn.view.seat == (Seat::Inside { supervised: true }) || !primary.archive_waiting;
-    archived && obstacle(turn, primary).is_none()
+    archived && lasting_obstacle(turn, primary).is_none()
+}
+
+/// Whether the supervisor keeps the seat although a worker waits for it: the server is to be stopped, or what a demotion in place has
+/// left is not seen to yet.
+#[must_use]
+pub fn keeps_seat(memory: &Memory) -> bool {
+    let left = !memory.stragglers_ended && memory.step_failures < STRAGGLERS_ATTEMPTS;
+    memory.stage.stops_server() || (memory.stage.in_place() && left)
 }
 
 /// The fence is closed and the stage says in place: prepare, then go.
@@ -38,10 +55,16 @@ pub(super) fn demote(turn: &mut Turn<'_>, primary: &PrimaryView, rule: Rule) -> 
     let Stage::Demoting { since, .. } = turn.memory.stage else {
         return primary::ask_to_demote(rule, primary::demotion_reason(turn));
     };
-    let reason = primary::demotion_reason(turn);
+    let (now, reason) = (turn.now(), primary::demotion_reason(turn));
     let parked = primary.in_place.parked;
-    if !possible(turn, primary) || (!parked && turn.now().since(since) >= PARK_WAIT) {
-        let now = turn.now();
+    if !primary.checkpointed && possible(turn, primary) {
+        return checkpoint_first(turn, rule, now.since(since));
+    }
+    let since = if turn.memory.unchecked_since.take().is_some() { now } else { since };
+    if let Stage::Demoting { since: begun, .. } = &mut turn.memory.stage {
+        *begun = since;
+    }
+    if !possible(turn, primary) || (!parked && now.since(since) >= PARK_WAIT) {
         if let Stage::Demoting { in_place, since, .. } = &mut turn.memory.stage {
             *in_place = false;
             *since = now;
@@ -53,6 +76,20 @@ pub(super) fn demote(turn: &mut Turn<'_>, primary: &PrimaryView, rule: Rule) -> 
     }
     let demote = Effect::Demote { reason, method: DemoteMethod::InPlace };
     Verdict::of(rule).with(Effect::CloseFence).with(demote).soon(1000)
+}
+
+/// Nothing is prepared before the first checkpoint is through: a server that died prepared would begin recovery as a standby.
+fn checkpoint_first(turn: &mut Turn<'_>, rule: Rule, waited: Millis) -> Verdict {
+    turn.memory.unchecked_since.get_or_insert(turn.view.now);
+    if waited < CHECKPOINT_WAIT {
+        let rule = if rule == Rule::DemotionInPlace { Rule::DemotionCheckpointing } else { rule };
+        return Verdict::of(rule).with(Effect::CloseFence).with(Effect::Checkpoint).soon(5);
+    }
+    // The stop goes on with the same checkpoint, and has what is left of its own time.
+    if let Stage::Demoting { in_place, .. } = &mut turn.memory.stage {
+        *in_place = false;
+    }
+    primary::ask_to_demote(Rule::DemotionNotInPlace, primary::demotion_reason(turn))
 }
 
 /// The supervisor has the seat while the server goes through its crash cycle. It stops nothing: the worker reports in once the server

@@ -22,6 +22,7 @@ mod upkeep;
 
 pub use check::Violation;
 pub use eligibility::{Eligibility, Obstacle};
+pub use in_place::keeps_seat;
 
 use crate::clock::Tick;
 use crate::clocks::Jumps;

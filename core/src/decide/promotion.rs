@@ -5,16 +5,24 @@ use super::{duties, in_place, lease, outside, primary, release};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Member, TimelineClaim};
 use crate::dcs::ClaimAlong;
-use crate::effect::Effect;
+use crate::effect::{Effect, Pressure};
 use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
 use crate::lease::Lease;
 use crate::local::{PrimaryView, Server, StandbyView};
+use crate::memory::Standstill;
 use crate::rule::Rule;
 use crate::seat::LeaveReason;
 use crate::view::{DcsView, Seat};
 
 /// How long the first checkpoint after a promotion may be spread.
 const CHECKPOINT_SPREAD_MAX: Millis = Millis(60_000);
+/// With no more than this in the log since the last one it need not be spread at all: what it writes is of that order. An idle server of
+/// which a copy was made has two or three segments, most of them empty.
+const CHECKPOINT_SMALL_BYTES: u64 = 64 << 20;
+/// How long replay may stand still in a promotion before statements that may be in its way are cancelled, and before their sessions end.
+/// The server itself would wait for `max_standby_streaming_delay`, and every writer with it.
+const CANCEL_AFTER: Millis = Millis(100);
+const TERMINATE_AFTER: Millis = Millis(300);
 /// How long a promotion may take if `primary_start_timeout` allows less.
 const PROMOTION_MAX: Millis = Millis(30_000);
 
@@ -42,14 +50,35 @@ pub(super) fn not_ready(turn: &mut Turn<'_>) -> Verdict {
 }
 
 /// Triggered, and not out of recovery yet: wait, but not for ever.
-pub(super) fn running(turn: &mut Turn<'_>) -> Verdict {
+pub(super) fn running(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
     let now = turn.now();
     let since = *turn.memory.not_running_since.get_or_insert(now);
     if now.since(since) >= turn.view.settings.primary_start_timeout_ms.max(PROMOTION_MAX) {
         return primary::stop_standby(turn, Rule::StartTimedOut, LeaveReason::Shutdown, true);
     }
+    let press_on = press_on(turn, standby);
     let renewal = lease::renewal(turn);
-    Verdict::of(Rule::PromotionRunning).and(renewal).soon(3)
+    Verdict::of(Rule::PromotionRunning).and(press_on).and(renewal).soon(3)
+}
+
+/// What holds up replay is ended: every writer waits for it. Replay that goes on is left alone, however long it takes.
+fn press_on(turn: &mut Turn<'_>, standby: &StandbyView) -> Option<Effect> {
+    if standby.received <= standby.replayed {
+        turn.memory.standstill = None;
+        return None;
+    }
+    let now = turn.now();
+    let known = turn.memory.standstill.filter(|known| known.at == standby.replayed);
+    let mut standstill = known.unwrap_or(Standstill { at: standby.replayed, since: now, done: None });
+    let wanted = match now.since(standstill.since) {
+        lasts if lasts >= TERMINATE_AFTER => Some(Pressure::Terminate),
+        lasts if lasts >= CANCEL_AFTER => Some(Pressure::Cancel),
+        _ => None,
+    };
+    let next = wanted.filter(|_| standstill.done != wanted);
+    standstill.done = wanted;
+    turn.memory.standstill = Some(standstill);
+    next.map(Effect::PressOn)
 }
 
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -> Verdict {
@@ -81,6 +110,7 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -
     }
     if let Some(timeline) = claimed(turn, cluster, lease).filter(|timeline| *timeline > standby.timeline) {
         turn.memory.claim = Some(timeline);
+        turn.memory.standstill = None;
         let skip = (standby.timeline.0 + 1..timeline.0).map(Timeline).collect();
         return Verdict::of(Rule::PromotionStarting).with(Effect::Promote { lease, timeline, skip }).soon(3);
     }
@@ -134,5 +164,7 @@ pub(super) fn checkpoint_due(turn: &mut Turn<'_>, primary: &PrimaryView) -> bool
         let asks = member.json.get("awaits_checkpoint").is_some_and(|value| value == true);
         name != turn.me() && (asks || member.ha_ext_version.is_none())
     };
-    now.since(since) >= CHECKPOINT_SPREAD_MAX || turn.fresh().is_some_and(|cluster| cluster.members.iter().any(waits))
+    let small = primary.flushed.ahead_of(primary.checkpoint_redo) <= CHECKPOINT_SMALL_BYTES;
+    let asked = || turn.fresh().is_some_and(|cluster| cluster.members.iter().any(waits));
+    small || now.since(since) >= CHECKPOINT_SPREAD_MAX || asked()
 }

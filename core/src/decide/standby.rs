@@ -13,9 +13,12 @@ use crate::seat::LeaveReason;
 use crate::timeline::{Branch, WalEnd};
 use crate::view::{DcsView, Seat};
 
+/// A part of a record that is longer than this spans segments of the usual size.
+const RECORD_PART_MAX_BYTES: u64 = 16 << 20;
+
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
     if standby.promoting {
-        return promotion::running(turn);
+        return promotion::running(turn, standby);
     }
     match turn.memory.stage.clone() {
         // Asked to leave; the supervisor takes it from here.
@@ -118,7 +121,10 @@ fn must_rejoin(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) ->
     if standby.receiver == Receiver::Streaming {
         return None;
     }
-    let end = WalEnd::Received(standby.received.max(standby.replayed));
+    // What was received may end in the middle of a record that its sender never completed: the server drops that by itself, unless it spans
+    // segments. A whole record that the leader does not have is replayed, and stands out then.
+    let record = standby.received.ahead_of(standby.replayed) <= RECORD_PART_MAX_BYTES || !rejoin::can_mend(turn);
+    let end = WalEnd::Received(if record { standby.replayed } else { standby.received.max(standby.replayed) });
     if rejoin::compare(cluster, standby.timeline, end) != Branch::Diverged {
         return None;
     }

@@ -1,5 +1,6 @@
 //! One turn: the snapshot, and the memory as it will be afterwards.
 
+use super::in_place;
 use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
 use crate::dcs::{ClaimAlong, DcsCall, Expect, Key, KeyEdit};
@@ -135,8 +136,12 @@ impl<'a> Turn<'a> {
 
     /// A step, unless one runs or the last one failed within this loop (lesson 38). What ends a server is never delayed.
     pub fn run(&self, step: Step) -> Option<Effect> {
-        let ends = matches!(step, Step::Stop { .. } | Step::ClearLeftover);
-        let cooled = ends || self.passed(self.memory.step_failed_at, self.view.settings.loop_wait_ms);
+        let pause = match step {
+            Step::Stop { .. } | Step::ClearLeftover => Millis(0),
+            Step::EndStragglers => in_place::STRAGGLERS_AGAIN,
+            _ => self.view.settings.loop_wait_ms,
+        };
+        let cooled = self.passed(self.memory.step_failed_at, pause);
         (self.view.local.step_running.is_none() && cooled).then_some(Effect::Run(step))
     }
 

@@ -185,6 +185,8 @@ impl World {
             Effect::CloseFence => self.close_fence(who.node),
             Effect::OpenFence { lease } => return self.open_fence(who.node, lease),
             Effect::Promote { lease, timeline, skip } => return self.promote(who.node, lease, *timeline, skip),
+            // Nobody reads here.
+            Effect::PressOn(_) => {}
             Effect::Checkpoint => self.checkpoint(who.node),
             Effect::Park => self.park(who.node),
             Effect::Unpark => self.unpark(who.node),

@@ -25,14 +25,8 @@ impl World {
     pub(super) fn in_place(&self, node: usize) -> InPlace {
         let Some(data) = self.nodes[node].disk.data() else { return InPlace::default() };
         let newer = data.foreign_history.iter().any(|other| *other > self.wal.branch(data.at.branch).timeline);
-        let recovers_early = data.min_recovery > Lsn(0);
-        let obstacle = if newer && !self.is(Mutant::NewerHistoryIgnored) {
-            Some("a history file of a newer timeline is in pg_wal".to_owned())
-        } else if recovers_early && !self.is(Mutant::NoCheckpointGuard) {
-            Some("minRecoveryPoint is set".to_owned())
-        } else {
-            None
-        };
+        let hindered = newer && !self.is(Mutant::NewerHistoryIgnored);
+        let obstacle = hindered.then(|| "a history file of a newer timeline is in pg_wal".to_owned());
         let parked = data.standby_signal && data.mark && data.upstream.is_none();
         InPlace { obstacle, parked, marked: data.standby_signal || data.mark }
     }

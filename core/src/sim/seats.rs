@@ -6,7 +6,8 @@ use super::node::{Phase, Process};
 use super::world::World;
 use crate::clock::{Millis, Tick};
 use crate::dcs::DcsCall;
-use crate::effect::{Step, StopMode};
+use crate::decide::keeps_seat;
+use crate::effect::StopMode;
 use crate::memory::Memory;
 use crate::outcome::Outcome;
 use crate::seat::LeaveReason;
@@ -139,9 +140,9 @@ impl World {
         let here = &self.nodes[node];
         let Some(worker) = here.waiting else { return };
         let busy = here.stop_requested
-            || here.step.as_ref().is_some_and(|running| running.step != Step::EndStragglers)
+            || here.step.is_some()
             || !here.supervisor.outcomes.is_empty()
-            || here.supervisor.memory.stage.stops_server();
+            || keeps_seat(&here.supervisor.memory);
         if busy || !here.supervisor.acting {
             return;
         }

@@ -33,8 +33,8 @@ impl World {
         let number = self.number();
         let fails = self.healed_at.is_none() && self.rng.chance(self.params.failing_step_per_mille);
         let failure = fails.then(|| "the step failed".to_owned());
-        if fails && *step == Step::EndStragglers {
-            // It is not tried again once the worker is back.
+        if fails && *step == Step::EndStragglers && self.nodes[node].supervisor.memory.step_failures >= 2 {
+            // It was the last attempt: the worker gets the seat all the same.
             self.trouble(node);
         }
         self.nodes[node].step = Some(RunningStep { number, step: step.clone(), source: None, result: None, failure });

@@ -110,7 +110,7 @@ fn standby(fields: &Value) -> StandbyView {
     StandbyView {
         timeline: timeline(fields),
         received: lsn,
-        replayed: lsn,
+        replayed: Lsn(unsigned(fields, "replayed", lsn.0)),
         receiver: match word("receiver") {
             Some("streaming") => Receiver::Streaming,
             Some("connecting") => Receiver::Connecting,
