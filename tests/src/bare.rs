@@ -98,7 +98,7 @@ impl Bare {
             netns: None,
             log: log.clone(),
             dir: self.scratch.path().to_owned(),
-            env: Vec::new(),
+            env: own_libraries(),
         };
         self.daemon = Some(Daemon::start(&launch));
         let up = poll(secs(20), || sql::query(&self.server, "SELECT 1").ok());
@@ -180,6 +180,15 @@ impl Bare {
         let worker = self.postmaster().children().into_iter().find(|child| child.command().contains("ha_ext loop"));
         worker.expect("the loop worker runs")
     }
+}
+
+/// A server that was built for the tests has a client library of its own, which its modules need: the system's may be older.
+fn own_libraries() -> Vec<(String, String)> {
+    let dir = bin_dir().join("../lib");
+    if !dir.join("libpq.so.5").exists() {
+        return Vec::new();
+    }
+    vec![("LD_LIBRARY_PATH".to_owned(), dir.to_string_lossy().into_owned())]
 }
 
 /// Runs a statement in a thread that gives its result back.
