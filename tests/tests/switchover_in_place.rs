@@ -181,13 +181,12 @@ fn a_load_in_progress_and_an_open_transaction_hold_nobody_up() {
 /// Its session ends with the server's role, but not before it has its answer.
 #[test]
 fn whoever_asks_in_sql_is_answered() {
-    let rounds = times("HA_TESTS_ANSWERS", 10);
     let cluster = Cluster::running(Plan::short());
     let first = cluster.wait_ready_to_switch();
     cluster.nodes[first].sql("CREATE EXTENSION ha_ext").expect("the extension can be created");
     Load::tables(&cluster, 2);
     let mut load = Load::start(&cluster, 8);
-    for round in 0..rounds {
+    for round in rounds("HA_TESTS_ANSWERS", 10) {
         let from = cluster.wait_ready_to_switch();
         load.keep_up();
         let to = cluster.other_than(from);
