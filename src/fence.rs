@@ -121,17 +121,19 @@ pub fn reads_withheld(shared: &Shared) -> bool {
     shared.gate.reads_withheld.load(Ordering::Acquire) != 0
 }
 
-/// The store confirmed `lease` (network thread): extends an open fence, as long as the main thread is seen alive.
+/// The store confirmed `lease`, or its `ttl` was lowered (network thread): an open fence is open until its deadline. It is extended only as
+/// long as the main thread is seen alive.
 pub fn confirmed(shared: &Shared, lease: &Lease) {
     let quiet_ns = now_ns().saturating_sub(shared.heartbeat_ns.load(Ordering::Acquire));
-    if quiet_ns >= lease.ttl.0.saturating_mul(500_000) {
-        return;
-    }
+    let alive = quiet_ns < lease.ttl.0.saturating_mul(500_000);
     let new = deadline_ns(lease);
-    // Only extends: a fence that is closed stays closed, whatever order the two threads come in.
-    let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
-        ((old != 0 || !stands(Guard::Reopen)) && new > old).then_some(new)
-    });
+    // A fence that is closed stays closed, whatever order the two threads come in. One that is open may come to its end sooner: a lowered
+    // `ttl` moves the key to a shorter lease.
+    let moves = |old: u64| {
+        let is_open = old != 0 || !stands(Guard::Reopen);
+        (is_open && (alive || new < old)).then_some(new)
+    };
+    let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, moves);
 }
 
 /// The leader key is gone or not ours (network thread).
@@ -193,8 +195,13 @@ pub fn leader_hint() -> String {
     }
 }
 
-/// Raises the error of a closed fence.
+/// Raises the error of a closed fence. A server that has handed over waits with it until its sessions are ended: who is sent away
+/// sooner only asks servers that do not lead yet.
 fn refuse(message: &str) {
+    let handed_over = |shared: &&Shared| yielding() && sealed(shared);
+    if let Some(shared) = shared().filter(handed_over) {
+        queue::wait(&shared.held, || !handed_over(&shared));
+    }
     let hint = match mode() {
         Mode::Unconfigured => "The server was started without ha_ext.config_file, but its data directory belongs to a \
              cluster. Start it with ha_bootstrap, or take it out of the cluster with \"ha_bootstrap detach\"."

@@ -32,6 +32,13 @@ impl Lease {
         (self.sent_at + self.ttl) - margin(self.ttl)
     }
 
+    /// The same lease once `ttl` was lowered at `now`: any lease that the leader key may be moved to is granted later, and lives as long.
+    #[must_use]
+    pub fn limited(self, ttl: Millis, now: Tick) -> Self {
+        let shorter = Self { sent_at: now, ttl, ..self };
+        if shorter.deadline() < self.deadline() { shorter } else { self }
+    }
+
     /// Whether the lease still allows acknowledgements at `now`.
     #[must_use]
     pub fn valid_at(&self, now: Tick) -> bool {
@@ -56,6 +63,14 @@ mod tests {
         assert_eq!(lease.deadline(), Tick(38_500));
         assert!(lease.valid_at(Tick(38_499)));
         assert!(!lease.valid_at(Tick(38_500)));
+    }
+
+    #[test]
+    fn a_lowered_ttl_never_leaves_more_time_than_the_next_lease_has() {
+        let lease = Lease::confirmed(LeaseId(1), Revision(1), Tick(10_000), Millis(30_000));
+        assert_eq!(lease.limited(Millis(5000), Tick(12_000)).deadline(), Tick(16_750));
+        assert_eq!(lease.limited(Millis(5000), Tick(36_000)), lease, "it ends sooner by itself");
+        assert_eq!(lease.limited(Millis(60_000), Tick(12_000)), lease);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use ha_tests::cluster::Cluster;
 use ha_tests::plan::Plan;
 use ha_tests::process::Proc;
+use ha_tests::rest;
 use ha_tests::sql::Session;
 use ha_tests::wait::secs;
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// How much a frozen leader may have acknowledged that no standby had yet.
@@ -115,4 +117,27 @@ fn a_whole_node_frozen_and_thawed_acknowledges_nothing() {
 #[test]
 fn a_whole_node_without_a_supervisor_frozen_and_thawed_acknowledges_nothing() {
     whole_node("whole node without a supervisor frozen", false);
+}
+
+#[test]
+fn a_lowered_ttl_counts_for_a_leader_that_freezes_afterwards() {
+    let cluster = Cluster::running(Plan { nodes: 2, ttl: 30, loop_wait: 2, retry_timeout: 3, ..Plan::short() });
+    let old = cluster.leader().expect("a healthy cluster has a leader");
+    let session = Session::open(&cluster.nodes[old].server, secs(3)).expect("a session");
+    session.query("INSERT INTO ha_log VALUES (70, 1)", secs(3)).expect("the leader takes writes");
+    let lower = json!({ "ttl": 5, "loop_wait": 1 });
+    let reply = rest::patch(&cluster.nodes[old].rest, "/config", &lower).expect("the leader answers");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    // The key hangs on a lease of the new length by now, and the last long one would have lasted for 20 s more.
+    std::thread::sleep(secs(6));
+    cluster.nodes[old].supervisor().expect("a supervisor").freeze();
+    cluster.nodes[old].worker().expect("a leader has a loop worker").freeze();
+    let new = cluster.wait_other_leader(old, secs(20));
+    let late = session.query("INSERT INTO ha_log VALUES (70, 2)", secs(3));
+    cluster.nodes[new].sql("INSERT INTO ha_log VALUES (71, 1)").expect("the new leader takes writes");
+    for process in cluster.nodes[old].processes() {
+        process.thaw();
+    }
+    assert!(late.is_err(), "the old leader acknowledged a commit after its lease");
+    cluster.wait_healthy(secs(60));
 }

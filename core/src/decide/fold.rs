@@ -24,6 +24,10 @@ pub(super) fn outcomes(turn: &mut Turn<'_>) {
             Outcome::SeatTaken(reason) => seat_taken(turn, reason),
         }
     }
+    let (ttl, now) = (turn.view.settings.ttl_ms, turn.now());
+    if let Some(lease) = turn.memory.lease.filter(|lease| lease.ttl > ttl) {
+        turn.memory.lease = Some(lease.limited(ttl, now));
+    }
 }
 
 fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {

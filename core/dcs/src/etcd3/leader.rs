@@ -91,7 +91,8 @@ impl Etcd3 {
             match claimed {
                 Ok((Claimed::Others, _)) => return Ok(DcsReply::Lost),
                 Ok((Claimed::Ours(created, Ok(kept)), _)) => {
-                    return Ok(DcsReply::Won(Lease::confirmed(kept.lease, created, kept.sent_at, kept.ttl)));
+                    let ttl = kept.ttl.min(self.options.ttl);
+                    return Ok(DcsReply::Won(Lease::confirmed(kept.lease, created, kept.sent_at, ttl)));
                 }
                 Ok((Claimed::Ours(_, Err(Failure::LeaseGone)), _))
                 | Err(Stopped { failure: Failure::LeaseGone, .. })
@@ -167,7 +168,10 @@ impl Etcd3 {
             match self.confirm(id, lease.leader_created, budget).await? {
                 Confirmed::Kept(kept) => {
                     let kept = self.replaced_if_due(kept, true, budget).await;
-                    let lease = Lease::confirmed(kept.lease, lease.leader_created, kept.sent_at, kept.ttl);
+                    // A lease that could not be replaced yet may be, by a request that is still on its way: it counts for no more than
+                    // the next one will.
+                    let ttl = kept.ttl.min(self.options.ttl);
+                    let lease = Lease::confirmed(kept.lease, lease.leader_created, kept.sent_at, ttl);
                     return Ok(DcsReply::Kept(lease));
                 }
                 Confirmed::Moved(to) => {

@@ -78,6 +78,12 @@ impl Etcd3 {
         self.own.clone()
     }
 
+    /// What leases are asked for with.
+    #[must_use]
+    pub fn ttl(&self) -> Millis {
+        self.options.ttl
+    }
+
     /// Forgets which etcd cluster we belong to, after an operator replaced it and said so (reload): the next
     /// answer decides. Until then answers of another cluster are refused.
     pub fn accept_new_cluster(&mut self) {

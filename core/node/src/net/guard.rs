@@ -1,6 +1,7 @@
 //! Watches over the lease we lead by, on the net thread, so that its end closes the fence without the main thread.
 
 use super::Hooks;
+use ha_core::clock::{Millis, Tick};
 use ha_core::dcs::{LEADER_PATH, RawCluster, RawKey};
 use ha_core::ids::{LeaseId, NodeName, Revision};
 use ha_core::lease::Lease;
@@ -71,6 +72,16 @@ impl Guard {
             (self.hooks.confirmed)(&lease);
         }
         true
+    }
+
+    /// From `now` on leases are asked for with `ttl`: before the key is moved to a shorter one, the fence must count on no more.
+    pub fn limit(&mut self, ttl: Millis, now: Tick) {
+        let Some(held) = self.held.filter(|held| held.ttl > ttl) else { return };
+        let limited = held.limited(ttl, now);
+        self.held = Some(limited);
+        if self.acting.get() {
+            (self.hooks.confirmed)(&limited);
+        }
     }
 
     /// The main thread goes on with a lease that the other seat held.
@@ -219,6 +230,18 @@ mod tests {
         assert!(acting.is_lost(&lease()));
         guard.refused(&lease());
         assert_eq!(count(&calls.lost), 1);
+    }
+
+    #[test]
+    fn a_lowered_ttl_ends_the_fence_sooner_before_the_key_is_moved() {
+        let (mut guard, _, calls) = guard();
+        assert!(guard.confirmed(lease()));
+        guard.limit(Millis(5000), Tick(20_000));
+        assert_eq!(guard.held.map(|held| held.deadline()), Some(Tick(24_750)));
+        assert_eq!(count(&calls.confirmed), 2, "the fence was told");
+        guard.limit(Millis(30_000), Tick(21_000));
+        guard.limit(Millis(5000), Tick(22_000));
+        assert_eq!(count(&calls.confirmed), 2, "nothing to lower");
     }
 
     #[test]

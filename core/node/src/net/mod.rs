@@ -38,13 +38,13 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 /// (an atomic store in shared memory is fine).
 #[derive(Clone)]
 pub struct Hooks {
-    /// The store has confirmed our lease a moment ago: push the fence's deadline out to [`Lease::deadline`].
+    /// The store has confirmed our lease a moment ago, or its `ttl` was lowered: the fence's deadline is [`Lease::deadline`] now.
     ///
     /// Called only while the driver is [`Acting`]: between its `OpenFence` and its `CloseFence`. That alone does not
     /// suffice, so the hook itself
     /// * must only ever move a deadline that is **not zero** (compare-and-swap): a closed fence is opened by the main
     ///   thread alone, whatever confirmation is still on its way;
-    /// * must not move it when the main thread's heartbeat is older than `ttl / 2`: a stuck main thread must not keep the fence open.
+    /// * must not push it out when the main thread's heartbeat is older than `ttl / 2`: a stuck main thread must not keep the fence open.
     pub confirmed: Arc<dyn Fn(&Lease) + Send + Sync>,
     /// The leader key is proven not to be ours any more: set the fence's deadline to zero.
     pub leader_lost: Arc<dyn Fn() + Send + Sync>,

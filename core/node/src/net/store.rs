@@ -130,6 +130,7 @@ async fn answer(
             Work::Resume(session) => store.resume_session(session),
             Work::Timing { ttl, retry_timeout: new } => {
                 retry_timeout = new;
+                guard.borrow_mut().limit(ttl, clock::now());
                 store.set_ttl(ttl);
                 store.set_retry_timeout(new);
             }
@@ -137,6 +138,7 @@ async fn answer(
                 if let Some(session) = store.session() {
                     new.resume_session(session);
                 }
+                guard.borrow_mut().limit(new.ttl(), clock::now());
                 store = *new;
                 retry_timeout = new_retry_timeout;
             }
