@@ -1,58 +1,81 @@
 //! The end of the log of a server that hands over: nothing behind it becomes durable (ADR 0030).
 //!
 //! Whoever holds `WALWriteLock` is the only one who can write the log, and without its log no page of data can be written
-//! either. The worker takes the lock, knows then where the log ends, and keeps it until the log is thawed or the process
-//! ends without its exit callbacks.
+//! either. The worker takes the lock, knows then where the log ends, and keeps it until the log is thawed or recovery begins.
 #![allow(unsafe_code)]
 
 use super::locks::FixedLock;
 use ha_core::ids::{Lsn, Timeline};
-use pgrx::pg_sys;
+use pgrx::{pg_guard, pg_sys};
+use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// The most that may be written and not flushed when the log is ended; with more than that it is flushed once more.
 const UNFLUSHED_BYTES_MAX: u64 = 64 << 20;
 
-/// A log that ends, as long as this is not [thawed](Frozen::thaw). It is not when it is dropped: the lock goes with the process.
-#[derive(Debug)]
-pub struct Frozen {
-    at: Lsn,
-    /// What the files held behind the end.
-    behind: Vec<Piece>,
+/// What the files held behind the end of a frozen log. For the whole process: it may end in many ways, and in none of them may the others
+/// write on behind a hole.
+static BEHIND: Mutex<Option<Vec<Piece>>> = Mutex::new(None);
+
+fn behind() -> MutexGuard<'static, Option<Vec<Piece>>> {
+    BEHIND.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Frozen {
-    /// Where it ends.
-    pub fn at(&self) -> Lsn {
-        self.at
-    }
-
-    /// Lets the server write again. After an error the log has a hole, and this server must not go on.
-    pub fn thaw(self) -> io::Result<()> {
-        self.behind.iter().try_for_each(Piece::put_back)?;
+/// Lets the server write again, if it could not. After an error the log has a hole, and this server must not go on.
+pub fn thaw() -> io::Result<()> {
+    let mut behind = behind();
+    if let Some(pieces) = behind.as_ref() {
+        pieces.iter().try_for_each(Piece::put_back)?;
+        *behind = None;
         release();
-        Ok(())
     }
+    Ok(())
+}
+
+/// The postmaster has died: nobody would begin recovery, so the others must find a whole log until they end too.
+pub fn abandon() {
+    if thaw().is_err() {
+        super::process::exit_into_recovery();
+    }
+}
+
+/// An error or a panic ends this process, and the server would let go of the lock and start another worker: recovery begins instead, from
+/// the end of the log as it is.
+#[pg_guard]
+extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
+    if behind().is_some() {
+        super::process::exit_into_recovery();
+    }
+}
+
+fn watch_the_exit() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the function lives as long as the process.
+        unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0)) };
+    });
 }
 
 /// Ends the log with a record of no effect behind everything that was written so far, waits until it is flushed, and lets nobody write
-/// from there on. It waits for the disk, as long as one flush takes.
-pub fn freeze(data_dir: &Path) -> io::Result<Frozen> {
+/// from there on until [`thaw`]; returns where that is. It waits for the disk, as long as one flush takes.
+pub fn freeze(data_dir: &Path) -> io::Result<Lsn> {
+    watch_the_exit();
     let last = insert_noop();
     flush(last);
     acquire();
-    let frozen = end_log(data_dir, last);
-    if frozen.is_err() {
+    let end = end_log(data_dir, last);
+    if end.is_err() {
         release();
     }
-    frozen
+    end
 }
 
 /// Where the flushed log ends, with everything cleared away behind it.
-fn end_log(data_dir: &Path, last: Lsn) -> io::Result<Frozen> {
+fn end_log(data_dir: &Path, last: Lsn) -> io::Result<Lsn> {
     let ((flushed, timeline), written) = (super::wal::flushed(), written());
     if flushed < last || written.0.saturating_sub(flushed.0) > UNFLUSHED_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, "others write too much"));
@@ -61,20 +84,22 @@ fn end_log(data_dir: &Path, last: Lsn) -> io::Result<Frozen> {
     // written without a flush to make room in memory: recovery must find neither.
     let page_bytes = u64::from(pg_sys::XLOG_BLCKSZ);
     let end = Lsn(written.0.max(flushed.0).next_multiple_of(page_bytes));
-    let mut behind = Vec::new();
+    let mut found = Vec::new();
     for (path, offset, bytes) in pieces(data_dir, timeline, flushed, end) {
-        behind.push(Piece::take(&path, offset, bytes)?);
+        found.push(Piece::take(&path, offset, bytes)?);
     }
-    for (number, piece) in behind.iter().enumerate() {
-        if let Err(error) = piece.clear() {
-            // What was cleared must be whole again for those who go on. With a hole nobody may.
-            if behind[..=number].iter().try_for_each(Piece::put_back).is_err() {
-                super::process::exit_into_recovery();
-            }
-            return Err(error);
+    // From here on an exit by any way knows of it.
+    let mut behind = behind();
+    let found = behind.insert(found);
+    if let Err(error) = found.iter().try_for_each(Piece::clear) {
+        // What was cleared must be whole again for those who go on. With a hole nobody may.
+        if found.iter().try_for_each(Piece::put_back).is_err() {
+            super::process::exit_into_recovery();
         }
+        *behind = None;
+        return Err(error);
     }
-    Ok(Frozen { at: flushed, behind })
+    Ok(flushed)
 }
 
 /// A part of a segment's file.
@@ -98,7 +123,9 @@ impl Piece {
     }
 
     fn put_back(&self) -> io::Result<()> {
-        self.file.write_all_at(&self.content, self.offset)
+        self.file.write_all_at(&self.content, self.offset)?;
+        // The server may count as flushed what it finds written.
+        self.file.sync_data()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Waiting on the latch, and setting that of another process or from another thread.
 #![allow(unsafe_code)]
 
+use super::freeze;
 use pgrx::pg_sys;
 use std::ffi::{c_int, c_long, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -49,9 +50,9 @@ pub fn reset() {
     unsafe { pg_sys::ResetLatch(latch) };
 }
 
-/// Waits until the latch is set or `socket` is readable (`true`), or `timeout` has passed. Exits if the postmaster has died.
+/// Waits until the latch is set or `socket` is readable (`true`), or `timeout` has passed. Ends this process if the postmaster has died.
 pub fn wait(socket: Option<BorrowedFd<'_>>, timeout: Duration) -> bool {
-    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_POSTMASTER_DEATH;
     if socket.is_some() {
         events |= pg_sys::WL_SOCKET_READABLE;
     }
@@ -63,6 +64,11 @@ pub fn wait(socket: Option<BorrowedFd<'_>>, timeout: Duration) -> bool {
     let happened = unsafe {
         pg_sys::WaitLatchOrSocket(latch, events.cast_signed() as c_int, socket, timeout_ms, pg_sys::PG_WAIT_EXTENSION)
     };
+    if happened.cast_unsigned() & pg_sys::WL_POSTMASTER_DEATH != 0 {
+        freeze::abandon();
+        // SAFETY: the way in which a process of the server ends.
+        unsafe { pg_sys::proc_exit(1) };
+    }
     happened.cast_unsigned() & (pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE) != 0
 }
 

@@ -2,9 +2,8 @@
 
 use super::Inside;
 use crate::fence;
-use crate::pg::freeze::{self, Frozen};
-use crate::pg::{process, report};
-use ha_core::ids::NodeName;
+use crate::pg::{freeze, process, report};
+use ha_core::ids::{Lsn, NodeName};
 use ha_core::local::Seal;
 use ha_core::memory::{Memory, Stage};
 use ha_core::seat::LeaveReason;
@@ -13,7 +12,8 @@ use ha_node::clock;
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Handover {
-    frozen: Option<Frozen>,
+    /// Where the log ends, while nobody may write it.
+    frozen: Option<Lsn>,
     times: Times,
     /// The demotion is to be in place.
     in_place: bool,
@@ -31,6 +31,8 @@ struct Times {
     drained: u64,
     confirmed: u64,
     released: u64,
+    /// The successor leads, or was waited for long enough.
+    succeeded: u64,
 }
 
 /// To whom this node hands over, if it does.
@@ -60,7 +62,8 @@ impl Inside {
 
     /// Held commits go on; what was held back in memory may become durable before.
     pub(super) fn unseal(&mut self) {
-        if let Some(Err(error)) = self.handover.frozen.take().map(Frozen::thaw) {
+        self.handover.frozen = None;
+        if let Err(error) = freeze::thaw() {
             report::warning(&format!("the log cannot go on, recovery begins: {error}"));
             process::exit_into_recovery();
         }
@@ -83,8 +86,8 @@ impl Inside {
     }
 
     pub(super) fn seal_state(&self) -> Seal {
-        match &self.handover.frozen {
-            Some(frozen) => Seal::Frozen { at: frozen.at() },
+        match self.handover.frozen {
+            Some(at) => Seal::Frozen { at },
             None => fence::seal_state(self.shared),
         }
     }
@@ -108,6 +111,10 @@ impl Inside {
         if self.handover.frozen.is_some() && self.handover.times.confirmed == 0 {
             self.handover.times.confirmed = clock::now_ns();
         }
+        let released = matches!(memory.stage, Stage::HandingOver { .. }) && memory.lease.is_none();
+        if released && self.handover.times.released == 0 {
+            self.handover.times.released = clock::now_ns();
+        }
         if memory.stage.resigning() {
             fence::close_for_demotion(self.shared, &self.handover.successor);
         } else {
@@ -119,9 +126,7 @@ impl Inside {
         if !self.parked(&self.files.facts().place) {
             return Err("recovery would not begin as a parked standby".to_owned());
         }
-        if self.handover.times.released == 0 {
-            self.handover.times.released = clock::now_ns();
-        }
+        self.handover.times.succeeded = clock::now_ns();
         self.handover.in_place = true;
         self.leaving = Some(reason.clone());
         Ok(())
@@ -151,6 +156,7 @@ impl Inside {
             ("drain", times.drained),
             ("confirm", times.confirmed),
             ("release", times.released),
+            ("successor", times.succeeded),
             ("total", clock::now_ns()),
         ];
         Some(format!("handed over:{} ms", super::times::since(times.begun, &steps)))

@@ -2,6 +2,7 @@
 
 use ha_tests::chance::{Chance, times};
 use ha_tests::cluster::Cluster;
+use ha_tests::daemon::run;
 use ha_tests::load::Load;
 use ha_tests::plan::Plan;
 use ha_tests::wait::{millis, secs};
@@ -124,4 +125,34 @@ fn strike(cluster: &mut Cluster, victim: &Victim, round: usize, chance: &mut Cha
     } else {
         conclusion.verdict.expect_nothing_lost(&story);
     }
+}
+
+#[test]
+fn a_worker_that_ends_by_an_error_with_the_log_in_its_hands_does_not_let_go_of_it() {
+    let cluster = Cluster::running(Plan::short());
+    let from = cluster.wait_ready_to_switch();
+    cluster.wait_caught_up(from);
+    let observation = cluster.observe();
+    let logged = cluster.nodes[from].server_log().len();
+    // The candidate never has the end of the log, so that it is held for a second.
+    cluster.nodes[from].freeze_senders();
+    std::thread::scope(|scope| {
+        scope.spawn(|| cluster.switchover(from, cluster.other_than(from)));
+        assert!(cluster.saw_parked(from, secs(10)), "the switchover never came near the end of the log");
+        std::thread::sleep(millis(300));
+        // Its next wait needs a file descriptor.
+        let worker = cluster.nodes[from].worker().expect("a leader has a loop worker");
+        run(&["runuser", "-u", "postgres", "--", "prlimit", "--nofile=3:3", "--pid", &worker.pid.to_string()])
+            .expect("a limit can be set");
+        let said = || {
+            let log = cluster.nodes[from].server_log();
+            let log = log.get(logged..).unwrap_or_default();
+            log.contains("terminating any other active server processes").then_some(())
+        };
+        cluster.wait("recovery to begin", secs(10), said);
+    });
+    cluster.nodes[from].thaw_senders();
+    let since = Instant::now();
+    cluster.wait("a write after it", secs(30), || observation.writers.first_ack_sent_after(since));
+    cluster.conclude(observation).verdict.expect_nothing_lost("the worker ended by an error");
 }
