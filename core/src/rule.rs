@@ -67,6 +67,7 @@ rules! {
     SwitchoverWithdrawn = "switchover.withdrawn", "The switchover request was withdrawn before the hand-over.";
     SwitchoverDone = "switchover.done", "The member that was asked for leads; the request is cleared.";
     SwitchoverHandingOver = "switchover.handing_over", "The server stops to hand over to the candidate.";
+    HandOverAwaiting = "handover.awaiting", "The leader key is released; clients are held until the successor leads, and are told then.";
     HandOverReleasing = "handover.releasing", "The candidate has the whole log; nothing more is acknowledged here, and the leader key is released.";
     ReleaseWaiting = "release.waiting", "The server is down; the leader key is kept until a member has the shutdown checkpoint.";
     ReleaseHandedOver = "release.handed_over", "The candidate has the shutdown checkpoint; the leader key is released.";

@@ -4,7 +4,7 @@
 //! sets the seal and then looks at the lines. So a commit is either held or counted, and once none is counted every commit
 //! that was or will be acknowledged has its record in the log.
 
-use super::{Guard, closed, refuse_commit, stands};
+use super::{Guard, closed, refuse_commit, stands, yielding};
 use crate::pg::{process, queue};
 use crate::shmem::{Mark, Shared, marks, shared};
 use ha_core::local::Seal;
@@ -58,18 +58,21 @@ pub fn pass() {
     };
     loop {
         mark.0.store(if stands(Guard::CommitCounted) { PASSED } else { HELD }, Ordering::SeqCst);
-        if stands(Guard::CommitClosed) && closed() {
+        let sealed = sealed(shared);
+        if stands(Guard::CommitClosed) && closed() && !(sealed && yielding()) {
             mark.0.store(IDLE, Ordering::SeqCst);
             return refuse_commit();
         }
-        if !sealed(shared) || !stands(Guard::CommitSealed) {
+        if !sealed || !stands(Guard::CommitSealed) {
             #[cfg(debug_assertions)]
             crate::pg::debug::reached(crate::pg::debug::Point::InCommit);
             return;
         }
         mark.0.store(HELD, Ordering::SeqCst);
         // An error in here (a cancelled statement, a terminated session) ends in an abort, which clears the line.
-        queue::wait(&shared.held, || (stands(Guard::HeldClosed) && closed()) || !sealed(shared));
+        // Of a server that has handed over it goes on waiting: it is ended when the next leader can be asked.
+        let refused = || stands(Guard::HeldClosed) && closed() && !yielding();
+        queue::wait(&shared.held, || refused() || !self::sealed(shared));
     }
 }
 

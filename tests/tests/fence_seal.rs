@@ -73,20 +73,31 @@ fn held_commits_go_on_after_an_unseal() {
 }
 
 #[test]
-fn held_commits_fail_with_the_new_leader_as_hint_when_the_fence_closes() {
+fn held_commits_stay_held_by_a_server_that_has_handed_over_until_they_are_told_where_to_go() {
     let (bare, _etcd) = leader();
     let idle = bare.session();
     let pid = idle.value("SELECT pg_backend_pid()", secs(5)).expect("a query").expect("a pid");
     let sessions: Vec<Session> = HELD.iter().map(|_| bare.session()).collect();
-    let other = bare.session();
+    let (other, late) = (bare.session(), bare.session());
     let operator = holding(&bare);
     let clients: Vec<_> = sessions.into_iter().zip(HELD).map(|(session, text)| in_background(session, text)).collect();
     poll(secs(10), || (waiting(&bare) == HELD.len()).then_some(())).expect("all of them are held");
     operator.query("SET ha_ext.debug_gate = 'demote'", secs(5)).expect("a debug build can close the fence");
     let next = "The next leader is 192.0.2.1:5432 (next).";
-    for (client, text) in clients.into_iter().zip(HELD) {
+    let writer = in_background(late, "INSERT INTO held VALUES (18)");
+    std::thread::sleep(millis(300));
+    for (client, text) in clients.iter().zip(HELD) {
+        assert!(!client.is_finished(), "{text} was not held any more");
+    }
+    assert!(!writer.is_finished(), "a statement that must be refused waits with them");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'Extension' AND \
+               backend_type = 'client backend'";
+    other.query(end, secs(5)).expect("a termination");
+    for (client, text) in clients.into_iter().chain([writer]).zip(HELD.iter().chain(&["a statement"])) {
         match client.join().expect("the thread ends") {
-            Err(SqlError::Refused { code, hint, .. }) => assert_eq!((code.as_str(), hint.as_str()), ("25006", next)),
+            Err(SqlError::Refused { code, hint, .. }) => {
+                assert_eq!((code.as_str(), hint.as_str()), ("57P01", next), "{text}");
+            }
             other => panic!("{text}: {other:?}"),
         }
     }
@@ -108,6 +119,21 @@ fn held_commits_fail_with_the_new_leader_as_hint_when_the_fence_closes() {
     poll(secs(20), || bare.run("INSERT INTO held VALUES (20)").ok()).expect("the key is still ours, so it leads again");
     let rows = sql::value(&bare.server, "SELECT string_agg(i::text, ',' ORDER BY i) FROM held").expect("a read");
     assert_eq!(rows.as_deref(), Some("20"), "nothing of what was refused is there");
+}
+
+#[test]
+fn held_commits_fail_when_the_lease_ends() {
+    let (bare, _etcd) = leader();
+    let sessions: Vec<Session> = HELD.iter().map(|_| bare.session()).collect();
+    let _operator = holding(&bare);
+    let clients: Vec<_> = sessions.into_iter().zip(HELD).map(|(session, text)| in_background(session, text)).collect();
+    for (client, text) in clients.into_iter().zip(HELD) {
+        match client.join().expect("the thread ends") {
+            Err(SqlError::Refused { code, .. }) => assert_eq!(code, "25006", "{text}"),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+    bare.worker().thaw();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{in_place, lease, release};
 use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
 use crate::effect::{DemoteMethod, Effect};
-use crate::ids::{Lsn, NodeName, Revision};
+use crate::ids::{Lsn, NodeName, Revision, Timeline};
 use crate::lease::Lease;
 use crate::local::{PrimaryView, Seal, Server};
 use crate::memory::Stage;
@@ -25,6 +25,10 @@ const REPLAY_NEAR_BYTES: u64 = 16 << 20;
 const DRAIN_WAIT: Millis = Millis(2000);
 /// How long the candidate may take for what is left of the log.
 const CONFIRM_WAIT: Millis = Millis(1000);
+
+/// How long the old leader stays as it is, so that its clients are told where to go when they can: recovery here would take processor and
+/// disk from a successor beside it, and clients that are told earlier would only ask servers that must refuse them.
+const SUCCESSOR_WAIT: Millis = Millis(500);
 
 /// What [`Stage::Sealing`] holds.
 struct Sealing {
@@ -218,7 +222,7 @@ pub(super) fn has_all(primary: &PrimaryView, candidate: &NodeName, at: Lsn) -> b
 
 /// The release was sent. While its outcome is unknown it is asked for again; the lease is never renewed.
 pub(super) fn after_release(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdict {
-    let Stage::HandingOver { candidate, at, timeline, .. } = turn.memory.stage.clone() else {
+    let Stage::HandingOver { candidate, at, timeline, since } = turn.memory.stage.clone() else {
         return Verdict::of(Rule::HandOverReleasing).with(Effect::CloseFence);
     };
     if let Some(lease) = turn.memory.lease
@@ -228,6 +232,10 @@ pub(super) fn after_release(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdi
     }
     let in_place = primary.in_place.parked && in_place::obstacle(turn, primary).is_none();
     let known = turn.memory.lease.is_none();
+    let early = turn.now().since(since) < SUCCESSOR_WAIT && !turn.view.stop_requested;
+    if known && in_place && early && !successor_leads(turn, timeline) {
+        return Verdict::of(Rule::HandOverAwaiting).with(Effect::CloseFence).soon(20);
+    }
     if known || !in_place {
         turn.memory.stage = Stage::Demoting {
             // With an unknown outcome nothing may be called off any more.
@@ -241,4 +249,15 @@ pub(super) fn after_release(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdi
     let method = if in_place { DemoteMethod::InPlace } else { DemoteMethod::Restart };
     let demote = Effect::Demote { reason: LeaveReason::Switchover, method };
     Verdict::of(Rule::DemotionInPlace).with(Effect::CloseFence).with(demote).soon(1000)
+}
+
+/// Whether another member leads: it says so, or has published where it branched off.
+fn successor_leads(turn: &Turn<'_>, timeline: Timeline) -> bool {
+    turn.fresh().is_some_and(|cluster| {
+        let leader = cluster.leader.as_ref().filter(|leader| leader.name != *turn.me());
+        leader.is_some_and(|leader| {
+            let says_so = cluster.members.get(&leader.name).is_some_and(|member| member.role == "primary");
+            says_so || cluster.history.iter().any(|row| row.timeline == timeline)
+        })
+    })
 }
