@@ -16,15 +16,19 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## Install what is needed on Debian 12 (as root)
+setup: ## Install what is needed on Debian 12, tests included (as root)
 	@scripts/setup.sh
+
+.PHONY: setup-build
+setup-build: ## Install what building for the server of PG_CONFIG needs, and nothing else (as root)
+	@scripts/setup.sh build
 
 .PHONY: build
 build: setup ## Build the extension and the supervisor
 	$(CARGO) build --workspace $(FEATURES)
 
 .PHONY: install
-install: setup ## Build with optimisation; install the extension into PostgreSQL, ha_bootstrap into PREFIX/bin
+install: setup-build ## Build with optimisation; install the extension into PostgreSQL, ha_bootstrap into PREFIX/bin
 	$(CARGO) build --release -p ha_ext -p ha_bootstrap $(FEATURES)
 	scripts/install.sh target/release/libha_ext.so
 
@@ -61,7 +65,7 @@ demo: install-tested ## Three nodes in a live table: one switchover, one lost le
 	target/debug/demo
 
 .PHONY: bench
-bench: install ## Measure beside Patroni and rewrite docs/benchmarks.md (BENCH_FLAGS="--runs 3 --only switchover")
+bench: setup install ## Measure beside Patroni and rewrite docs/benchmarks.md (BENCH_FLAGS="--runs 3 --only switchover")
 	$(CARGO) build -p ha_tests --bin bench
 	scripts/patroni.sh
 	scripts/clean-tests.sh

@@ -1,8 +1,31 @@
 #!/bin/sh
-# Installs what building, testing and the demo need on Debian 12, and nothing when it is there already.
+# Installs on Debian 12 what is missing of what building, testing and the demo need; `setup.sh build` only what building for the server
+# of PG_CONFIG needs, for a machine that is to run ha_ext and no tests.
 set -eu
-packages="postgresql-15 postgresql-server-dev-15 libclang-dev protobuf-compiler libprotobuf-dev pkg-config
+what=${1:-all}
+debian=/usr/lib/postgresql/15/bin/pg_config
+server="postgresql-15 postgresql-server-dev-15"
+tools="libclang-dev protobuf-compiler libprotobuf-dev pkg-config"
+case $what in
+    all)
+        packages="$server $tools
 openssl etcd-server etcd-client haproxy pgbouncer iproute2 nftables util-linux wrk python3-venv"
+        ;;
+    build)
+        packages=$tools
+        pg_config=${PG_CONFIG:-$debian}
+        if [ "$pg_config" = "$debian" ]; then
+            packages="$server $tools"
+        elif [ ! -e "$("$pg_config" --includedir-server)/postgres.h" ]; then
+            echo "setup: the development headers of the server of $pg_config are not there" >&2
+            exit 1
+        fi
+        ;;
+    *)
+        echo "usage: $0 [all|build]" >&2
+        exit 2
+        ;;
+esac
 
 missing=""
 for package in $packages; do
@@ -14,14 +37,18 @@ if [ -n "$missing" ]; then
         exit 1
     fi
     echo "setup: installing$missing"
-    # Debian's package would create and start a server of its own.
-    conf=/etc/postgresql-common/createcluster.conf
-    mkdir -p "$(dirname "$conf")"
-    if grep -qs '^create_main_cluster' "$conf"; then
-        sed -i 's/^create_main_cluster.*/create_main_cluster = false/' "$conf"
-    else
-        echo 'create_main_cluster = false' >>"$conf"
-    fi
+    case "$missing " in
+        *" postgresql-15 "*)
+            # Debian's package would create and start a server of its own.
+            conf=/etc/postgresql-common/createcluster.conf
+            mkdir -p "$(dirname "$conf")"
+            if grep -qs '^create_main_cluster' "$conf"; then
+                sed -i 's/^create_main_cluster.*/create_main_cluster = false/' "$conf"
+            else
+                echo 'create_main_cluster = false' >>"$conf"
+            fi
+            ;;
+    esac
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -q
     # shellcheck disable=SC2086 # A list of words.
