@@ -53,6 +53,11 @@ impl ClockWatch {
         Ok(Self { hardware_ms })
     }
 
+    /// What the other side of the seat has read may be newer than what was read here last: until the next reading there is none.
+    pub fn forget(&self) {
+        self.hardware_ms.store(UNKNOWN, Ordering::Relaxed);
+    }
+
     /// Where the clocks stand now, the hardware clock as it was read last.
     pub fn read(&self) -> Option<Clocks> {
         let hardware_ms = Some(self.hardware_ms.load(Ordering::Relaxed)).filter(|ms| *ms != UNKNOWN);

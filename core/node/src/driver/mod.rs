@@ -170,6 +170,7 @@ impl Driver {
     /// The seat comes to this side, with what the other side remembers.
     pub fn take_seat(&mut self, memory: Memory) {
         self.net.send(Command::Resume { session: memory.session, lease: memory.lease });
+        self.clocks.forget();
         self.memory = memory;
         self.leaving = false;
         self.rule = None;

@@ -19,6 +19,8 @@ impl FakeHardware {
         let path = dir.path().join("since_epoch");
         let (ahead_s, end) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (place, ahead, told) = (path.clone(), ahead_s.clone(), end.clone());
+        // Whoever finds none looks again only much later.
+        std::fs::write(&path, format!("{}\n", crate::clock::wall_ms() / 1000)).expect("a writable directory");
         let thread = std::thread::Builder::new().spawn(move || {
             while !told.load(Ordering::Relaxed) {
                 let now_s = crate::clock::wall_ms() / 1000 + ahead.load(Ordering::Relaxed);
@@ -59,13 +61,24 @@ fn a_pause_that_only_the_hardware_clock_knows_of_is_told_and_makes_the_node_prov
 
     let jumped_at = crate::clock::now();
     hardware.ahead_s.store(100, Ordering::Relaxed);
-    // Read twice a second, and the driver is woken: it does not wait for its next turn.
-    node.until("jump", 1500, |driver, _| driver.memory().clock_jumps == 1);
+    node.until("jump", 5000, |driver, _| driver.memory().clock_jumps == 1);
     let told = node.driver.events().since(0).find(|event| event.kind == EventKind::Clock).expect("an event");
     assert_eq!(told.code, "clock.hardware");
     let ahead_s = told.text.split(' ').find_map(|word| word.parse::<f64>().ok()).unwrap_or_default();
     assert!((98.0..=102.0).contains(&ahead_s), "{}", told.text);
     let doubt = node.driver.memory().doubt.expect("a doubt");
     assert!((99_000..=103_000).contains(&doubt.unseen.0), "{doubt:?}");
-    node.until("proof", 1500, |driver, _| driver.memory().kept_at > Some(jumped_at));
+    node.until("proof", 5000, |driver, _| driver.memory().kept_at > Some(jumped_at));
+
+    // The seat comes from a side that has seen a later jump already: it is not told again, nor as one back.
+    let mut memory = node.driver.memory().clone();
+    if let Some(ms) = memory.clocks.as_mut().and_then(|clocks| clocks.hardware_ms.as_mut()) {
+        *ms += 50_000;
+    }
+    hardware.ahead_s.store(150, Ordering::Relaxed);
+    node.driver.take_seat(memory);
+    let began = crate::clock::now();
+    node.until("two seconds", 4000, |_, _| crate::clock::now().since(began) > Millis(2000));
+    assert!(node.driver.memory().clocks.is_some_and(|clocks| clocks.hardware_ms.is_some()), "it was read again");
+    assert_eq!(node.driver.memory().clock_jumps, 1, "{:?}", node.driver.memory().clocks);
 }
