@@ -76,6 +76,7 @@ rules! {
     ReleaseAfterCrash = "release.after_crash", "The server died and is not restarted as leader; the leader key is released.";
     ReleaseDataLost = "release.data_lost", "The data directory is gone or damaged; the leader key is released once no process of its server can acknowledge anything.";
     StandbyFollowing = "standby.following", "This standby streams from the leader.";
+    StandbyAwaitingSuccessor = "standby.awaiting_successor", "The old leader handed over; this standby stays with it until its successor leads.";
     StandbyRepointing = "standby.repointing", "This standby is pointed at the leader.";
     StandbyNotStreaming = "standby.not_streaming", "This standby follows the leader but does not stream; peers are asked in case the leader is dying.";
     StandbyLeaderUnknown = "standby.leader_unknown", "There is a leader, but where it listens is not published yet.";

@@ -102,6 +102,11 @@ impl Inside {
         self.is_frozen().then_some(self.handover.times.drained)
     }
 
+    /// The log has ended, and what the candidate has of it decides.
+    pub fn watches_the_candidate(&self) -> bool {
+        self.handover.frozen.is_some() && self.handover.times.released == 0
+    }
+
     /// Whether what happens now is waited for by every client.
     pub fn clients_wait(&self) -> bool {
         self.handover.frozen.is_some() || fence::sealed(self.shared) || self.promotion_runs()

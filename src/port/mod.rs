@@ -250,7 +250,7 @@ impl Port for Inside {
             Effect::OpenFence { lease } => {
                 fence::open(self.shared, lease);
                 self.promotion_is_over();
-                self.empty_settings();
+                self.empty_settings_soon();
                 Ok(())
             }
             Effect::CloseFence => {

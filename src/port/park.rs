@@ -14,6 +14,8 @@ use std::io;
 
 /// How long a change of files may take before it is asked for again.
 const PATIENCE: Millis = Millis(1000);
+/// How long after its promotion a leader reloads its settings.
+const EMPTY_AFTER: Millis = Millis(1000);
 /// How old what the files say may be while a switchover is under way, and otherwise.
 const LOOK_SOON: Millis = Millis(20);
 const LOOK_EVERY: Millis = Millis(1000);
@@ -30,6 +32,8 @@ pub(super) struct Parking {
     changing: Option<Tick>,
     /// The settings were emptied, and the postmaster told, at this time.
     emptied: Option<Tick>,
+    /// When that is done on a new leader.
+    empty_at: Option<Tick>,
     /// What was seen when another look was asked for, and when that was.
     look_asked: Option<(u64, Tick)>,
     /// When the postmaster was last told to look whether an archiver runs.
@@ -90,8 +94,17 @@ impl Inside {
         !self.following.writing && recovery::primary_conninfo().is_empty() && recovery::restore_command().is_empty()
     }
 
-    /// A server that leads follows nobody anyway: done in good time, it is not waited for later.
-    pub(super) fn empty_settings(&mut self) {
+    /// A server that leads follows nobody anyway: done in good time, it is not waited for later. Not while the clients of the old leader
+    /// arrive: every process of the server reads its settings anew.
+    pub(super) fn empty_settings_soon(&mut self) {
+        self.parking.empty_at = Some(clock::now() + EMPTY_AFTER);
+    }
+
+    fn empty_settings(&mut self) {
+        if self.parking.empty_at.is_none_or(|at| clock::now() < at) {
+            return;
+        }
+        self.parking.empty_at = None;
         let tried = self.parking.emptied.is_some_and(|at| clock::now().since(at) < Millis(10 * PATIENCE.0));
         if !self.settings_are_empty() && !self.following.writing && !tried {
             self.follow(None);
@@ -107,6 +120,7 @@ impl Inside {
 
     /// As of now, of a primary on `timeline`.
     pub(super) fn in_place(&mut self, timeline: Timeline, facts: &Facts) -> InPlace {
+        self.empty_settings();
         self.look_at_place(timeline, &facts.place);
         if facts.place.archive_waiting {
             self.wake_archiver();

@@ -332,7 +332,7 @@ impl Worker {
             let page_left = if self.page_due { PAGE_EVERY } else { SLEEP_MAX };
             let due = self.supervisor.look_at().map_or(self.next_wake, |look_at| look_at.min(self.next_wake));
             let left = due.since(now).min(page_left).min(self.look_pause(before, now)).0;
-            let woken = if self.inside.is_frozen() {
+            let woken = if self.inside.watches_the_candidate() {
                 // The server's own wait knows no less than a millisecond.
                 std::thread::sleep(LOOK_FROZEN);
                 latch::wait(self.supervisor.fd(), Duration::ZERO)

@@ -93,6 +93,9 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
         return Verdict::of(Rule::StandbyLeaderUnknown).soon(1000);
     };
     if !standby.upstream.as_ref().is_some_and(|current| current.same_target(&wanted)) {
+        if standby.receiver == Receiver::Streaming && is_promoted_by_hand_over(cluster, leader) {
+            return Verdict::of(Rule::StandbyAwaitingSuccessor).soon(1000);
+        }
         return Verdict::of(Rule::StandbyRepointing).with(Effect::Follow { upstream: Some(wanted) }).soon(250);
     }
     if standby.reads_withheld {
@@ -108,6 +111,13 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
     let targets = turn.peer_targets();
     let poll = turn.poll(targets, Millis(1000));
     Verdict::of(Rule::StandbyNotStreaming).and(poll).soon(1000)
+}
+
+/// Whether the leader was handed the key and is still being promoted. It has nothing to send that the old leader, which stays until then,
+/// has not sent, and clients wait for it.
+fn is_promoted_by_hand_over(cluster: &Cluster, leader: &LeaderKey) -> bool {
+    let named = cluster.released.as_ref().and_then(|released| released.candidate.as_ref()) == Some(&leader.name);
+    named && cluster.members.get(&leader.name).is_some_and(|member| !cluster.leads(&leader.name, member))
 }
 
 /// Whether all of this standby's WAL is known to be the leader's too.
