@@ -16,6 +16,8 @@ use std::time::Duration;
 const LEAVE_WAIT: Millis = Millis(500);
 /// How long sessions are given to tell their clients where to go.
 const FAREWELL: Millis = Millis(5);
+/// How long recovery leaves processor and disk to those clients and to a successor on the same machine.
+const RECONNECT: Duration = Duration::from_millis(50);
 /// How long a session that was just given its answer has to pass it on, in a server that ends its sessions itself and in one that is
 /// about to be stopped: that is waited for by every client.
 const ANSWER_MAX: Millis = Millis(50);
@@ -108,6 +110,9 @@ impl Worker {
         });
         while clock::now() < farewell && !sessions::all().is_empty() {
             std::thread::sleep(LOOK_AGAIN);
+        }
+        if *reason == LeaveReason::Switchover {
+            std::thread::sleep(RECONNECT);
         }
         if let Some(text) = self.inside.handover_times() {
             self.driver.note("hand_over", text);

@@ -256,7 +256,7 @@ fn successor_leads(turn: &Turn<'_>, timeline: Timeline) -> bool {
     turn.fresh().is_some_and(|cluster| {
         let leader = cluster.leader.as_ref().filter(|leader| leader.name != *turn.me());
         leader.is_some_and(|leader| {
-            let says_so = cluster.members.get(&leader.name).is_some_and(|member| cluster.leads(&leader.name, member));
+            let says_so = cluster.members.get(&leader.name).is_some_and(|member| member.role == "primary");
             says_so || cluster.history.iter().any(|row| row.timeline == timeline)
         })
     })

@@ -1,7 +1,7 @@
 //! This server is out of recovery: it leads, gets its key back, or is demoted.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{clocks, duties, handover, in_place, lease, promotion, switchover};
+use super::{clocks, duties, handover, in_place, lease, promotion, switchover, upkeep};
 use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect};
@@ -71,7 +71,7 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         let claim = duties::claim(turn, primary.timeline, primary.flushed);
         return verdict.and(claim).soon(20);
     }
-    let duty = lease::renewal(turn).or_else(|| duties::next(turn, primary, lease));
+    let duty = lease::renewal(turn).or_else(|| upkeep::leads_now(turn)).or_else(|| duties::next(turn, primary, lease));
     verdict.and(duty)
 }
 

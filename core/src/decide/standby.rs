@@ -117,7 +117,7 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
 /// has not sent, and clients wait for it.
 fn is_promoted_by_hand_over(cluster: &Cluster, leader: &LeaderKey) -> bool {
     let named = cluster.released.as_ref().and_then(|released| released.candidate.as_ref()) == Some(&leader.name);
-    named && cluster.members.get(&leader.name).is_some_and(|member| !cluster.leads(&leader.name, member))
+    named && cluster.members.get(&leader.name).is_some_and(|member| member.role != "primary")
 }
 
 /// Whether all of this standby's WAL is known to be the leader's too.

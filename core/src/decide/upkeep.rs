@@ -28,6 +28,12 @@ fn member_key(turn: &Turn<'_>) -> Option<Effect> {
     member_due(turn).and_then(|write| turn.store(write))
 }
 
+/// That a promotion is over is told before anything else: the clients of the old leader wait for it.
+pub(super) fn leads_now(turn: &Turn<'_>) -> Option<Effect> {
+    let promoted = turn.memory.member_written.as_ref().is_some_and(|known| known["role"] != "primary");
+    if promoted { member_key(turn) } else { None }
+}
+
 /// The write that our member key needs.
 pub(super) fn member_due(turn: &Turn<'_>) -> Option<DcsCall> {
     let cluster = turn.fresh()?;
