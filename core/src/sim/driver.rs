@@ -5,6 +5,7 @@ use super::event::{Event, Who};
 use super::observe;
 use super::world::World;
 use crate::clock::{Millis, Tick};
+use crate::clocks::Clocks;
 use crate::dcs::{DcsCall, Key};
 use crate::decide::{Decision, decide};
 use crate::effect::{DemoteMethod, Effect};
@@ -98,7 +99,7 @@ impl World {
         };
         let view = View {
             now,
-            clocks: None,
+            clocks: Some(Clocks { wall_ms: node.wall_ms, awake_ms: 0, hardware_ms: None }),
             seat,
             me: &node.name,
             scope: SCOPE,

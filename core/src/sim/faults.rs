@@ -201,6 +201,8 @@ impl World {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;
                 self.nodes[node].clock.change_rate(now, rate);
+                // Whoever mends a rate sets the time of day too.
+                self.nodes[node].wall_ms += rate;
             }
         }
     }
@@ -360,7 +362,7 @@ fn name(kind: Kind) -> &'static str {
         StopServer => "server stopped by hand",
         LoseData => "data lost",
         NoSupervisor => "supervisor gone for good",
-        ClockRate => "clock rate changes",
+        ClockRate => "clock rate changes, time of day set",
         HangServer => "postmaster hangs",
     }
 }

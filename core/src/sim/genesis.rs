@@ -33,6 +33,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         },
         settings,
         clock: clock(rng, 0),
+        wall_ms: 0,
         up: false,
         boot: 0,
         disk: Disk::default(),

@@ -28,6 +28,8 @@ pub(super) struct Node {
     pub(super) identity: Identity,
     pub(super) settings: Settings,
     pub(super) clock: BootClock,
+    /// How far its time of day is ahead of that.
+    pub(super) wall_ms: i64,
     pub(super) up: bool,
     pub(super) boot: u64,
     pub(super) disk: Disk,

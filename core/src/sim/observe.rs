@@ -65,7 +65,12 @@ fn primary(world: &World, node: usize, server: &Postmaster) -> PrimaryView {
         timeline: world.wal.branch(data.at.branch).timeline,
         flushed: data.at.lsn,
         checkpointed: server.checkpointed || world.is(Mutant::NoCheckpointGuard),
-        checkpoint_redo: server.redo,
+        // A server without an archive has much to write in its first checkpoint.
+        checkpoint_redo: if server.checkpointed || world.params.archive_max_ms.is_some() {
+            server.redo
+        } else {
+            Lsn(0)
+        },
         standbys: standbys.collect(),
         fence_open: world.nodes[node].fence_open(world.now),
         seal: world.seen_seal(node),

@@ -13,7 +13,7 @@ use crate::view::Side;
 use std::collections::BTreeSet;
 
 /// `wal_segment_size`: where a new cluster's WAL begins.
-const FIRST_LSN: u64 = 0x100_0000;
+const FIRST_LSN: u64 = 0x1000_0000;
 
 impl World {
     pub(super) fn run_step(&mut self, node: usize, step: &Step) {

@@ -39,6 +39,8 @@ pub(in crate::sim) fn announce(world: &mut World, node: usize) -> Option<HandedO
     let released = world.store.cluster().released.clone()?;
     let candidate = released.candidate.as_ref()?;
     let candidate = world.nodes.iter().position(|other| other.name == *candidate)?;
+    // A server that died between the request and its arrival recovers by itself, and may write behind the end.
+    world.nodes[node].server.as_ref().filter(|server| server.phase == Phase::Primary)?;
     let branch = world.nodes[node].disk.data()?.at.branch;
     Some(HandedOver { node, candidate, end: Position { branch, lsn: released.end? }, at: world.now, over: false })
 }
