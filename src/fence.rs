@@ -87,13 +87,13 @@ pub fn close(shared: &Shared) {
     shared.gate.deadline_ns.store(0, Ordering::SeqCst);
 }
 
-/// Closes the fence because this server is about to be a standby of `successor` (`host:port (name)`, empty if unknown): held
-/// commits fail at once, new sessions are sent away, and who is terminated is told where to go. For the worker's main thread.
+/// Closes the fence because this server is about to be a standby of `successor` (`host:port (name)`, empty if unknown): what is held
+/// stays held until its session ends or the seal is lifted, new sessions are sent away, and who is terminated is told where to go. For
+/// the worker's main thread.
 pub fn close_for_demotion(shared: &Shared, successor: &str) {
     shared.gate.successor.publish(successor);
     shared.gate.yielded_ns.store(now_ns(), Ordering::Release);
     close(shared);
-    queue::wake_all(&shared.held);
 }
 
 /// How long new sessions are sent away at most: a demotion takes less, and if it does not come about somebody must be able

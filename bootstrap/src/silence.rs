@@ -48,7 +48,7 @@ impl Silence {
         let (ttl, loop_wait) = (settings.ttl_ms, settings.loop_wait_ms);
         let heard_at = worker.heard_at.max(self.attentive_since);
         let holds = holds_commits(&worker.memory);
-        // A beat comes with each tick, so one loop without any is no silence yet. While commits are held there is one each millisecond.
+        // A beat comes with each tick, so one loop without any is no silence yet. While commits are held there is one every few milliseconds.
         let silent_from = heard_at + if holds { Millis(0) } else { loop_wait } + Millis(1000);
         if now < silent_from {
             self.kept_at = None;

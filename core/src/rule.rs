@@ -55,7 +55,7 @@ rules! {
     DemotionDraining = "demotion.draining", "The server is stopping; its standbys receive the rest of the log.";
     DemotionCannotStop = "demotion.cannot_stop", "Not even SIGKILL ends the server; its lease is left to end, since the key is never released before.";
     DemotionStoppingAtOnce = "demotion.stopping_at_once", "The stop took too long; the server is stopped at once.";
-    SwitchoverPreparing = "switchover.preparing", "A switchover was requested; a checkpoint keeps the stop short.";
+    SwitchoverPreparing = "switchover.preparing", "A switchover was requested; a checkpoint keeps what comes after it short.";
     SwitchoverAwaitingArchive = "switchover.awaiting_archive", "A switchover was requested; WAL that is finished goes to the archive first.";
     SwitchoverParking = "switchover.parking", "The server is prepared to become a standby in place; commits go on.";
     SwitchoverSealing = "switchover.sealing", "Commits are held; those that had begun before are waited for.";

@@ -182,6 +182,17 @@ impl Bare {
     }
 }
 
+impl Drop for Bare {
+    /// A child that a failed test has stopped by a signal would outlive its server.
+    fn drop(&mut self) {
+        let children = self.daemon.as_ref().map(|daemon| daemon.process().children()).unwrap_or_default();
+        self.daemon = None;
+        for child in children {
+            child.signal_kill();
+        }
+    }
+}
+
 /// A server that was built for the tests has a client library of its own, which its modules need: the system's may be older.
 fn own_libraries() -> Vec<(String, String)> {
     let dir = bin_dir().join("../lib");
