@@ -97,7 +97,7 @@ pub struct Memory {
     pub stragglers_ended: bool,
     /// Since when this primary is without its first checkpoint on its timeline.
     pub unchecked_since: Option<Tick>,
-    /// Where replay stands still in a promotion.
+    /// Where replay stands still, in a promotion or before what the leader does not have.
     pub standstill: Option<Standstill>,
     /// This node must be rewound, and the leader's first checkpoint is all that is missing: its member key says so.
     pub awaits_checkpoint: bool,

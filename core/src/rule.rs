@@ -82,6 +82,7 @@ rules! {
     StandbyLeaderUnknown = "standby.leader_unknown", "There is a leader, but where it listens is not published yet.";
     StandbyStoreLost = "standby.store_lost", "The store cannot be reached; this standby goes on as it is.";
     StandbyDiverged = "standby.diverged", "This standby has WAL that the leader does not have; it stops to rejoin.";
+    StandbyUnreadable = "standby.unreadable", "What this standby received last cannot be replayed and is not the leader's; its server is started anew.";
     StandbyDivergedWaiting = "standby.diverged_waiting", "This standby has WAL that the leader does not have and cannot rejoin yet.";
     StandbyComparing = "standby.comparing", "This former primary serves no reads until its log was compared with the leader's.";
     StandbyServing = "standby.serving", "The log of this former primary is part of the leader's; it serves reads again.";

@@ -242,7 +242,7 @@ impl Worker {
         self.serve_rest();
     }
 
-    fn serve_rest(&self) {
+    fn serve_rest(&mut self) {
         match self.supervisor.rest().map(std::net::TcpListener::try_clone) {
             Some(Ok(listener)) => self.driver.serve_rest(listener),
             Some(Err(error)) => tracing::warn!("the REST API cannot be served: {error}"),

@@ -7,14 +7,14 @@ use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::local::{Receiver, StandbyView};
-use crate::memory::Stage;
+use crate::memory::{Stage, Standstill};
 use crate::rule::Rule;
 use crate::seat::LeaveReason;
 use crate::timeline::{Branch, WalEnd};
 use crate::view::{DcsView, Seat};
 
-/// A part of a record that is longer than this spans segments of the usual size.
-const RECORD_PART_MAX_BYTES: u64 = 16 << 20;
+/// For how long a server may try to get over WAL that it cannot replay: it tries every half second.
+const UNREADABLE_WAIT: Millis = Millis(5000);
 
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
     if standby.promoting {
@@ -128,15 +128,14 @@ fn compared(standby: &StandbyView, cluster: &Cluster) -> bool {
 
 /// A standby whose WAL is not on the leader's branch cannot follow as it is.
 fn must_rejoin(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> Option<Verdict> {
+    let standstill = turn.memory.standstill.take();
     if standby.receiver == Receiver::Streaming {
         return None;
     }
-    // What was received may end in the middle of a record that its sender never completed: the server drops that by itself, unless it spans
-    // segments. A whole record that the leader does not have is replayed, and stands out then.
-    let record = standby.received.ahead_of(standby.replayed) <= RECORD_PART_MAX_BYTES || !rejoin::can_mend(turn);
-    let end = WalEnd::Received(if record { standby.replayed } else { standby.received.max(standby.replayed) });
-    if rejoin::compare(cluster, standby.timeline, end) != Branch::Diverged {
-        return None;
+    // What was received may end within a record that its sender never completed. A whole one that the leader does not have is replayed,
+    // and stands out then.
+    if rejoin::compare(cluster, standby.timeline, WalEnd::Received(standby.replayed)) != Branch::Diverged {
+        return unreadable(turn, standby, cluster, standstill);
     }
     let ready = rejoin::leader_ready(cluster) && rejoin::can_mend(turn);
     if ready && turn.view.seat == (Seat::Inside { supervised: true }) {
@@ -144,6 +143,27 @@ fn must_rejoin(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) ->
     }
     rejoin::ask_for_checkpoint(turn, cluster);
     Some(Verdict::of(Rule::StandbyDivergedWaiting).soon(1000))
+}
+
+/// What was received beyond the leader's branch and is not replayed is no WAL. A server that has the beginning of a record gets over it by
+/// itself, but one that has zeros or old contents there ends its receiver each time before that has asked for the leader's timeline.
+/// A server that was started anew does not count on what it had received.
+fn unreadable(
+    turn: &mut Turn<'_>,
+    standby: &StandbyView,
+    cluster: &Cluster,
+    standstill: Option<Standstill>,
+) -> Option<Verdict> {
+    let beyond = rejoin::compare(cluster, standby.timeline, WalEnd::Received(standby.received)) == Branch::Diverged;
+    if !beyond || standby.replay_paused {
+        return None;
+    }
+    let known = standstill.filter(|known| known.at == standby.replayed);
+    let known = known.unwrap_or(Standstill { at: standby.replayed, since: turn.now(), done: None });
+    turn.memory.standstill = Some(known);
+    let lasts = turn.now().since(known.since) >= UNREADABLE_WAIT;
+    let mends = lasts && turn.view.seat == (Seat::Inside { supervised: true });
+    mends.then(|| primary::stop_standby(turn, Rule::StandbyUnreadable, LeaveReason::Rejoin, false))
 }
 
 /// Keeping the lease of this node alive while it does not lead.

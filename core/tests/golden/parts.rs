@@ -120,6 +120,7 @@ fn standby(fields: &Value) -> StandbyView {
         promoting: flag(fields, "promoting", false),
         consistent: flag(fields, "consistent", true),
         reads_withheld: flag(fields, "withheld", false),
+        replay_paused: flag(fields, "paused", false),
         ..StandbyView::default()
     }
 }

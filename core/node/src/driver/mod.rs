@@ -37,7 +37,7 @@ use ha_core::rule::Rule;
 use ha_core::settings::Settings;
 use ha_core::view::{DcsView, Seat, View};
 use patience::Patience;
-use rest::StoppedRest;
+use rest::Rest;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -58,7 +58,7 @@ pub struct Driver {
     peers: BTreeMap<NodeName, PeerView>,
     outcomes: Vec<Outcome>,
     written: Vec<(u64, DcsReply)>,
-    rest: StoppedRest,
+    rest: Rest,
     dcs_busy: bool,
     patience: Patience,
     seated: bool,
@@ -104,7 +104,7 @@ impl Driver {
             peers: BTreeMap::new(),
             outcomes: Vec::new(),
             written: Vec::new(),
-            rest: StoppedRest::default(),
+            rest: Rest::default(),
             dcs_busy: false,
             patience: Patience::default(),
             died,
@@ -149,6 +149,7 @@ impl Driver {
                 // Its lease lapses if this lasts. Closing the fence is always allowed.
                 self.net.acting().set(false);
                 let _ = port.execute(&Effect::CloseFence, &self.memory);
+                self.serve_awaited();
                 return Ticked { next_wake: now + RETRY_AFTER_FAILURE, rule: self.rule, rule_changed: false };
             }
         };
@@ -158,6 +159,7 @@ impl Driver {
         self.memory = decision.memory;
         let next_wake = self.execute(port, now, decision.wake_at, &decision.effects);
         self.publish(port.server_facts(), local, decision.rule, now, next_wake);
+        self.serve_awaited();
         Ticked { next_wake, rule: Some(decision.rule), rule_changed }
     }
 
@@ -170,6 +172,7 @@ impl Driver {
     /// The seat comes to this side, with what the other side remembers.
     pub fn take_seat(&mut self, memory: Memory) {
         self.net.send(Command::Resume { session: memory.session, lease: memory.lease });
+        self.net.forget_snapshot();
         self.clocks.forget();
         self.memory = memory;
         self.leaving = false;

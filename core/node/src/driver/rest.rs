@@ -1,13 +1,18 @@
 //! REST and commands: what reaches the store beside the decisions.
+//!
+//! REST answers from what the last tick published. That of an earlier time with the seat says nothing of now: it is forgotten when the
+//! seat comes back, and connections wait in the socket until there is a new one.
 
 use super::Driver;
 use crate::net::{Command, RestWait};
 use ha_core::dcs::{DcsReply, KeyEdit};
 use std::net::TcpListener;
 
-/// REST on its way to the other side of the seat.
+/// REST on its way from one side of the seat to the other.
 #[derive(Default)]
-pub(super) struct StoppedRest {
+pub(super) struct Rest {
+    /// Served as soon as there is something to answer from.
+    to_serve: Option<TcpListener>,
     /// It was told to stop and has not said yet that it has.
     pub awaited: bool,
     pub waits: Vec<RestWait>,
@@ -15,13 +20,23 @@ pub(super) struct StoppedRest {
 
 impl Driver {
     /// Serves REST on this socket. The caller keeps a duplicate for the other side.
-    pub fn serve_rest(&self, listener: TcpListener) {
-        self.net.send(Command::Serve(listener));
+    pub fn serve_rest(&mut self, listener: TcpListener) {
+        self.rest.to_serve = Some(listener);
+        if self.net.snapshot().is_some() {
+            self.serve_awaited();
+        }
+    }
+
+    pub(super) fn serve_awaited(&mut self) {
+        if let Some(listener) = self.rest.to_serve.take() {
+            self.net.send(Command::Serve(listener));
+        }
     }
 
     /// Accepts no more REST connections; requests under way are answered, but clients that wait for a switchover are
     /// kept for [`Driver::take_rest_waits`], which has them as soon as [`Driver::quiet`] says so.
     pub fn stop_rest(&mut self) {
+        self.rest.to_serve = None;
         self.rest.awaited = true;
         self.net.send(Command::StopServing);
     }
@@ -31,7 +46,7 @@ impl Driver {
         std::mem::take(&mut self.rest.waits)
     }
 
-    /// Goes on waiting for clients of the other side; after [`Driver::serve_rest`].
+    /// Goes on waiting for clients of the other side.
     pub fn adopt_rest_waits(&self, waits: Vec<RestWait>) {
         self.net.send(Command::AdoptWaits(waits));
     }

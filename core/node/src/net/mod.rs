@@ -128,6 +128,11 @@ impl Net {
         *self.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(snapshot);
     }
 
+    /// What was published last is no answer any more.
+    pub(crate) fn forget_snapshot(&self) {
+        *self.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+
     pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }

@@ -108,3 +108,27 @@ fn a_client_that_waits_for_a_switchover_moves_with_the_seat() {
     let (status, body) = answer.expect("an answer");
     assert!(status.contains("200") && body.contains("pg8"), "{status} {body}");
 }
+
+#[test]
+fn a_side_that_took_the_seat_answers_nothing_from_before() {
+    let etcd = TestEtcd::start();
+    let mut node = Node::start(&etcd, "pg1");
+    let port = node.serve();
+    node.ask(port, "GET /patroni HTTP/1.0\r\n\r\n".to_owned());
+    node.driver.begin_leaving();
+    node.driver.stop_rest();
+    node.until("quiet", 5000, |driver, _| driver.quiet());
+    node.port.seatless = true;
+    node.driver.tick(&mut node.port);
+
+    // What was published is of the time before the other side acted.
+    node.port.seatless = false;
+    node.driver.take_seat(node.driver.memory().clone());
+    let port = node.serve();
+    let told = http(port, "GET /patroni HTTP/1.0\r\n\r\n".to_owned());
+    let early = told.recv_timeout(Duration::from_millis(300));
+    assert!(early.is_err(), "answered before anything was looked at: {early:?}");
+    node.driver.tick(&mut node.port);
+    let (status, _) = told.recv_timeout(Duration::from_secs(5)).expect("an answer");
+    assert!(status.contains("200"), "{status}");
+}
