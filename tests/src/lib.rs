@@ -20,6 +20,7 @@ pub mod patroni;
 pub mod plan;
 pub mod ports;
 pub mod process;
+pub mod program;
 pub mod report;
 pub mod rest;
 pub mod scratch;

@@ -5,6 +5,7 @@
 
 mod configuration;
 mod events;
+mod jitter;
 mod news;
 mod patience;
 mod port;
@@ -115,7 +116,7 @@ impl Driver {
             said: Vec::new(),
             failure: None,
             events: Events::default(),
-            jitter: seed(),
+            jitter: jitter::seed(),
         })
     }
 
@@ -140,7 +141,7 @@ impl Driver {
         }
         let local = port.observe();
         let stop_requested = port.stop_requested();
-        self.jitter = next_random(self.jitter);
+        self.jitter = jitter::next(self.jitter);
         let decided = self.decide(now, seat, &local, stop_requested);
         let decision = match decided {
             Ok(decision) => decision,
@@ -392,19 +393,4 @@ fn log_warnings(warnings: &[Warning]) {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-}
-
-/// The operating system's randomness, by way of the standard library's hash keys.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
-}
-
-/// xorshift64*: jitter, not cryptography.
-fn next_random(state: u64) -> u64 {
-    let mut x = state;
-    x ^= x >> 12;
-    x ^= x << 25;
-    x ^= x >> 27;
-    x.wrapping_mul(0x2545_F491_4F6C_DD1D) | 1
 }

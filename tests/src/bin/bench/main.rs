@@ -15,6 +15,7 @@ mod switchover;
 
 use ha_tests::cluster::Cluster;
 use ha_tests::plan::{Plan, System};
+use ha_tests::program;
 use ha_tests::wait::secs;
 use report::Report;
 use std::time::Instant;
@@ -65,16 +66,7 @@ struct Subject {
 }
 
 fn main() -> std::process::ExitCode {
-    match Wish::from_arguments() {
-        Ok(wish) => {
-            measure(&wish);
-            std::process::ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    program::run(Wish::from_arguments(), measure)
 }
 
 fn measure(wish: &Wish) {

@@ -10,6 +10,7 @@ use guest::{ADDRESS, Guest, Reading};
 use ha_tests::cluster::Cluster;
 use ha_tests::node::Node;
 use ha_tests::plan::{Plan, Site};
+use ha_tests::program;
 use ha_tests::wait::{millis, secs};
 use ha_tests::writer::{Ack, Refusal, Style, Target, Writers};
 use std::path::PathBuf;
@@ -65,16 +66,7 @@ struct Seen {
 }
 
 fn main() -> std::process::ExitCode {
-    match Wish::from_arguments() {
-        Ok(wish) => {
-            measure(&wish);
-            std::process::ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    program::run(Wish::from_arguments(), measure)
 }
 
 fn measure(wish: &Wish) {
