@@ -5,9 +5,10 @@ use crate::pg::latch::{self, LatchAddress};
 use crate::pg::{hooks, process, report, sql, wal};
 use crate::shmem::{PENDING_BYTES, Shared, shared};
 use ha_core::clock::{Millis, Tick};
-use ha_core::ids::Lsn;
+use ha_core::ids::{Lsn, NodeName};
 use ha_core::local::PendingSetting;
 use ha_node::clock;
+use ha_node::driver::Driver;
 use ha_node::member_slots::MemberSlots;
 use ha_node::paths::Paths;
 use serde_json::Value;
@@ -15,9 +16,40 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often slots that nobody uses here are moved forward.
-const ADVANCE_EVERY: Millis = Millis(10_000);
+/// How long the slots may go unseen: the loop worker wakes this one when the members change.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The same while the page says too little, and after a failure.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often slots that nobody uses here are moved forward at most.
+const ADVANCE_EVERY: Millis = Millis(9_000);
+
+/// What this worker goes by. The loop worker wakes it when that has changed on the page.
+#[derive(Default, PartialEq, Eq)]
+pub struct SlotOwners {
+    members: Vec<NodeName>,
+    use_slots: bool,
+    pause: bool,
+}
+
+impl SlotOwners {
+    /// As of now.
+    pub fn of(driver: &Driver) -> Self {
+        let cluster = driver.cluster();
+        let settings = driver.settings();
+        Self {
+            members: cluster.map(|cluster| cluster.members.keys().cloned().collect()).unwrap_or_default(),
+            use_slots: settings.use_slots,
+            pause: settings.pause,
+        }
+    }
+}
+
+/// Wakes this worker, if there is one.
+pub fn wake(shared: &Shared) {
+    if let Some(latch) = LatchAddress::from_pointer(shared.sql_latch.load(Ordering::Acquire)) {
+        latch.set();
+    }
+}
 
 /// A member, as the status page shows it.
 struct Member {
@@ -43,7 +75,7 @@ pub fn run() -> ! {
         match page(shared) {
             Some(page) => break page.database,
             None => {
-                pause();
+                pause(LOOK_AGAIN);
             }
         }
     };
@@ -52,14 +84,13 @@ pub fn run() -> ! {
     let mut pending = Pending::default();
     loop {
         pending.publish(shared);
-        if let Some(page) = page(shared)
-            && page.use_slots
-            && !page.pause
-        {
-            slots.reconcile(&page);
+        let page = page(shared);
+        if let Some(page) = page.as_ref().filter(|page| page.use_slots && !page.pause) {
+            slots.reconcile(page);
         }
+        let settled = page.is_some() && pending.known && slots.failure.is_none();
         // Only then something can begin to wait, or cease to.
-        pending.known &= !pause();
+        pending.known &= !pause(if settled { LOOK_EVERY } else { LOOK_AGAIN });
     }
 }
 
@@ -100,9 +131,9 @@ impl Pending {
     }
 }
 
-/// Sleeps a while. True if the server's settings were read again.
-fn pause() -> bool {
-    latch::wait(None, LOOK_EVERY);
+/// Sleeps until it is woken, at most for so long. True if the server's settings were read again.
+fn pause(at_most: Duration) -> bool {
+    latch::wait(None, at_most);
     latch::reset();
     if process::told_to_stop() {
         process::exit_for_restart();

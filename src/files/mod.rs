@@ -162,8 +162,10 @@ struct Thread {
     full_since: u32,
 }
 
-/// How often the disk is tried and the marker read.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the disk is tried and the marker read. Each try waits for the disk, and costs more than all else this thread does.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The same after a failure, which counts only when it is repeated.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Thread {
     fn run(&mut self, jobs: &Receiver<Job>) {
@@ -173,9 +175,10 @@ impl Thread {
             match jobs.recv_timeout(wait) {
                 Ok(job) => self.execute(job),
                 Err(RecvTimeoutError::Timeout) => {
-                    look_at = clock::now_ns() + u64::try_from(LOOK_EVERY.as_nanos()).unwrap_or(u64::MAX / 2);
                     self.read_marker();
                     self.probe();
+                    let pause = if self.full_since == 0 { LOOK_EVERY } else { LOOK_AGAIN };
+                    look_at = clock::now_ns() + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX / 2);
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }

@@ -30,6 +30,12 @@ impl Pulse {
     pub fn coming_up(&self) -> bool {
         self.phase == Phase::Starting || (self.phase == Phase::Standby && !self.consistent)
     }
+
+    /// A primary on which commits pass, or a standby that streams: nothing of it changes but by an order or by an accident.
+    pub fn quiet(&self) -> bool {
+        let streams = self.phase == Phase::Standby && self.receiver == Receiver::Streaming && self.consistent;
+        !self.promoting && self.seal == Seal::Open && (self.phase == Phase::Primary || streams)
+    }
 }
 
 impl Inside {

@@ -10,11 +10,11 @@ use crate::pg::{process, report, settings};
 use crate::port::{self, Inside, Pulse};
 use crate::ring::ENTRY_BYTES;
 use crate::shmem::{PAGE_BYTES, Shared, shared};
+use crate::sqlworker::{self, SlotOwners};
 use crate::supervisor::{Supervisor, Turn};
 use crate::{fence, guc, log, status};
 use ha_core::clock::{Millis, Tick};
 use ha_core::cluster::Initialize;
-use ha_core::ids::NodeName;
 use ha_core::memory::{Memory, Stage};
 use ha_core::seat::LeaveReason;
 use ha_node::driver::{Driver, Event, Layers, Options, Port};
@@ -28,8 +28,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The longest sleep: the heartbeat must stay young, and what nobody tells us about is looked at this often.
+/// The longest sleep while something may be awaited: what nobody tells us about is looked at this often.
 const SLEEP_MAX: Millis = Millis(250);
+/// The same when nothing is. The heartbeat must stay younger than half of the shortest `ttl`, 2.5 s.
+const SLEEP_QUIET: Millis = Millis(1000);
 /// A server is mostly up within this time; until then its writes wait for us to see it.
 const COMING_UP: Millis = Millis(10_000);
 /// How often what nobody tells us about is looked at while every client waits, and while the log is frozen.
@@ -59,7 +61,10 @@ struct Worker {
     page_at: Tick,
     page_due: bool,
     hint: String,
-    members: Vec<NodeName>,
+    /// Whose slots there are to be.
+    slots: SlotOwners,
+    /// They are on the page next, and the sql worker has to be woken then.
+    slots_due: bool,
     /// The REST port is ours to open, next try at.
     listen_at: Option<Tick>,
 }
@@ -133,7 +138,8 @@ impl Worker {
             page_at: now,
             page_due: true,
             hint: String::new(),
-            members: Vec::new(),
+            slots: SlotOwners::default(),
+            slots_due: false,
             listen_at: None,
         })
     }
@@ -278,12 +284,9 @@ impl Worker {
             self.hint = hint;
             self.page_due = true;
         }
-        let members: Vec<NodeName> =
-            cluster.map(|cluster| cluster.members.keys().cloned().collect()).unwrap_or_default();
-        let members_changed = members != self.members;
-        if members_changed {
-            self.members = members;
-            self.page_due = true;
+        let slots = SlotOwners::of(&self.driver);
+        if slots != self.slots {
+            (self.slots, self.slots_due, self.page_due) = (slots, true, true);
         }
         let age = now.since(self.page_at);
         if self.inside.clients_wait() && age < PAGE_AGE_MAX {
@@ -299,23 +302,20 @@ impl Worker {
         let snapshot = self.driver.snapshot().filter(|_| seat.is_some());
         let local = snapshot.map_or_else(|| self.inside.observe(), |snapshot| snapshot.local.clone());
         self.shared.page.publish(&status::page(&self.driver, &local, seat, PAGE_BYTES));
-        // The sql worker reads the members from the page.
-        if members_changed
-            && let Some(latch) = LatchAddress::from_pointer(self.shared.sql_latch.load(Ordering::Acquire))
-        {
-            latch.set();
+        if std::mem::take(&mut self.slots_due) {
+            sqlworker::wake(self.shared);
         }
     }
 
     /// How long what nobody tells us about may go unseen.
-    fn look_pause(&self, seen: Pulse, now: Tick) -> Millis {
+    fn look_pause(&self, seen: Pulse, now: Tick, longest: Millis) -> Millis {
         if self.inside.clients_wait() {
             return LOOK_OFTEN;
         }
         match (seen.coming_up(), now.since(self.started_at) < COMING_UP) {
             (true, true) => Millis(5),
             (true, false) => Millis(50),
-            (false, _) => SLEEP_MAX,
+            (false, _) => longest,
         }
     }
 
@@ -327,11 +327,14 @@ impl Worker {
                 return pulse;
             }
         }
+        // A rule that awaits something says when it looks again.
+        let quiet = before.quiet() && self.next_wake.since(clock::now()) > SLEEP_QUIET;
+        let longest = if quiet { SLEEP_QUIET } else { SLEEP_MAX };
         loop {
             let now = clock::now();
-            let page_left = if self.page_due { PAGE_EVERY } else { SLEEP_MAX };
+            let page_left = if self.page_due { PAGE_EVERY } else { SLEEP_QUIET };
             let due = self.supervisor.look_at().map_or(self.next_wake, |look_at| look_at.min(self.next_wake));
-            let left = due.since(now).min(page_left).min(self.look_pause(before, now)).0;
+            let left = due.since(now).min(page_left).min(self.look_pause(before, now, longest)).0;
             let woken = if self.inside.watches_the_candidate() {
                 // The server's own wait knows no less than a millisecond.
                 std::thread::sleep(LOOK_FROZEN);

@@ -135,6 +135,14 @@ impl Proc {
         (field("Pss:"), field("Private_Clean:") + field("Private_Dirty:"))
     }
 
+    /// How often its main thread has gone to sleep.
+    #[must_use]
+    pub fn sleeps(self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok());
+        count.unwrap_or(0)
+    }
+
     /// What it has written by now, to files and elsewhere.
     #[must_use]
     pub fn written_bytes(self) -> u64 {

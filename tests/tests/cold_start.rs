@@ -1,6 +1,7 @@
 //! Three empty nodes become one cluster.
 
 use ha_tests::cluster::Cluster;
+use ha_tests::node::Node;
 use ha_tests::plan::Plan;
 use ha_tests::wait::secs;
 use std::collections::BTreeSet;
@@ -45,6 +46,7 @@ fn three_empty_nodes_started_at_once_become_one_cluster() {
         assert!(!supervisor.contains("goes without our slot"), "{supervisor}");
     }
 
+    assert_sleeps(&cluster.nodes[leader]);
     let members = cluster.nodes[leader].get("/cluster").expect("the leader answers").json();
     let roles: Vec<&str> =
         members["members"].as_array().into_iter().flatten().filter_map(|member| member["role"].as_str()).collect();
@@ -100,4 +102,13 @@ fn a_founder_that_died_before_it_founded_anything_joins_what_another_has_founded
         cluster.nodes.iter().all(|node| !node.dir.join(".data.ha_ext/founding").exists()),
         "a mark was left behind"
     );
+}
+
+/// While nothing changes nobody looks at the slots: each look is a transaction.
+fn assert_sleeps(node: &Node) {
+    let worker = node.child("ha_ext sql").expect("a leader has its workers");
+    let before = worker.sleeps();
+    std::thread::sleep(secs(10));
+    let woken = worker.sleeps() - before;
+    assert!((1..=5).contains(&woken), "{woken} times in 10 s");
 }

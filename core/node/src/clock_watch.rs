@@ -7,15 +7,15 @@ use crate::clock::{self, millis};
 use crate::net::Wake;
 use crate::runtime::{self, Died};
 use ha_core::clocks::Clocks;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::read;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::{read, write};
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
     timerfd_settime,
 };
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -36,21 +36,37 @@ const UNKNOWN: i64 = i64::MIN;
 pub(crate) struct ClockWatch {
     /// How far the hardware clock is ahead of `CLOCK_BOOTTIME`.
     hardware_ms: Arc<AtomicI64>,
+    /// This side acts for the node.
+    acting: Arc<AtomicBool>,
+    /// Rings when it begins to.
+    bell: Arc<OwnedFd>,
 }
 
 impl ClockWatch {
     /// Starts the thread; it ends some time after the value is dropped.
     pub fn start(hardware_clock: &Path, wake: Wake, died: Died) -> std::io::Result<Self> {
         let hardware_ms = Arc::new(AtomicI64::new(UNKNOWN));
+        let acting = Arc::new(AtomicBool::new(false));
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let watch = Thread {
             hardware_ms: Arc::downgrade(&hardware_ms),
+            acting: acting.clone(),
+            bell: bell.clone(),
             path: hardware_clock.to_owned(),
             timer: timer(),
             seen: None,
             wake,
         };
         runtime::spawn("ha_clock", died, move || watch.run())?;
-        Ok(Self { hardware_ms })
+        Ok(Self { hardware_ms, acting, bell })
+    }
+
+    /// Whether this side acts for the node. One that does not has no lease to judge: its hardware clock is not read.
+    pub fn set_acting(&self, acts: bool) {
+        if self.acting.swap(acts, Ordering::Relaxed) != acts && acts {
+            // Full means it rings already.
+            let _ = write(&*self.bell, &1_u64.to_ne_bytes());
+        }
     }
 
     /// What the other side of the seat has read may be newer than what was read here last: until the next reading there is none.
@@ -67,6 +83,8 @@ impl ClockWatch {
 
 struct Thread {
     hardware_ms: Weak<AtomicI64>,
+    acting: Arc<AtomicBool>,
+    bell: Arc<OwnedFd>,
     path: PathBuf,
     timer: Option<OwnedFd>,
     /// What was read last.
@@ -77,7 +95,8 @@ struct Thread {
 impl Thread {
     fn run(mut self) {
         while let Some(place) = self.hardware_ms.upgrade() {
-            let hardware_ms = hardware_ms(&self.path);
+            let acts = self.acting.load(Ordering::Relaxed);
+            let hardware_ms = if acts { hardware_ms(&self.path) } else { None };
             place.store(hardware_ms.unwrap_or(UNKNOWN), Ordering::Relaxed);
             drop(place);
             if let Some(clocks) = clock::others().map(|clocks| Clocks { hardware_ms, ..clocks }) {
@@ -90,17 +109,22 @@ impl Thread {
         }
     }
 
-    /// Until somebody sets the time of day, at most for so long.
+    /// Until somebody sets the time of day or this side begins to act, at most for so long.
     fn wait(&self, at_most_ms: i64) {
         let timeout = Timespec { tv_sec: at_most_ms / 1000, tv_nsec: at_most_ms % 1000 * 1_000_000 };
         let Some(timer) = &self.timer else {
-            std::thread::sleep(Duration::from_millis(at_most_ms.unsigned_abs()));
+            // Nobody rings here.
+            std::thread::sleep(Duration::from_millis(at_most_ms.min(READ_EVERY_MS).unsigned_abs()));
             return;
         };
-        match poll(&mut [PollFd::new(timer, PollFlags::IN)], Some(&timeout)) {
+        let bell = &*self.bell;
+        match poll(&mut [PollFd::new(timer, PollFlags::IN), PollFd::new(bell, PollFlags::IN)], Some(&timeout)) {
             Ok(0) => {}
-            // It was cancelled, which is all it is for; reading makes it ready to be cancelled again.
-            Ok(_) => drop(read(timer, &mut [0_u8; 8])),
+            // The timer was cancelled, which is all it is for; reading makes it ready to be cancelled again. Neither read waits.
+            Ok(_) => {
+                let _ = read(timer, &mut [0_u8; 8]);
+                let _ = read(bell, &mut [0_u8; 8]);
+            }
             Err(_) => std::thread::sleep(AFTER_FAILURE),
         }
     }

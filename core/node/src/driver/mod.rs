@@ -130,6 +130,7 @@ impl Driver {
         self.outcomes.append(&mut port.take_outcomes());
         let Some(seat) = port.seat() else {
             self.net.acting().set(false);
+            self.clocks.set_acting(false);
             self.seated = false;
             // Of requests that served the other side; its memory is what counts.
             self.outcomes.retain(|outcome| !matches!(outcome, Outcome::Dcs { .. }));
@@ -137,6 +138,7 @@ impl Driver {
         };
         if !self.seated {
             self.seated = true;
+            self.clocks.set_acting(true);
             self.events.record(EventKind::Seat, "seat.taken", "This side acts for the node from here on.");
         }
         let local = port.observe();

@@ -1,44 +1,60 @@
-//! CPU time of one backend per commit, to the nanosecond: what the fence adds to a writing and to a reading transaction.
+//! CPU time of one backend, to the nanosecond: what the fence adds to a commit, to a statement and to a message.
 
-use crate::Subject;
 use crate::report::Report;
+use crate::{Subject, in_turns};
 use ha_tests::sql::Session;
 use ha_tests::wait::secs;
 use std::fs;
 
 const ROUNDS: usize = 15;
 
-/// One loop inside the server, so that nothing but transactions is counted.
+/// One request that does the same thing so many times, so that nothing else is counted.
 struct Loop {
     label: &'static str,
-    transactions: u32,
-    body: &'static str,
+    times: u32,
+    text: fn(u32) -> String,
 }
 
-const LOOPS: [Loop; 2] = [
+const LOOPS: [Loop; 4] = [
     Loop {
         label: "CPU per writing commit (in a procedure, asynchronous)",
-        transactions: 50_000,
-        body: "PERFORM txid_current()",
+        times: 50_000,
+        text: |times| in_procedure(times, "PERFORM txid_current()"),
     },
-    Loop { label: "CPU per read-only commit (in a procedure)", transactions: 200_000, body: "NULL" },
+    Loop {
+        label: "CPU per read-only commit (in a procedure)",
+        times: 200_000,
+        text: |times| in_procedure(times, "NULL"),
+    },
+    Loop {
+        label: "CPU per read-only statement, with its answer of three messages",
+        times: 10_000,
+        text: |times| "SELECT 1;".repeat(times as usize),
+    },
+    Loop {
+        label: "CPU per message (rows of one query)",
+        times: 200_000,
+        text: |times| format!("SELECT 1 FROM generate_series(1, {times})"),
+    },
 ];
+
+fn in_procedure(times: u32, body: &str) -> String {
+    format!("DO $$ BEGIN FOR i IN 1..{times} LOOP {body}; COMMIT; END LOOP; END $$")
+}
 
 /// The systems in turns; Patroni's leader is a plain server.
 pub fn measure(subjects: &mut [Subject], report: &mut Report) {
-    for Loop { label, transactions, body } in LOOPS {
-        for _ in 0..ROUNDS {
-            for subject in &*subjects {
+    for Loop { label, times, text } in LOOPS {
+        for round in 0..ROUNDS {
+            for subject in in_turns(subjects, round) {
                 let leader = subject.cluster.wait_healthy(secs(120));
                 let session = Session::open(&subject.cluster.nodes[leader].server, secs(5)).expect("a session");
                 let pid = session.value("SELECT pg_backend_pid()", secs(5)).expect("a pid").expect("not null");
                 session.query("SET synchronous_commit = off", secs(5)).expect("a setting");
-                let text =
-                    |count: u32| format!("DO $$ BEGIN FOR i IN 1..{count} LOOP {body}; COMMIT; END LOOP; END $$");
                 session.query(&text(1000), secs(60)).expect("the loop runs");
                 let before = cpu_ns(&pid);
-                session.query(&text(transactions), secs(60)).expect("the loop runs");
-                let each = (cpu_ns(&pid) - before) / f64::from(transactions);
+                session.query(&text(times), secs(60)).expect("the loop runs");
+                let each = (cpu_ns(&pid) - before) / f64::from(times);
                 report.add(label, "ns", subject.name, each);
             }
         }

@@ -65,6 +65,16 @@ struct Subject {
     cluster: Cluster,
 }
 
+/// The systems in an order that changes from round to round: what one leaves behind (standbys that replay, files that are written)
+/// must not always fall to the same one.
+fn in_turns(subjects: &[Subject], round: usize) -> Vec<&Subject> {
+    let mut order: Vec<&Subject> = subjects.iter().collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
 fn main() -> std::process::ExitCode {
     program::run(Wish::from_arguments(), measure)
 }

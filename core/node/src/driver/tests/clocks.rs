@@ -81,4 +81,11 @@ fn a_pause_that_only_the_hardware_clock_knows_of_is_told_and_makes_the_node_prov
     node.until("two seconds", 4000, |_, _| crate::clock::now().since(began) > Millis(2000));
     assert!(node.driver.memory().clocks.is_some_and(|clocks| clocks.hardware_ms.is_some()), "it was read again");
     assert_eq!(node.driver.memory().clock_jumps, 1, "{:?}", node.driver.memory().clocks);
+
+    // Whoever does not act has nothing to judge by it: it is not read, until the seat comes back.
+    let shows = |driver: &Driver| driver.clocks.read().is_some_and(|clocks| clocks.hardware_ms.is_some());
+    node.port.seatless = true;
+    node.until("rest", 2000, |driver, _| !shows(driver));
+    node.port.seatless = false;
+    node.until("reading", 2000, |driver, _| shows(driver));
 }
