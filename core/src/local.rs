@@ -219,6 +219,8 @@ pub enum Receiver {
     Stopped,
     /// Starting, waiting or restarting: connected to nobody that sends.
     Connecting,
+    /// Told to stop, and not gone yet. Recovery waits for it.
+    Stopping,
     /// Streaming.
     Streaming,
 }

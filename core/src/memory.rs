@@ -99,6 +99,8 @@ pub struct Memory {
     pub unchecked_since: Option<Tick>,
     /// Where replay stands still, in a promotion or before what the leader does not have.
     pub standstill: Option<Standstill>,
+    /// Since when a promotion waits for a walreceiver that was told to stop.
+    pub receiver_stops_since: Option<Tick>,
     /// This node must be rewound, and the leader's first checkpoint is all that is missing: its member key says so.
     pub awaits_checkpoint: bool,
     /// A rewind onto this timeline failed: copy anew instead, if that is allowed.

@@ -92,6 +92,7 @@ rules! {
     ElectionOldTimeline = "election.old_timeline", "There is no leader, and this member's timeline is older than the cluster's.";
     ElectionNotReady = "election.not_ready", "There is no leader, and this member is not a consistent standby yet.";
     ElectionLeavingToCandidate = "election.leaving_to_candidate", "There is no leader; the named candidate goes first.";
+    ElectionAwaitingFormer = "election.awaiting_former", "The former leader handed over, has WAL that is not here, and recovers; it is given up to `ttl` to stand for election.";
     ElectionNamed = "election.named", "This member was named and has all of the old leader's WAL; it takes the key.";
     ElectionPredecessorAlive = "election.predecessor_alive", "The leader key is gone, but its lease may still be alive; wait until it has ended.";
     ElectionStoppingReceiver = "election.stopping_receiver", "There is no leader; WAL reception stops before votes are counted.";
@@ -102,6 +103,7 @@ rules! {
     PromotionClaiming = "promotion.claiming", "This member holds the lease and claims the next timeline.";
     PromotionStarting = "promotion.starting", "The timeline is claimed; the server is promoted.";
     PromotionRunning = "promotion.running", "The promotion is under way and cannot be cancelled.";
+    PromotionHangs = "promotion.hangs", "The promotion waits for a WAL receiver that does not stop; the server is stopped, so that another may lead.";
     PromotionGivenUp = "promotion.given_up", "This member holds the lease, but may no longer lead; it gives the key back.";
     PromotionRenewing = "promotion.renewing", "Too little of the lease is left to begin a promotion; renew it first.";
     PromotionNotReady = "promotion.not_ready", "This member holds the lease, but its server is not consistent yet.";

@@ -17,6 +17,7 @@ pub fn receiver() -> Receiver {
     match unsafe { state.read_volatile() } {
         S::WALRCV_STOPPED => Receiver::Stopped,
         S::WALRCV_STREAMING => Receiver::Streaming,
+        S::WALRCV_STOPPING => Receiver::Stopping,
         _ => Receiver::Connecting,
     }
 }

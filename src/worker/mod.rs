@@ -191,7 +191,9 @@ impl Worker {
         }
         self.inside.seat = self.supervisor.seat();
         self.name_successor();
-        let ticked = self.driver.tick(&mut self.inside);
+        // Whoever goes on after us must know of a release that may be under way.
+        let supervisor = &mut self.supervisor;
+        let ticked = self.driver.tick_telling(&mut self.inside, &mut |memory| supervisor.beat(memory));
         self.next_wake = ticked.next_wake;
         self.page_due |= ticked.rule_changed || std::mem::take(&mut self.inside.reconfigured);
         if let Some(reason) = self.inside.leaving.take() {

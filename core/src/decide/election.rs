@@ -6,7 +6,7 @@
 use super::turn::{Turn, Verdict};
 use super::{eligibility, primary, promotion};
 use crate::clock::{Millis, Tick};
-use crate::cluster::{Cluster, Initialize, Released};
+use crate::cluster::{Cluster, FailoverRequest, Initialize, Released, Versioned};
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
@@ -39,7 +39,8 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return Verdict::of(Rule::ElectionNotInitialised).soon(1000);
     }
     let gone_at = turn.memory.leader_gone_at.unwrap_or(turn.now());
-    let asked_for = cluster.failover.as_ref().and_then(|request| request.value.member.as_ref());
+    let asked_for = cluster.failover.as_ref().filter(|request| !had_the_key(cluster, request));
+    let asked_for = asked_for.and_then(|request| request.value.member.as_ref());
     // Who was asked for, or to whom the last leader itself handed over.
     let named = asked_for.or_else(|| announced(turn, cluster)?.candidate.as_ref());
     let am_named = named == Some(turn.me());
@@ -51,6 +52,11 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
     }
     if let Some(verdict) = unleased(turn, cluster) {
         return verdict;
+    }
+    if !am_named && knows_of_more(turn, standby, cluster, gone_at) {
+        let targets = turn.peer_targets();
+        let poll = turn.poll(targets, ROUND_PAUSE);
+        return Verdict::of(Rule::ElectionAwaitingFormer).and(poll).soon(250);
     }
     if am_named && handed_over(turn, standby, cluster) {
         let acquire = turn.acquire(cluster, promotion::claim_along(turn, standby, cluster));
@@ -88,12 +94,30 @@ pub(super) fn unleased(turn: &Turn<'_>, cluster: &Cluster) -> Option<Verdict> {
     Some(Verdict::of(Rule::LeaderKeyUnleased).and(removal).soon(250))
 }
 
+/// Whether the member that was asked for has led since: nobody waits for it a second time.
+fn had_the_key(cluster: &Cluster, request: &Versioned<FailoverRequest>) -> bool {
+    cluster.last_leader.as_ref().is_some_and(|last| {
+        Some(&last.value.leader) == request.value.member.as_ref() && last.revision > request.revision
+    })
+}
+
 /// The leader itself released the key after its shutdown, naming its end of WAL, and this candidate has all of it:
 /// nobody can be ahead.
 fn handed_over(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> bool {
     let end = standby.received.max(standby.replayed);
     announced(turn, cluster).is_some_and(|released| {
         released.timeline.is_none_or(|timeline| timeline == standby.timeline) && released.is_all_in(end)
+    })
+}
+
+/// Whether the last leader, which handed over and has everything, is there but cannot stand for election yet: its log ended further than
+/// this node's, and it recovers. It is left the time in which a failover would have come about.
+fn knows_of_more(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: Tick) -> bool {
+    let end = standby.received.max(standby.replayed);
+    announced(turn, cluster).is_some_and(|released| {
+        let there = cluster.members.contains_key(&released.leader) && released.leader != *turn.me();
+        let early = turn.now().since(gone_at) < turn.view.settings.ttl_ms;
+        there && early && released.end.is_some_and(|last| end < last)
     })
 }
 

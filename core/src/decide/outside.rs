@@ -52,7 +52,10 @@ pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
 /// How long a fast stop may take. One that hangs must not cost more than a failover, which takes a ttl: half of that, so that the other
 /// half is left for what follows. With nobody to take over, nothing is gained by haste.
 fn patience(turn: &Turn<'_>, release: bool) -> Millis {
+    let standby = turn.control().is_some_and(data::was_standby);
     match (release, release::others_could_lead(turn)) {
+        // It was to be promoted, and has nothing to write that anybody waits for.
+        (true, true) if standby => FAST_STOP_MIN,
         (true, true) => Millis(turn.view.settings.ttl_ms.0 / 2).clamp(FAST_STOP_MIN, FAST_STOP_MAX),
         (true, false) => FAST_STOP_MAX,
         (false, _) => FAST_STOP_MAX_LEASE_LOST,

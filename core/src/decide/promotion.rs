@@ -8,7 +8,7 @@ use crate::dcs::ClaimAlong;
 use crate::effect::{Effect, Pressure};
 use crate::ids::{LeaseId, Lsn, NodeName, Timeline};
 use crate::lease::Lease;
-use crate::local::{PrimaryView, Server, StandbyView};
+use crate::local::{PrimaryView, Receiver, Server, StandbyView};
 use crate::memory::Standstill;
 use crate::rule::Rule;
 use crate::seat::LeaveReason;
@@ -25,6 +25,9 @@ const CANCEL_AFTER: Millis = Millis(100);
 const TERMINATE_AFTER: Millis = Millis(300);
 /// How long a promotion may take if `primary_start_timeout` allows less.
 const PROMOTION_MAX: Millis = Millis(30_000);
+/// How long a promotion may wait for its walreceiver to go, which takes milliseconds: the server itself would wait for ever. Whoever writes
+/// waits too, and who handed over has everything.
+const RECEIVER_STOP_MAX: Millis = Millis(3000);
 
 /// The worker has the seat, and its server is not up. From here on REST says that this is no primary, and others act on it; the key of a
 /// leader whose server recovers is kept for as long as it may take.
@@ -56,9 +59,21 @@ pub(super) fn running(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
     if now.since(since) >= turn.view.settings.primary_start_timeout_ms.max(PROMOTION_MAX) {
         return primary::stop_standby(turn, Rule::StartTimedOut, LeaveReason::Shutdown, true);
     }
+    if receiver_hangs(turn, standby) && release::others_could_lead(turn) {
+        return primary::stop_standby(turn, Rule::PromotionHangs, LeaveReason::Shutdown, true);
+    }
     let press_on = press_on(turn, standby);
     let renewal = lease::renewal(turn);
     Verdict::of(Rule::PromotionRunning).and(press_on).and(renewal).soon(3)
+}
+
+fn receiver_hangs(turn: &mut Turn<'_>, standby: &StandbyView) -> bool {
+    if standby.receiver != Receiver::Stopping {
+        turn.memory.receiver_stops_since = None;
+        return false;
+    }
+    let now = turn.now();
+    now.since(*turn.memory.receiver_stops_since.get_or_insert(now)) >= RECEIVER_STOP_MAX
 }
 
 /// What holds up replay is ended: every writer waits for it. Replay that goes on is left alone, however long it takes.
@@ -83,6 +98,7 @@ fn press_on(turn: &mut Turn<'_>, standby: &StandbyView) -> Option<Effect> {
 
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -> Verdict {
     turn.memory.not_running_since = None;
+    turn.memory.receiver_stops_since = None;
     if turn.gave_up(lease) {
         return release::give_up(turn, lease, None, Rule::ReleaseUnknown);
     }

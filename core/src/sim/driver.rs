@@ -1,6 +1,7 @@
 //! A driver's tick, as in the product: one snapshot, one decision, its effects in order, the outcomes next time.
 //! No rule lives here.
 
+use super::Mutant;
 use super::event::{Event, Who};
 use super::observe;
 use super::world::World;
@@ -134,13 +135,18 @@ impl World {
         self.process_mut(who).memory = memory;
         self.nodes[who.node].published = observe::status(self, who, local);
         let mut went = Went::On;
+        let releases = effects.iter().any(|effect| matches!(effect, Effect::Dcs(DcsCall::ReleaseLeader { .. })));
+        if who.side == Side::Inside && releases && !self.is(Mutant::ReleaseUntold) {
+            // Whoever goes on must know of it.
+            self.beat(who.node);
+        }
         for effect in &effects {
             if let Some(text) = telling(effect) {
                 let text = format!("{} -> {text}", side_name(who.side));
                 self.say(who.node, &text);
             }
             went = self.execute(who, effect);
-            if went == Went::Wrong || self.dies_between_effects(who) {
+            if went == Went::Wrong || self.dies_between_effects(who, releases) {
                 break;
             }
         }
@@ -166,8 +172,9 @@ impl World {
         self.wake_at(who, at.max(self.now + 1));
     }
 
-    fn dies_between_effects(&mut self, who: Who) -> bool {
-        if self.healed_at.is_some() || !self.rng.chance(self.params.kill_between_effects_per_mille) {
+    fn dies_between_effects(&mut self, who: Who, releases: bool) -> bool {
+        let per_mille = self.params.kill_between_effects_per_mille * if releases { 4 } else { 1 };
+        if self.healed_at.is_some() || !self.rng.chance(per_mille) {
             return false;
         }
         *self.faults.entry("killed between effects").or_default() += 1;

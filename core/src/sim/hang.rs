@@ -21,7 +21,7 @@ pub(super) struct Hang {
 }
 
 /// How often a pending signal is looked at again.
-const LOOK_AGAIN_MS: u64 = 200;
+pub(super) const LOOK_AGAIN_MS: u64 = 200;
 /// How long the supervisor waits for SIGQUIT before it kills, and for the end after that.
 pub(super) const KILL_AFTER_MS: u64 = 1500;
 
@@ -33,6 +33,22 @@ impl World {
             server.hang = Some(Hang { deaf, until });
             self.trouble(node);
         }
+    }
+
+    /// The walreceiver of a standby that is about to be promoted is stopped, or waits for its disk.
+    pub(super) fn receiver_may_hang(&mut self, node: usize) {
+        let receives = self.server(node).is_some_and(|server| server.receiver.is_some());
+        if receives && self.healed_at.is_none() && self.rng.chance(30) {
+            let lasts_ms = self.rng.skewed(500, 120_000);
+            self.say(node, "--- its walreceiver hangs");
+            self.hang_server(node, lasts_ms);
+        }
+    }
+
+    /// Whether a promotion waits for it.
+    pub(super) fn receiver_hangs(&self, node: usize) -> bool {
+        let receives = self.server(node).is_some_and(|server| server.promoting && server.receiver.is_some());
+        receives && self.is_deaf(node, Deaf::Interrupt)
     }
 
     pub(super) fn is_deaf(&self, node: usize, to: Deaf) -> bool {

@@ -72,11 +72,13 @@ pub enum Mutant {
     StragglersLeft,
     /// A server hands over although WAL waits for its archiver.
     NoArchiveGuard,
+    /// The supervisor is not told of a release before it is sent.
+    ReleaseUntold,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 27] = [
+    pub const ALL: [Mutant; 28] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -104,6 +106,7 @@ impl Mutant {
         Mutant::NoUnpark,
         Mutant::StragglersLeft,
         Mutant::NoArchiveGuard,
+        Mutant::ReleaseUntold,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -128,7 +131,8 @@ impl Mutant {
             | Mutant::PromoteFileLeft
             | Mutant::NoCheckpointGuard
             | Mutant::NewerHistoryIgnored
-            | Mutant::NoArchiveGuard => {}
+            | Mutant::NoArchiveGuard
+            | Mutant::ReleaseUntold => {}
             Mutant::ReleaseUnconfirmed => release_now(decision, view, Rule::SwitchoverConfirming),
             Mutant::FreezeSkipped => release_now(decision, view, Rule::SwitchoverFreezing),
             Mutant::UnsealAfterRelease => {

@@ -86,6 +86,7 @@ fn standby(world: &World, node: usize, server: &Postmaster) -> StandbyView {
         received: data.at.lsn,
         replayed: data.at.lsn,
         receiver: match (&server.receiver, &server.upstream) {
+            (Some(_), _) if world.receiver_hangs(node) => Receiver::Stopping,
             (Some(_), _) => Receiver::Streaming,
             (None, Some(_)) => Receiver::Connecting,
             (None, None) => Receiver::Stopped,

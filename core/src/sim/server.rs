@@ -1,6 +1,7 @@
 //! Starting, recovering, promoting and working of a server.
 
 use super::event::Event;
+use super::hang::LOOK_AGAIN_MS;
 use super::judge;
 use super::node::{Fence, Phase, Server};
 use super::wal::{Branch, Position};
@@ -145,6 +146,7 @@ impl World {
 
     pub(super) fn begin_promotion(&mut self, node: usize) {
         let takes = self.rng.skewed(10, 300);
+        self.receiver_may_hang(node);
         let Some(server) = self.nodes[node].server.as_mut() else { return };
         server.promoting = true;
         server.attempt += 1;
@@ -157,6 +159,11 @@ impl World {
         if server.phase != Phase::Standby || !server.promoting || server.attempt != attempt {
             return;
         }
+        if self.receiver_hangs(node) {
+            self.later(LOOK_AGAIN_MS, Event::PromotionDone { node, server: life, attempt });
+            return;
+        }
+        let Some(server) = self.nodes[node].server_of(life) else { return };
         server.promoting = false;
         server.receiver = None;
         server.upstream = None;

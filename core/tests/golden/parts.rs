@@ -114,6 +114,7 @@ fn standby(fields: &Value) -> StandbyView {
         receiver: match word("receiver") {
             Some("streaming") => Receiver::Streaming,
             Some("connecting") => Receiver::Connecting,
+            Some("stopping") => Receiver::Stopping,
             _ => Receiver::Stopped,
         },
         upstream: word("upstream").map(upstream),

@@ -122,6 +122,12 @@ impl Driver {
 
     /// One turn of the loop.
     pub fn tick(&mut self, port: &mut impl Port) -> Ticked {
+        self.tick_telling(port, &mut |_| ())
+    }
+
+    /// The same; `tell` is called with what is to be remembered just before the leader key is released. Who goes on from it leads by that
+    /// key no more, whatever becomes of the request.
+    pub fn tick_telling(&mut self, port: &mut impl Port, tell: &mut dyn FnMut(&Memory)) -> Ticked {
         let now = port.now();
         self.take_news(port);
         if self.patience.ends(self.dcs_busy, self.settings().retry_timeout_ms, Instant::now()) {
@@ -160,6 +166,9 @@ impl Driver {
         let rule_changed = self.rule != Some(decision.rule);
         self.say(&decision, &local, now);
         self.memory = decision.memory;
+        if decision.effects.iter().any(|effect| matches!(effect, Effect::Dcs(DcsCall::ReleaseLeader { .. }))) {
+            tell(&self.memory);
+        }
         let next_wake = self.execute(port, now, decision.wake_at, &decision.effects);
         self.publish(port.server_facts(), local, decision.rule, now, next_wake);
         self.serve_awaited();

@@ -338,3 +338,32 @@ fn a_fence_that_is_opened_while_the_key_is_lost_is_closed_again() {
     node.driver.execute(&mut node.port, now, now, &open(12));
     assert_eq!(node.port.executed, open(12));
 }
+
+/// Whoever goes on from a side that dies with the request under way must know of it.
+#[test]
+fn a_release_is_told_before_it_is_sent() {
+    const LEADER: &str = "/service/batman/leader";
+    let etcd = TestEtcd::start();
+    let granted = etcd.ctl(&["lease", "grant", "60"]);
+    let lease = granted.split_whitespace().nth(1).expect("a lease");
+    etcd.ctl(&["put", "--lease", lease, LEADER, "pg1"]);
+    let mut node = Node::start(&etcd, "pg1");
+    node.until("leader key", 8000, |driver, _| driver.cluster().is_some_and(|cluster| cluster.leader.is_some()));
+    let key = node.driver.cluster().and_then(|cluster| cluster.leader.clone()).expect("a leader key");
+    node.until("quiet", 5000, |driver, _| !driver.dcs_busy);
+    // The data directory is gone, so the key is given up once this is over.
+    let lease = Lease::confirmed(key.lease, key.created, crate::clock::now(), Millis(1000));
+    node.driver.memory = Memory { lease: Some(lease), session: Some(key.lease), ..Memory::default() };
+    let mut told = None;
+    let deadline = crate::clock::now() + Millis(8000);
+    while told.is_none() && crate::clock::now() < deadline {
+        node.driver.tick_telling(&mut node.port, &mut |memory| {
+            std::thread::sleep(Duration::from_millis(200));
+            told = Some((memory.released, etcd.ctl(&["get", "--print-value-only", LEADER])));
+        });
+        let _ = node.wakes.recv_timeout(Duration::from_millis(50));
+    }
+    let (released, there) = told.expect("the key is given up");
+    assert_eq!((released, there.trim()), (Some(key.created), "pg1"), "what is told, and the key when it was");
+    node.until("release", 5000, |driver, _| driver.cluster().is_some_and(|cluster| cluster.leader.is_none()));
+}
