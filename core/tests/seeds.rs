@@ -17,10 +17,6 @@ const RARE: &[(Rule, &str)] = &[
         Rule::LeaderForeignTimeline,
         "claims keep two nodes off one timeline: it takes an operator who deletes `initialize`, but not the claims",
     ),
-    (
-        Rule::ElectionAwaitingFormer,
-        "in this world a third member has the end of a log as soon as the candidate, unless it is cut off just then",
-    ),
     (Rule::StandbyUnreadable, "what this world's servers receive is whole records; `unreadable_wal.rs` has the others"),
 ];
 

@@ -223,6 +223,16 @@ impl World {
         }
     }
 
+    /// The key was released for a candidate.
+    pub(super) fn strike_the_doomed(&mut self) {
+        let doomed = self.doomed.take().and_then(|name| self.nodes.iter().position(|node| node.name == name));
+        if let Some(node) = doomed.filter(|_| self.healed_at.is_none()) {
+            *self.faults.entry("candidate crashes at the release").or_default() += 1;
+            self.say(node, "--- machine crashes, just when it was given the key");
+            self.crash_node(node);
+        }
+    }
+
     // ---- machines ----
 
     fn crash_node(&mut self, node: usize) {

@@ -38,7 +38,7 @@ impl World {
     /// The walreceiver of a standby that is about to be promoted is stopped, or waits for its disk.
     pub(super) fn receiver_may_hang(&mut self, node: usize) {
         let receives = self.server(node).is_some_and(|server| server.receiver.is_some());
-        if receives && self.healed_at.is_none() && self.rng.chance(30) {
+        if receives && self.healed_at.is_none() && self.rng.chance(120) {
             let lasts_ms = self.rng.skewed(500, 120_000);
             self.say(node, "--- its walreceiver hangs");
             self.hang_server(node, lasts_ms);

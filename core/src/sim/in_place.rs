@@ -7,6 +7,7 @@ use super::node::{Cycle, Phase};
 use super::world::World;
 use crate::ids::{Lsn, Timeline};
 use crate::local::{ControlState, InPlace, Seal};
+use crate::memory::Stage;
 
 /// `wal_segment_size`, small enough for the little that is written here.
 pub(super) const SEGMENT_BYTES: u64 = 1 << 16;
@@ -60,7 +61,7 @@ impl World {
         let keeps = self.is(Mutant::PromoteFileLeft);
         let Some(data) = self.nodes[node].disk.data_mut().filter(|_| primary) else { return };
         // What was asked for before the mind changed is not carried on with.
-        let wanted = leaves.in_place() || matches!(leaves, crate::memory::Stage::Sealing { .. });
+        let wanted = leaves.in_place() || matches!(leaves, Stage::Sealing { .. });
         match made {
             Made::Mark if wanted => {
                 data.mark = true;
@@ -123,9 +124,23 @@ impl World {
         if let Some(data) = self.nodes[node].disk.data_mut() {
             data.at.lsn = data.at.lsn.max(at);
         }
+        self.hand_over_may_fail(node);
         self.pump(node);
         let text = format!("the log ends at {at}");
         self.say(node, &text);
+    }
+
+    /// The others do not get the end of the log, and the candidate is to die when the key is released for it.
+    fn hand_over_may_fail(&mut self, node: usize) {
+        let Stage::Sealing { candidate, .. } = self.nodes[node].worker.memory.stage.clone() else { return };
+        if self.healed_at.is_some() || !self.rng.chance(60) {
+            return;
+        }
+        let others = (0..self.nodes.len()).filter(|other| *other != node && self.nodes[*other].name != candidate);
+        let links = others.map(|other| (node, other)).collect();
+        let lasts_ms = self.rng.skewed(500, 20_000);
+        self.cut(links, lasts_ms);
+        self.doomed = Some(candidate);
     }
 
     /// Held commits go on as if nothing had happened.

@@ -39,6 +39,7 @@ impl World {
         }
         if let (Request::Release { lease, .. }, Answer::Done(_)) = (request, answer) {
             judge::released(self, node, lease);
+            self.strike_the_doomed();
         }
         answer
     }

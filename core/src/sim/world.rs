@@ -13,6 +13,7 @@ use super::store::Store;
 use super::wal::Wal;
 use super::{Mutant, Options};
 use crate::clock::Tick;
+use crate::ids::NodeName;
 use crate::rule::Rule;
 use crate::view::Side;
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ pub(super) struct World {
     pub(super) events: u64,
     /// The next node that takes the leader key finds its disk full, for so long.
     pub(super) ambush: Option<u64>,
+    /// The candidate of a hand-over that crashes when the key is released.
+    pub(super) doomed: Option<NodeName>,
     /// How much more often than usual requests and replies are lost.
     pub(super) outcome_trouble: u64,
     /// Numbers every incarnation, flight, connection: never given twice.
@@ -65,6 +68,7 @@ impl World {
             events: 0,
             outcome_trouble: 1,
             ambush: None,
+            doomed: None,
             next_number: 0,
             rng,
             params,
