@@ -69,6 +69,7 @@ impl Report {
             &[OURS, RESTART, PATRONI],
         );
         self.table(&mut text, "Faults and costs", |label| !label.starts_with("switchover, "), &[OURS, PATRONI]);
+        self.fence(&mut text);
         self.totals(&mut text);
         text.truncate(text.trim_end().len());
         text.push('\n');
@@ -87,6 +88,28 @@ impl Report {
             let _ = writeln!(text, "| {measure}, {unit} | {} | {} |", cells.join(" | "), self.ratio(measure, unit));
         }
         text.push('\n');
+    }
+
+    /// What was counted to the nanosecond, less the same of a plain server: the fence. The least values were disturbed by nobody.
+    fn fence(&self, text: &mut String) {
+        let rows: Vec<String> =
+            self.measures.iter().filter(|(_, unit)| *unit == "ns").filter_map(|(label, _)| self.added(label)).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            text,
+            "## What the fence adds\n\n| ha_ext less a plain server | of the least values, ns | of the medians, ns | of the whole |\n|---|---|---|---|"
+        );
+        *text += &rows.concat();
+        text.push('\n');
+    }
+
+    fn added(&self, measure: &str) -> Option<String> {
+        let (ours, plain) = (self.sorted(measure, OURS), self.sorted(measure, PATRONI));
+        let least = ours.first()? - plain.first()?;
+        let percent = least / plain.first()? * 100.0;
+        Some(format!("| {measure} | {least:.0} | {:.0} | {percent:.1} % |\n", median(&ours) - median(&plain)))
     }
 
     fn totals(&self, text: &mut String) {
@@ -146,6 +169,18 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_fence_adds_is_the_difference_of_the_least_and_of_the_medians() {
+        let mut report = Report::new(1);
+        for (system, values) in [(OURS, [450.0, 900.0, 440.0]), (PATRONI, [400.0, 430.0, 700.0])] {
+            for value in values {
+                report.add("CPU per commit", "ns", system, value);
+            }
+        }
+        report.add("throughput", "tps", OURS, 1.0);
+        assert!(report.markdown().contains("| CPU per commit | 40 | 20 | 10.0 % |"), "{}", report.markdown());
+    }
 
     #[test]
     fn medians_and_numbers() {
