@@ -1,7 +1,6 @@
 //! A driver's tick, as in the product: one snapshot, one decision, its effects in order, the outcomes next time.
 //! No rule lives here.
 
-use super::Mutant;
 use super::event::{Event, Who};
 use super::observe;
 use super::world::World;
@@ -136,7 +135,7 @@ impl World {
         self.nodes[who.node].published = observe::status(self, who, local);
         let mut went = Went::On;
         let releases = effects.iter().any(|effect| matches!(effect, Effect::Dcs(DcsCall::ReleaseLeader { .. })));
-        if who.side == Side::Inside && releases && !self.is(Mutant::ReleaseUntold) {
+        if who.side == Side::Inside && releases {
             // Whoever goes on must know of it.
             self.beat(who.node);
         }

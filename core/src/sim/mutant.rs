@@ -72,13 +72,11 @@ pub enum Mutant {
     StragglersLeft,
     /// A server hands over although WAL waits for its archiver.
     NoArchiveGuard,
-    /// The supervisor is not told of a release before it is sent.
-    ReleaseUntold,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 28] = [
+    pub const ALL: [Mutant; 27] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -106,7 +104,6 @@ impl Mutant {
         Mutant::NoUnpark,
         Mutant::StragglersLeft,
         Mutant::NoArchiveGuard,
-        Mutant::ReleaseUntold,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -131,8 +128,7 @@ impl Mutant {
             | Mutant::PromoteFileLeft
             | Mutant::NoCheckpointGuard
             | Mutant::NewerHistoryIgnored
-            | Mutant::NoArchiveGuard
-            | Mutant::ReleaseUntold => {}
+            | Mutant::NoArchiveGuard => {}
             Mutant::ReleaseUnconfirmed => release_now(decision, view, Rule::SwitchoverConfirming),
             Mutant::FreezeSkipped => release_now(decision, view, Rule::SwitchoverFreezing),
             Mutant::UnsealAfterRelease => {
