@@ -41,10 +41,12 @@ CREATE FUNCTION ha_who_would_win()
 BEGIN ATOMIC
     SELECT m.member,
            m.obstacle IS NULL,
-           CASE WHEN m.leads THEN 'It leads.' ELSE m.obstacle END,
+           CASE WHEN m.leads AND m.known THEN 'It leads.'
+                WHEN m.leads THEN 'It led when the store was last reached.'
+                ELSE m.obstacle END,
            m.lsn, m.timeline, m.priority
     FROM jsonb_to_recordset(ha_status() -> 'members') AS m (
-        member text, leads boolean, obstacle text, lsn pg_lsn, timeline integer, priority integer)
+        member text, leads boolean, known boolean, obstacle text, lsn pg_lsn, timeline integer, priority integer)
     ORDER BY m.obstacle IS NULL DESC, m.lsn DESC NULLS LAST, m.priority DESC, m.member;
 END;
 COMMENT ON FUNCTION ha_who_would_win() IS 'why each member could or could not lead now, the likeliest first';
@@ -59,10 +61,13 @@ CREATE VIEW ha_cluster AS
            (s ->> 'pause')::boolean AS paused,
            s ->> 'store' AS store,
            s ->> 'seat' AS seat,
+           s ->> 'in_place_obstacle' AS in_place_obstacle,
            to_timestamp((s ->> 'written_unix_ms')::bigint / 1000.0) AS as_of
     FROM (SELECT ha_status() AS s OFFSET 0) AS page
     WHERE s IS NOT NULL;
 COMMENT ON VIEW ha_cluster IS 'the cluster as this node sees it';
+COMMENT ON COLUMN ha_cluster.in_place_obstacle IS
+    'why a switchover would stop this leader now instead of demoting it in place';
 
 CREATE VIEW ha_members AS
     SELECT m.member, m.role, m.state, m.address, m.timeline, m.lsn, m.lag_bytes, m.tags, m.api_url, m.version,

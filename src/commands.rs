@@ -159,7 +159,11 @@ impl Commands {
                 }
                 Stage::Waiting(wait) => {
                     let over = || (waited >= Millis(wait.limit_ms)).then(|| Reply { status: 504, ..wait.timed_out() });
-                    cluster.and_then(|cluster| wait.result(cluster, rejected)).or_else(over)
+                    // The store has answered: what failed is what was asked for.
+                    let result = cluster.and_then(|cluster| wait.result(cluster, rejected));
+                    let failed =
+                        |reply: Reply| if reply.status == 503 { Reply { status: 412, ..reply } } else { reply };
+                    result.map(failed).or_else(over)
                 }
             };
             match reply {

@@ -180,6 +180,11 @@ pub fn check_login() {
     }
 }
 
+/// Whether this server is a member of a cluster, and its worker at work.
+pub fn in_cluster() -> bool {
+    mode() == Mode::Active
+}
+
 /// Where a client should go.
 pub fn leader_hint() -> String {
     let known = |leader: &String| !leader.is_empty();

@@ -2,8 +2,8 @@
 
 use ha_core::cluster::{Cluster, Member};
 use ha_core::config::host_port;
-use ha_core::decide::eligibility;
-use ha_core::ids::{Lsn, NodeName};
+use ha_core::decide::{eligibility, in_place_obstacle};
+use ha_core::ids::NodeName;
 use ha_core::local::{LocalView, Server};
 use ha_core::view::{Seat, View};
 use ha_node::clock;
@@ -14,10 +14,13 @@ use serde_json::{Map, Value, json};
 /// Events shown: those that outlive the worker.
 const EVENTS_SHOWN: usize = crate::ring::ENTRIES;
 
-/// `host:port (name)` of the leader, empty when there is none.
-pub fn leader_hint(cluster: Option<&Cluster>) -> String {
+/// `host:port (name)` of the leader, empty when there is none or it is this node: whoever asks is refused here, so `me` is no answer,
+/// whatever the store still says.
+pub fn leader_hint(cluster: Option<&Cluster>, me: &NodeName) -> String {
     let leader = cluster.and_then(|cluster| Some((cluster, cluster.leader.as_ref()?)));
-    leader.map_or_else(String::new, |(cluster, leader)| address_hint(cluster, &leader.name))
+    leader
+        .filter(|(_, leader)| leader.name != *me)
+        .map_or_else(String::new, |(cluster, leader)| address_hint(cluster, &leader.name))
 }
 
 /// `host:port (name)` of a member, its name alone if its address is not known.
@@ -61,6 +64,9 @@ fn facts(driver: &Driver, local: &LocalView, seat: Option<Seat>) -> Map<String, 
     page.insert("rule".into(), json!(driver.snapshot().map(|snapshot| snapshot.rule.code())));
     page.insert("config".into(), driver.dynamic().cloned().unwrap_or(Value::Null));
     page.insert("lease".into(), lease(driver));
+    let inside = seat.unwrap_or(Seat::Inside { supervised: false });
+    let obstacle = driver.with_view(clock::now(), inside, local, |view| in_place_obstacle(driver.memory(), view));
+    page.insert("in_place_obstacle".into(), json!(obstacle));
     if let Some(cluster) = cluster {
         page.insert("system_id".into(), initialize(cluster));
         page.insert("leader".into(), json!(cluster.leader.as_ref().map(|leader| &leader.name)));
@@ -110,15 +116,17 @@ fn lease(driver: &Driver) -> Value {
 }
 
 fn members(driver: &Driver, cluster: &Cluster, local: &LocalView, seat: Option<Seat>) -> Value {
-    let newest = cluster.status.optime.unwrap_or_default();
-    let newest = cluster.members.values().filter_map(|member| member.xlog_location).fold(newest, Lsn::max);
     let me = &driver.config().name;
+    let positions = cluster.positions(me, &local.server);
+    let newest = positions.values().copied().max().unwrap_or_default();
+    let known = matches!(driver.store(), StoreHealth::Fresh);
     let here = driver.with_view(clock::now(), seat.unwrap_or(Seat::Inside { supervised: false }), local, |view| {
         own_obstacle(driver, view)
     });
     let row = |(name, member): (&NodeName, &Member)| {
         let leads = cluster.leads(name, member);
-        let lag = member.xlog_location.map(|at| newest.ahead_of(at));
+        let lsn = positions.get(name).copied();
+        let lag = lsn.map(|at| newest.ahead_of(at));
         let obstacle = if name == me { here.clone() } else { obstacle(driver, cluster, member, lag) };
         json!({
             "member": name,
@@ -127,12 +135,13 @@ fn members(driver: &Driver, cluster: &Cluster, local: &LocalView, seat: Option<S
             "address": member.postgres_address().map(|address| host_port(&address)),
             "api_url": member.api_url,
             "timeline": member.timeline.map(|timeline| timeline.0),
-            "lsn": member.xlog_location.map(|lsn| lsn.to_string()),
+            "lsn": lsn.map(|lsn| lsn.to_string()),
             "lag_bytes": if leads { None } else { lag },
             "tags": member.tags.all,
             "version": member.version,
             "ha_ext_version": member.ha_ext_version,
             "leads": leads,
+            "known": known,
             "pending_restart": member.json.get("pending_restart").and_then(Value::as_bool).unwrap_or(false),
             "pending_restart_reason": member.json.get("pending_restart_reason"),
             "slot": name.slot_name(),

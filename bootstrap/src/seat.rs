@@ -65,6 +65,8 @@ pub struct Seat {
     holder: Holder,
     epoch: u64,
     rest: Option<TcpListener>,
+    /// Why it could not be opened, as the log says.
+    rest_error: Option<String>,
     waits: Vec<RestWait>,
 }
 
@@ -76,7 +78,7 @@ impl Seat {
             Some(until) => Holder::Undecided { until },
             None => Holder::Us { waiting: None },
         };
-        Ok(Self { listener, strangers: Vec::new(), holder, epoch: 0, rest: None, waits: Vec::new() })
+        Ok(Self { listener, strangers: Vec::new(), holder, epoch: 0, rest: None, rest_error: None, waits: Vec::new() })
     }
 
     /// We act.
@@ -121,8 +123,19 @@ impl Seat {
         self.rest.as_ref()
     }
 
+    /// The REST socket cannot be opened: one line for as long as that lasts for the same reason.
+    pub fn rest_failed(&mut self, error: &str) {
+        if self.rest_error.as_deref() != Some(error) {
+            tracing::warn!(%error, "the REST API cannot be served; it is tried again every second");
+            self.rest_error = Some(error.to_owned());
+        }
+    }
+
     /// Keeps the REST socket.
     pub fn keep_rest(&mut self, listener: TcpListener) {
+        if self.rest_error.take().is_some() {
+            tracing::info!("the REST API is served now");
+        }
         self.rest = Some(listener);
     }
 

@@ -9,6 +9,7 @@ use crate::postmaster::{PidFile, Postmaster};
 use crate::rest_client;
 use crate::site::Site;
 use crate::steps::parameters;
+use ha_core::api::time;
 use ha_core::cluster::Cluster;
 use ha_core::config::host_port;
 use ha_core::effect::Effect;
@@ -16,10 +17,11 @@ use ha_core::local::{DataDir, LocalView};
 use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
 use ha_core::pgconf::{self, Refusal, Refusals};
+use ha_core::rule::Rule;
 use ha_core::view::Seat;
 use ha_node::clock;
 use ha_node::driver::{Driver, Options, Port};
-use ha_node::net::Hooks;
+use ha_node::net::{Hooks, StoreHealth};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -130,7 +132,11 @@ fn store(loaded: Loaded) -> Result<Value> {
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() || news.recv_timeout(left).is_err() {
-            return Ok(json!({"error": format!("not reached within {} s", STORE_MAX.as_secs())}));
+            let why = match driver.store() {
+                StoreHealth::Unreachable { why, .. } => format!(": {why}"),
+                StoreHealth::Fresh => String::new(),
+            };
+            return Ok(json!({"error": format!("not reached within {} s{why}", STORE_MAX.as_secs())}));
         }
     }
 }
@@ -146,15 +152,62 @@ fn shown(cluster: &Cluster) -> Value {
     json!({"leader": cluster.leader.as_ref().map(|leader| &leader.name), "members": members, "at": clock::wall_ms()})
 }
 
+/// One value for people: what is nested becomes lines of its own, a rule is told in words, times are times.
+fn field(out: &mut String, name: &str, value: &Value) {
+    let title = name.replace('_', " ");
+    match (name.rsplit(' ').next().unwrap_or(name), value) {
+        (_, Value::Object(fields)) if name == "ha_ext" => {
+            fields.iter().for_each(|(name, value)| field(out, name, value));
+        }
+        (_, Value::Object(fields)) if !fields.is_empty() => {
+            fields.iter().for_each(|(inner, value)| field(out, &format!("{name} {inner}"), value));
+        }
+        (_, Value::Array(rows)) if !rows.is_empty() && rows.iter().all(Value::is_object) => {
+            for row in rows.iter().filter_map(Value::as_object) {
+                let row: Vec<String> = row.iter().map(|(name, value)| format!("{name} {}", plain(value))).collect();
+                let _ = writeln!(out, "  {title:<20} {}", row.join(", "));
+            }
+        }
+        ("rule", Value::String(code)) => {
+            let _ = writeln!(out, "  {title:<20} {code}");
+            if let Some(rule) = Rule::from_code(code) {
+                let _ = writeln!(out, "  {:<20} {}", "", rule.sentence());
+            }
+        }
+        // As etcdctl shows and takes it.
+        ("lease", Value::Number(id)) => {
+            let shown = id.as_i64().map_or_else(|| id.to_string(), |id| format!("{id:x}"));
+            let _ = writeln!(out, "  {title:<20} {shown}");
+        }
+        ("at", Value::Number(ms)) => {
+            let shown = ms.as_i64().map_or_else(|| ms.to_string(), |ms| time::text(ms * 1000));
+            let _ = writeln!(out, "  {title:<20} {shown}");
+        }
+        ("dcs_last_seen", Value::Number(seconds)) => {
+            let shown = match seconds.as_i64() {
+                Some(seconds) if seconds > 0 => time::text(seconds * 1_000_000),
+                _ => "never".to_owned(),
+            };
+            let _ = writeln!(out, "  {title:<20} {shown}");
+        }
+        _ => {
+            let _ = writeln!(out, "  {title:<20} {}", plain(value));
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "none".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// The same for people.
 #[must_use]
 pub fn text(status: &Value) -> String {
     let mut out = String::new();
-    let plain = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "none".to_owned(),
-        other => other.to_string(),
-    };
     for section in ["name", "scope", "data_dir", "supervisor_runs"] {
         let _ = writeln!(out, "{:<16} {}", section.replace('_', " "), plain(&status[section]));
     }
@@ -176,7 +229,7 @@ pub fn text(status: &Value) -> String {
                             );
                         }),
                         None => {
-                            let _ = writeln!(out, "  {:<20} {}", name.replace('_', " "), plain(value));
+                            field(&mut out, name, value);
                         }
                     }
                 }
@@ -196,11 +249,23 @@ mod tests {
     #[test]
     fn people_get_lines() {
         let status = json!({"name": "pg1", "scope": "s", "data_dir": "/d", "supervisor_runs": true, "server": null,
-            "data": {"state": "empty"}, "marker": null, "rest": {"error": "x"},
-            "store": {"leader": "pg1", "members": [{"name": "pg1", "role": "primary", "state": "running", "timeline": 2}]}});
+            "data": {"state": "empty"}, "marker": {"scope": "s", "lease": 255},
+            "rest": {"ha_ext": {"rule": "leader.leading", "seat": "inside"}, "replication": [{"usename": "r", "state": "streaming"}],
+                "xlog": {"location": 5}, "dcs_last_seen": 0},
+            "store": {"leader": "pg1", "at": 0, "members": [{"name": "pg1", "role": "primary", "state": "running", "timeline": 2}]}});
         let text = text(&status);
         assert!(text.contains("supervisor runs  true\n"), "{text}");
         assert!(text.contains("server           none\n"), "{text}");
         assert!(text.contains("  member pg1: primary, running, timeline 2\n"), "{text}");
+        let line =
+            |name: &str, value: &str| assert!(text.contains(&format!("  {name:<20} {value}\n")), "{name}: {text}");
+        line("rule", "leader.leading");
+        line("", "This node holds the lease and leads.");
+        line("replication", "state streaming, usename r");
+        line("xlog location", "5");
+        line("dcs last seen", "never");
+        line("lease", "ff");
+        line("at", "1970-01-01 00:00:00+00:00");
+        assert!(!text.contains('{'), "{text}");
     }
 }

@@ -277,7 +277,7 @@ impl Supervisor {
             match rest_socket::open(&self.driver.config().restapi) {
                 Ok(listener) => self.seat.keep_rest(listener),
                 Err(error) => {
-                    tracing::warn!(%error, "the REST API cannot be served yet");
+                    self.seat.rest_failed(&error.to_string());
                     return;
                 }
             }

@@ -31,6 +31,8 @@ pub struct Cluster {
     pub failover: Option<Versioned<FailoverRequest>>,
     /// Revision of the `failover` key if it exists, also when it asks for nothing: a new request replaces that.
     pub failover_revision: Option<Revision>,
+    /// The request that was turned down last, and why, as the leader left it in the `failover` key.
+    pub refused: Option<(Revision, String)>,
     /// The `status` key.
     pub status: Status,
     /// The `history` key; empty when absent.

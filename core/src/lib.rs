@@ -22,6 +22,7 @@ pub mod outcome;
 pub mod parse;
 pub mod peer;
 pub mod pgconf;
+pub mod positions;
 pub mod rule;
 pub mod seat;
 pub mod settings;

@@ -5,9 +5,12 @@ use crate::cluster::{
     Cluster, FailoverRequest, HistoryRow, Initialize, LeaderKey, Member, Released, Status, TimelineClaim, Versioned,
 };
 use crate::dcs::{LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
-use crate::ids::{Lsn, NodeName, SystemId, Timeline};
+use crate::ids::{Lsn, NodeName, Revision, SystemId, Timeline};
 use crate::tags::Tags;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// What a refusal is called in the `failover` key.
+const REFUSED: &str = "ha_ext_refused";
 
 /// Parses all keys of one cluster.
 #[must_use]
@@ -39,6 +42,7 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
             "failover" => {
                 out.failover = failover(key);
                 out.failover_revision = Some(key.modified);
+                out.refused = refused(key);
             }
             "status" => out.status = status(&key.value),
             "history" => out.history = history(&key.value),
@@ -98,6 +102,22 @@ fn failover(key: &RawKey) -> Option<Versioned<FailoverRequest>> {
     };
     let asks = request.leader.is_some() || request.member.is_some();
     asks.then_some(Versioned { value: request, revision: key.modified })
+}
+
+/// What the `failover` key is emptied to: like `{}` it asks for nothing, of Patroni neither, but whoever asked finds the reason.
+#[must_use]
+pub fn refusal_json(refused: Option<&(Revision, String)>) -> Value {
+    match refused {
+        None => json!({}),
+        Some((request, reason)) => json!({ REFUSED: {"request": request, "reason": reason} }),
+    }
+}
+
+fn refused(key: &RawKey) -> Option<(Revision, String)> {
+    let value: Value = serde_json::from_str(&key.value).ok()?;
+    let refused = value.get(REFUSED)?;
+    let request = serde_json::from_value(refused.get("request")?.clone()).ok()?;
+    Some((request, refused.get("reason")?.as_str()?.to_owned()))
 }
 
 fn status(text: &str) -> Status {
@@ -283,6 +303,14 @@ mod tests {
         assert_eq!(cluster.initialize, Initialize::Running);
         let request = cluster.failover.map(|f| f.value).unwrap_or_default();
         assert_eq!((request.leader, request.member), (Some(NodeName::new("pg1")), Some(NodeName::new("pg2"))));
+    }
+
+    #[test]
+    fn a_refusal_asks_for_nothing_and_says_why() {
+        let refused = (Revision(7), "pg2 is in state \"stopped\"".to_owned());
+        let cluster = cluster(&raw(&[("failover", &refusal_json(Some(&refused)).to_string())]));
+        assert_eq!((cluster.failover, cluster.refused), (None, Some(refused)));
+        assert_eq!(refusal_json(None).to_string(), "{}");
     }
 
     #[test]

@@ -113,6 +113,11 @@ pub fn pg_ident(config: &Config) -> Option<String> {
     config.postgresql.pg_ident.as_deref().map(lines)
 }
 
+/// The end of `ha_ext.conf` of a standby that follows nobody for long.
+pub const AT_REST: &str = "wal_retrieve_retry_interval = '1min'\n";
+/// What that amounts to, in the unit of the server.
+pub const AT_REST_MS: i32 = 60_000;
+
 /// `ha_ext.conf`: whom this server follows. `None` parks it: it follows nobody.
 #[must_use]
 pub fn ha_ext_conf(config: &Config, upstream: Option<&Upstream>) -> String {

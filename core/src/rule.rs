@@ -80,6 +80,7 @@ rules! {
     StandbyRepointing = "standby.repointing", "This standby is pointed at the leader.";
     StandbyNotStreaming = "standby.not_streaming", "This standby follows the leader but does not stream; peers are asked in case the leader is dying.";
     StandbyLeaderUnknown = "standby.leader_unknown", "There is a leader, but where it listens is not published yet.";
+    StandbyAwaitingStore = "standby.awaiting_store", "The store has not answered yet; this standby goes on as it is.";
     StandbyStoreLost = "standby.store_lost", "The store cannot be reached; this standby goes on as it is.";
     StandbyDiverged = "standby.diverged", "This standby has WAL that the leader does not have; it stops to rejoin.";
     StandbyUnreadable = "standby.unreadable", "What this standby received last cannot be replayed and is not the leader's; its server is started anew.";

@@ -93,7 +93,7 @@ fn verdict(seat: Seat, server: Server, memory: Memory, effects: Vec<Effect>) -> 
         stop_requested: false,
         jitter: 0,
     };
-    Decision { rule: Rule::LeaderLeading, memory, effects, wake_at: NOW, jumps: None }.check(&view)
+    Decision { rule: Rule::LeaderLeading, memory, effects, wake_at: NOW, because: None, jumps: None }.check(&view)
 }
 
 fn inside(primary: PrimaryView, memory: Memory, effects: Vec<Effect>) -> Result<(), Violation> {

@@ -47,6 +47,12 @@ pub fn restore_command() -> String {
     text(unsafe { pg_sys::recoveryRestoreCommand })
 }
 
+/// Whether recovery looks for WAL as seldom as `ha_ext.conf` of a standby at rest says.
+pub fn is_at_rest() -> bool {
+    // SAFETY: a plain variable of this process.
+    unsafe { pg_sys::wal_retrieve_retry_interval == ha_core::pgconf::AT_REST_MS }
+}
+
 fn text(setting: *const c_char) -> String {
     if setting.is_null() {
         return String::new();

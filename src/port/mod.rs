@@ -84,6 +84,8 @@ struct Following {
     target: Option<(String, Option<Upstream>)>,
     /// It is not written yet.
     writing: bool,
+    /// Nobody is followed, and recovery looks for more only seldom.
+    at_rest: bool,
 }
 
 impl Inside {
@@ -224,11 +226,16 @@ impl Inside {
     fn follow(&mut self, upstream: Option<&Upstream>) {
         let conninfo = upstream.map(|upstream| pgconf::primary_conninfo(&self.config, upstream)).unwrap_or_default();
         let target = (conninfo, upstream.cloned());
-        if self.following.writing && self.following.target.as_ref() == Some(&target) {
-            return;
+        if !self.following.writing || self.following.at_rest || self.following.target.as_ref() != Some(&target) {
+            self.write_conf(target, false);
         }
-        let text = pgconf::ha_ext_conf(&self.config, upstream);
-        self.following = Following { target: Some(target), writing: true };
+    }
+
+    fn write_conf(&mut self, target: (String, Option<Upstream>), at_rest: bool) {
+        let upstream = target.1.as_ref();
+        let rest = if at_rest { pgconf::AT_REST } else { "" };
+        let text = pgconf::ha_ext_conf(&self.config, upstream) + rest;
+        self.following = Following { target: Some(target), writing: true, at_rest };
         self.files.send(Job::Follow(text));
     }
 }

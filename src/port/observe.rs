@@ -112,6 +112,7 @@ impl Inside {
                 if promotion_asked {
                     self.wake_promotion();
                 }
+                self.rest();
                 Server::Standby(StandbyView {
                     timeline,
                     received: recovery::received().max(replayed),

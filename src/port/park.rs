@@ -20,6 +20,11 @@ const EMPTY_AFTER: Millis = Millis(1000);
 const LOOK_SOON: Millis = Millis(20);
 const LOOK_EVERY: Millis = Millis(1000);
 
+/// How long an obstacle lasts that is worth a line in the log.
+const OBSTACLE_LASTS: Millis = Millis(30_000);
+/// How long nobody is followed before recovery looks for more only seldom.
+const REST_AFTER: Millis = Millis(10_000);
+
 /// How often a postmaster is woken whose archiver has something to do.
 const WAKE_EVERY: Millis = Millis(2000);
 
@@ -38,8 +43,18 @@ pub(super) struct Parking {
     look_asked: Option<(u64, Tick)>,
     /// When the postmaster was last told to look whether an archiver runs.
     archiver_woken: Option<Tick>,
-    /// What stands in the way, as it was logged last.
-    obstacle: Option<String>,
+    /// What stands in the way.
+    obstacle: Option<Obstacle>,
+    /// Since when nobody is followed, and nobody is to be.
+    idle_since: Option<Tick>,
+}
+
+/// What stands in the way of a demotion in place.
+struct Obstacle {
+    text: String,
+    since: Tick,
+    /// The log says so.
+    told: bool,
 }
 
 impl Inside {
@@ -101,13 +116,31 @@ impl Inside {
     }
 
     fn empty_settings(&mut self) {
-        if self.parking.empty_at.is_none_or(|at| clock::now() < at) {
+        // Of the server's own settings for subscriptions, one is for recovery as well: it was a standby at rest.
+        let rests = self.following.at_rest || (self.following.target.is_none() && recovery::is_at_rest());
+        let due = self.parking.empty_at.map_or(rests, |at| clock::now() >= at);
+        if !due || self.following.writing {
             return;
         }
         self.parking.empty_at = None;
         let tried = self.parking.emptied.is_some_and(|at| clock::now().since(at) < Millis(10 * PATIENCE.0));
-        if !self.settings_are_empty() && !self.following.writing && !tried {
+        if rests || (!self.settings_are_empty() && !tried) {
             self.follow(None);
+        }
+    }
+
+    /// A standby that follows nobody for long need not look for more WAL twice a second: 15 logs each look. Whom it is to follow, or its
+    /// promotion, wakes it.
+    pub(super) fn rest(&mut self) {
+        let idle =
+            self.seat.is_some() && !self.following.at_rest && !self.promotion_runs() && self.settings_are_empty();
+        if !idle || recovery::is_at_rest() {
+            self.parking.idle_since = None;
+            return;
+        }
+        let since = *self.parking.idle_since.get_or_insert_with(clock::now);
+        if clock::now().since(since) >= REST_AFTER {
+            self.write_conf((String::new(), None), true);
         }
     }
 
@@ -126,12 +159,27 @@ impl Inside {
             self.wake_archiver();
         }
         let obstacle = self.obstacle(&facts.place);
-        if obstacle != self.parking.obstacle {
-            let text = obstacle.as_deref().unwrap_or("nothing");
-            tracing::info!("what stands in the way of a demotion in place: {text}");
-            self.parking.obstacle.clone_from(&obstacle);
-        }
+        self.tell_obstacle(obstacle.as_deref());
         InPlace { obstacle, parked: self.parked(&facts.place), marked: facts.place.marks != Marks::None }
+    }
+
+    /// Only of one that lasts: each start and each promotion has some that pass by themselves.
+    fn tell_obstacle(&mut self, obstacle: Option<&str>) {
+        let now = clock::now();
+        let known = self.parking.obstacle.as_ref();
+        if known.map(|known| known.text.as_str()) != obstacle {
+            let told = known.is_some_and(|known| known.told);
+            if told && obstacle.is_none() {
+                tracing::info!("this leader can become a standby in place again");
+            }
+            self.parking.obstacle = obstacle.map(|text| Obstacle { text: text.to_owned(), since: now, told: false });
+        }
+        if let Some(known) = self.parking.obstacle.as_mut().filter(|known| !known.told)
+            && now.since(known.since) >= OBSTACLE_LASTS
+        {
+            known.told = true;
+            tracing::info!("this leader cannot become a standby in place, a switchover would stop it: {}", known.text);
+        }
     }
 
     /// After a second start within 10 s the postmaster starts no archiver until something wakes it: this does nothing else.

@@ -17,11 +17,14 @@ const WAIT_FOR_ANSWER: Duration = Duration::from_secs(30);
 #[pg_extern(volatile, parallel_unsafe)]
 fn ha_switchover(candidate: default!(Option<&str>, "NULL"), leader: default!(Option<&str>, "NULL")) -> String {
     let shared = active();
-    let leader = leader.map(str::to_owned).or_else(|| known_leader(shared));
-    let mut body = Map::new();
-    if let Some(leader) = leader {
-        body.insert("leader".into(), json!(leader));
+    if candidate.is_some_and(|name| name.trim().is_empty()) {
+        let hint =
+            "Without a candidate, or with NULL, the best member takes over. ha_who_would_win() shows who that is.";
+        wrong(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "The candidate is an empty name.", hint);
     }
+    let Some(leader) = leader.map(str::to_owned).or_else(|| known_leader(shared)) else { no_leader(shared) };
+    let mut body = Map::new();
+    body.insert("leader".into(), json!(leader));
     if let Some(candidate) = candidate {
         body.insert("candidate".into(), json!(candidate));
     }
@@ -78,6 +81,28 @@ fn active() -> &'static Shared {
     }
 }
 
+/// Refuses a change of leader.
+fn wrong(code: PgSqlErrorCode, detail: &str, hint: &str) -> ! {
+    report::error(code, CHANGE_LEADER.failure, detail, hint);
+    unreachable!("an error ends the statement")
+}
+
+/// A switchover needs a leader that hands over.
+fn no_leader(shared: &Shared) -> ! {
+    let page: Option<Value> = shared.page.read().and_then(|page| serde_json::from_str(&page).ok());
+    let store = page.as_ref().and_then(|page| page.get("store")?.as_str()).unwrap_or("not read yet");
+    if store == "reachable" {
+        let hint = "ha_failover() makes a member the leader. ha_who_would_win() shows who could lead, and why not.";
+        wrong(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "There is no leader that could hand over.",
+            hint,
+        );
+    }
+    let detail = format!("No leader is known here: the store is {store}.");
+    wrong(PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE, &detail, STORE_HINT)
+}
+
 fn known_leader(shared: &Shared) -> Option<String> {
     let page: Value = serde_json::from_str(&shared.page.read()?).ok()?;
     page.get("leader")?.as_str().map(str::to_owned)
@@ -88,6 +113,9 @@ fn change_leader(shared: &Shared, path: &str, body: Map<String, Value>) -> Strin
     let command = Command { method: "POST".to_owned(), path: path.to_owned(), body };
     ask(shared, &command, WAIT_FOR_LEADER, &CHANGE_LEADER).body
 }
+
+const STORE_HINT: &str =
+    "The view ha_cluster shows whether the store is reachable from here, and who acts for this node.";
 
 /// What a command is called when it fails, and what helps then.
 struct Purpose {
@@ -119,7 +147,7 @@ fn refused(reply: &Answer, purpose: &Purpose) -> ! {
         409 => {
             (PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "Somebody else changed it at the same time. Try again.")
         }
-        503 => (PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE, "The view ha_lease shows whether the store is reachable."),
+        503 => (PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE, STORE_HINT),
         504 => (
             PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             "The request may still be carried out; the view ha_events shows what happens.",

@@ -280,7 +280,7 @@ impl Worker {
     /// Tells backends who leads, and the views everything.
     fn publish(&mut self, now: Tick) {
         let cluster = self.driver.cluster();
-        let hint = status::leader_hint(cluster.map(AsRef::as_ref));
+        let hint = status::leader_hint(cluster.map(AsRef::as_ref), &self.driver.config().name);
         if hint != self.hint {
             self.shared.leader_hint.publish(&hint);
             self.hint = hint;

@@ -9,6 +9,7 @@ use std::time::Instant;
 fn without_etcd_writes_end_with_the_lease_and_return_with_it() {
     let mut cluster = Cluster::running(Plan::short());
     let timeline = cluster.timeline();
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
     let ttl = secs(u64::from(cluster.plan.ttl));
     let observation = cluster.observe();
     let fault = Instant::now();
@@ -22,10 +23,21 @@ fn without_etcd_writes_end_with_the_lease_and_return_with_it() {
         let refused = node.sql("INSERT INTO ha_log VALUES (98, 1)");
         assert!(refused.is_err(), "{} takes writes without a lease", node.name);
     }
+    // Whoever follows nobody for long looks for WAL seldom: each look is a line in the log of 15.
+    let looks = |index: usize| {
+        let rows = cluster.nodes[index].sql("SHOW wal_retrieve_retry_interval").ok()?;
+        rows.first()?.first()?.clone()
+    };
+    cluster.wait("the former leader to rest", secs(30), || (looks(leader)? == "1min").then_some(()));
+    let told = cluster.nodes[leader].sql("CREATE TABLE not_here ()").expect_err("nobody leads").to_string();
+    assert!(!told.contains(&format!("({})", cluster.nodes[leader].name)), "it names itself: {told}");
     cluster.etcd.restart();
     let back = Instant::now();
     let first = cluster.wait("a write after etcd is back", secs(30), || observation.writers.first_ack_sent_after(back));
     println!("first write {} ms after etcd was back", first.acked_at.duration_since(back).as_millis());
+    for index in 0..3 {
+        cluster.wait("the usual interval", secs(30), || (looks(index)? == "500ms").then_some(()));
+    }
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost("etcd lost and back");
     println!("timeline {timeline:?} before, {:?} after", cluster.timeline());

@@ -57,6 +57,7 @@ fn views_and_functions_tell_the_truth_on_every_node() {
         refusals(&cluster, index);
     }
     privileges(&cluster);
+    the_leaders_reason(&mut cluster);
     without_the_store(&mut cluster);
 }
 
@@ -149,6 +150,13 @@ fn the_configuration(cluster: &Cluster) {
             assert_eq!(origin, wanted);
         }
     }
+    let obstacle = "SELECT in_place_obstacle FROM ha_cluster";
+    shows(cluster, 1, obstacle, &["-"]);
+    for (method, wanted) in [("\"restart\"", "demote_method is restart"), ("null", "-")] {
+        rows(cluster, 1, &format!("SELECT ha_patch_config('{{\"postgresql\": {{\"demote_method\": {method}}}}}')"));
+        shows(cluster, 1, obstacle, &[wanted]);
+        shows(cluster, 0, obstacle, &["-"]);
+    }
     rows(cluster, 1, "SELECT ha_patch_config('{\"loop_wait\": 1}')");
     for index in 0..3 {
         cluster.wait("the old value everywhere", secs(5), || (config(index)["loop_wait"] == 1).then_some(()));
@@ -181,6 +189,7 @@ fn refusals(cluster: &Cluster, index: usize) {
     for (call, wanted) in [
         ("ha_switchover('nobody')", (STATE, "candidate does not exist", who)),
         ("ha_switchover('n3')", (STATE, "no good candidates have been found", who)),
+        ("ha_switchover('')", (VALUE, "The candidate is an empty name", who)),
         ("ha_switchover('n2')", (VALUE, "target and source are the same", who)),
         ("ha_switchover('n3', 'n1')", (STATE, "leader name does not match", who)),
         ("ha_failover(NULL)", ("22004", "", "ha_members")),
@@ -195,6 +204,15 @@ fn refusals(cluster: &Cluster, index: usize) {
         refused(&session, call, wanted);
     }
     assert_eq!((cluster.leader(), cluster.timeline(), rows(cluster, index, "SELECT ha_config()")), before);
+    if index != 1 {
+        match session.query("CREATE TABLE not_here ()", secs(5)) {
+            Err(SqlError::Refused { code, hint, .. }) => {
+                assert_eq!((code.as_str(), hint.ends_with(" (n2).")), ("25006", true), "{hint}");
+                assert!(hint.starts_with("The leader is 127.0.0.1:"), "{hint}");
+            }
+            other => panic!("a standby cannot be written: {other:?}"),
+        }
+    }
 }
 
 fn privileges(cluster: &Cluster) {
@@ -222,6 +240,19 @@ fn privileges(cluster: &Cluster) {
     }
 }
 
+/// What the leader has against a request reaches whoever asked on another node.
+fn the_leaders_reason(cluster: &mut Cluster) {
+    let session = session(cluster, 2, "postgres");
+    cluster.nodes[0].stop();
+    refused(&session, "ha_switchover('n1')", ("55000", "Switchover failed: n1 ", "ha_who_would_win()"));
+    let why = "SELECT text FROM ha_events WHERE code = 'switchover.rejected' ORDER BY number DESC LIMIT 1";
+    cluster.wait("the reason among the leader's events", secs(10), || {
+        rows(cluster, 1, why).first().is_some_and(|text| text.contains("(n1 ")).then_some(())
+    });
+    cluster.nodes[0].start();
+    cluster.wait_healthy(secs(60));
+}
+
 fn without_the_store(cluster: &mut Cluster) {
     cluster.etcd.kill();
     let standby = session(cluster, 0, "postgres");
@@ -230,8 +261,10 @@ fn without_the_store(cluster: &mut Cluster) {
         store.starts_with("unreachable: ").then_some(())
     });
     for call in ["ha_switchover('n1')", "ha_failover('n1')"] {
-        refused(&standby, call, ("08006", "the store cannot be read", "ha_lease"));
+        refused(&standby, call, ("08006", "the store cannot be read", "ha_cluster"));
     }
+    let leads = standby.value("SELECT reason FROM ha_who_would_win() WHERE member = 'n2'", secs(5));
+    assert_eq!(leads.expect("the views go on").as_deref(), Some("It led when the store was last reached."));
     for view in VIEWS {
         let seen = standby.query(&format!("SELECT * FROM {view}"), secs(5));
         seen.unwrap_or_else(|error| panic!("{view} without the store: {error}"));

@@ -57,7 +57,10 @@ pub fn refused_by_running(paths: &Paths, config: &Config, named: &BTreeSet<Strin
     let mut refused = pgconf::still_refused(config, &present);
     let before = pgconf::parameters_in(&present);
     for name in named {
-        let refusal = Refusal { instead: before.get(name).cloned(), by_start: false };
+        // A library judges its settings only once it is loaded: a server may have started with what it refuses.
+        let asked = config.postgresql.parameters.get(name);
+        let instead = before.get(name).filter(|old| Some(*old) != asked).cloned();
+        let refusal = Refusal { instead, by_start: false };
         refused.entry(name.clone()).or_insert(refusal);
     }
     refused
@@ -154,6 +157,12 @@ mod tests {
         assert_eq!(still_refused(&paths, &bad), refused);
         assert!(!write(&paths, &bad, &still_refused(&paths, &bad)).expect("nothing to do"));
         assert_eq!(refused_by_running(&paths, &bad, &named), refused, "twice changes nothing");
+        let written = config(dir.path(), &json!({"postgresql": {"parameters": {"ha_ext.fence_reads": "maybe"}}}));
+        write(&paths, &written, &Refusals::new()).expect("written");
+        let name = "ha_ext.fence_reads".to_owned();
+        let library = refused_by_running(&paths, &written, &BTreeSet::from([name.clone()]));
+        assert_eq!(library[&name].instead, None, "what it has started with is no better");
+        write(&paths, &bad, &refused).expect("written");
         // It stays refused until it changes, whatever a running server thinks of it.
         assert_eq!(refused_by_running(&paths, &bad, &BTreeSet::new()), refused);
         let by_start = Refusals::from([("work_mem".to_owned(), Refusal { by_start: true, ..Refusal::default() })]);

@@ -74,7 +74,8 @@ impl SwitchoverWait {
             return None;
         }
         let failed = format!("{} failed", self.action.title());
-        Some(match rejected.filter(|(revision, _)| *revision == self.requested_at) {
+        let this = |refused: &&(Revision, String)| refused.0 == self.requested_at;
+        Some(match rejected.filter(this).or_else(|| cluster.refused.as_ref().filter(this)) {
             Some((_, reason)) => Reply::text(503, &format!("{failed}: {reason}")),
             None => Reply::text(503, &failed),
         })
@@ -161,7 +162,8 @@ fn request(action: Action, body: &Map<String, Value>, cluster: &Cluster) -> Resu
 fn possible(action: Action, leader: Option<&str>, candidate: Option<&str>, cluster: &Cluster) -> Result<(), String> {
     let present = cluster.leader.as_ref().map(|leader| leader.name.as_str());
     if leader.is_some() && leader != present {
-        return Err("leader name does not match".to_owned());
+        let leads = present.map_or_else(|| "nobody leads".to_owned(), |present| format!("{present} leads"));
+        return Err(format!("leader name does not match: {leads}"));
     }
     let word = action.title().to_lowercase();
     if let Some(candidate) = candidate {
@@ -169,7 +171,7 @@ fn possible(action: Action, leader: Option<&str>, candidate: Option<&str>, clust
             return Err(format!("{word} is not possible: {candidate} is the leader already"));
         }
         let Some(member) = cluster.members.get(&NodeName::new(candidate)) else {
-            return Err("candidate does not exists".to_owned());
+            return Err(format!("candidate does not exist: no member is called {candidate}"));
         };
         if member.tags.nofailover() {
             return Err(format!("{word} is not possible: no good candidates have been found"));

@@ -45,6 +45,8 @@ pub struct Decision {
     pub effects: Vec<Effect>,
     /// When to decide again at the latest; an event may come first.
     pub wake_at: Tick,
+    /// What the rule leaves open, for the log: why this way and not the other.
+    pub because: Option<String>,
     /// Clocks that have jumped since the last decision.
     pub jumps: Option<Jumps>,
 }
@@ -66,13 +68,23 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
         }
     }
     let wake_at = upkeep::wake_at(&turn, &verdict);
-    Decision { rule: verdict.rule, memory: turn.memory, effects: verdict.effects, wake_at, jumps }
+    let Verdict { rule, effects, because, .. } = verdict;
+    Decision { rule, memory: turn.memory, effects, wake_at, because, jumps }
 }
 
 /// Who may lead now and what stands in the way, for `ha_who_would_win()` and the REST API.
 #[must_use]
 pub fn eligibility(memory: &Memory, view: &View<'_>) -> Eligibility {
     eligibility::of_this_node(&Turn::new(memory, view))
+}
+
+/// Why this leader, asked to hand over now, would be stopped instead of going on as a standby in the same postmaster; `None` of a standby.
+#[must_use]
+pub fn in_place_obstacle(memory: &Memory, view: &View<'_>) -> Option<String> {
+    let Server::Primary(primary) = &view.local.server else { return None };
+    let no_slots =
+        || (!view.settings.use_slots).then(|| "use_slots is off, so nobody can tell what a candidate has".to_owned());
+    in_place::obstacle(&Turn::new(memory, view), primary).or_else(no_slots)
 }
 
 fn route(turn: &mut Turn<'_>) -> Verdict {

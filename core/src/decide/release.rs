@@ -15,6 +15,8 @@ use crate::rule::Rule;
 
 /// How long to wait for a member that has the shutdown checkpoint.
 const RECEIVED_WAIT: Millis = Millis(5000);
+/// A request that failed this long ago was not the release that is under way now.
+const ANSWER_MAX: Millis = Millis(5000);
 
 /// `None` when there is nothing to release: go on with the data directory.
 pub(super) fn decide(turn: &mut Turn<'_>) -> Option<Verdict> {
@@ -30,7 +32,7 @@ pub(super) fn decide(turn: &mut Turn<'_>) -> Option<Verdict> {
     let resigning = !matches!(turn.memory.stage, Stage::HandingOver { .. });
     if let (DataDir::Present(control), true, true) = (&turn.view.local.data, turn.gave_up(lease), resigning) {
         let known = (control.state == ControlState::ShutDown).then_some(control);
-        return Some(give_up(turn, lease, known, Rule::ReleaseUnknown));
+        return Some(give_up(turn, lease, known, given_up_as(turn, control)));
     }
     match (&turn.view.local.data, turn.memory.stage.clone()) {
         (DataDir::Empty | DataDir::Damaged { .. }, _) if !turn.memory.bootstrapping => Some(data_lost(turn, lease)),
@@ -45,6 +47,23 @@ pub(super) fn decide(turn: &mut Turn<'_>) -> Option<Verdict> {
             after_crash(turn, lease, control)
         }
         (DataDir::Empty | DataDir::Damaged { .. }, _) => None,
+    }
+}
+
+/// What is said of a key whose release was sent: while the answer is on its way, why it was sent.
+fn given_up_as(turn: &Turn<'_>, control: &Control) -> Rule {
+    let failed = !turn.passed(turn.memory.store_failed_at, ANSWER_MAX);
+    if !turn.view.dcs_busy || failed {
+        return Rule::ReleaseUnknown;
+    }
+    let candidate = match &turn.memory.stage {
+        Stage::Demoting { candidate, .. } => candidate.as_ref(),
+        _ => None,
+    };
+    match control.state {
+        ControlState::ShutDown if received(turn, candidate, control) => Rule::ReleaseHandedOver,
+        ControlState::ShutDown => Rule::ReleaseNobodyReady,
+        _ => Rule::ReleaseAfterCrash,
     }
 }
 

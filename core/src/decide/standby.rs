@@ -44,6 +44,12 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
             Verdict::of(Rule::PromotionLeaseLost).with(Effect::CloseFence).soon(50)
         }
         Standing::None => match turn.view.dcs {
+            DcsView::Unreachable { since, last: None }
+                if turn.now().since(since) < turn.view.settings.retry_timeout_ms =>
+            {
+                // This worker has only just started.
+                Verdict::of(Rule::StandbyAwaitingStore).soon(1000)
+            }
             DcsView::Unreachable { .. } => Verdict::of(Rule::StandbyStoreLost),
             DcsView::Fresh(cluster) => with_store(turn, standby, cluster),
         },

@@ -10,6 +10,7 @@ use crate::ids::{Lsn, NodeName, Revision};
 use crate::lease::Lease;
 use crate::local::PrimaryView;
 use crate::memory::Stage;
+use crate::parse;
 use crate::rule::Rule;
 use crate::seat::LeaveReason;
 use crate::view::Seat;
@@ -170,7 +171,8 @@ pub(super) fn may_take_over(
     name: &NodeName,
     named: bool,
 ) -> Result<Progress, String> {
-    let member = cluster.members.get(name).ok_or_else(|| "candidate does not exists".to_owned())?;
+    let member =
+        cluster.members.get(name).ok_or_else(|| format!("candidate does not exist: no member is called {name}"))?;
     if name == turn.me() {
         return Err(format!("{name} is already the leader"));
     }
@@ -200,15 +202,16 @@ pub(super) fn may_take_over(
 
 /// Turns the request down: the key is emptied, what was prepared is undone, and the reason stays visible.
 pub(super) fn reject(turn: &mut Turn<'_>, primary: &PrimaryView, revision: Revision, reason: String) -> Verdict {
-    turn.memory.rejected = Some((revision, reason));
+    turn.memory.rejected = Some((revision, reason.clone()));
     turn.memory.stage = Stage::Steady;
     let clear = clear(turn, revision);
-    Verdict::of(Rule::SwitchoverRejected).and(handover::undo(primary)).and(clear)
+    Verdict::of(Rule::SwitchoverRejected).and(handover::undo(primary)).and(clear).because(reason)
 }
 
-/// Empties the failover key, as Patroni does (wire.md 1.7).
+/// Empties the failover key, as Patroni does (wire.md 1.7); the reason of a refusal stays there for whoever asked, on whatever node.
 pub(super) fn clear(turn: &Turn<'_>, revision: Revision) -> Option<Effect> {
-    turn.write(Key::Failover, Some("{}".to_owned()), Expect::Unchanged(revision))
+    let refused = turn.memory.rejected.as_ref().filter(|(request, _)| *request == revision);
+    turn.write(Key::Failover, Some(parse::refusal_json(refused).to_string()), Expect::Unchanged(revision))
 }
 
 fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease, prepared: Prepared) -> Verdict {
@@ -231,12 +234,12 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
         let reason = format!("{} {how} {lag} bytes behind", prepared.candidate);
         return reject(turn, primary, prepared.request, reason);
     }
-    match method(turn, primary, &prepared.candidate, waited) {
+    let obstacle = match method(turn, primary, &prepared.candidate, waited) {
         Method::InPlace => return handover::begin(turn, prepared.request, prepared.candidate),
         Method::Wait => return Verdict::of(Rule::SwitchoverAwaitingArchive).soon(10),
         Method::Refuse(reason) => return reject(turn, primary, prepared.request, reason),
-        Method::Restart => {}
-    }
+        Method::Restart(obstacle) => obstacle,
+    };
     if !lease::enough_left(turn, &lease) || turn.view.dcs_busy {
         return Verdict::of(Rule::SwitchoverPreparing).soon(5);
     }
@@ -247,12 +250,13 @@ fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: L
         down_since: None,
         in_place: false,
     };
-    primary::ask_to_demote(Rule::SwitchoverHandingOver, LeaveReason::Switchover)
+    primary::ask_to_demote(Rule::SwitchoverHandingOver, LeaveReason::Switchover).because(obstacle)
 }
 
 enum Method {
     InPlace,
-    Restart,
+    /// And why not in place.
+    Restart(String),
     Wait,
     Refuse(String),
 }
@@ -265,7 +269,7 @@ fn method(turn: &Turn<'_>, primary: &PrimaryView, candidate: &NodeName, waited: 
         (!seen).then(|| format!("{candidate} uses no slot of its own, so nobody can tell what it has"))
     });
     match obstacle {
-        Some(_) if supervised(turn) => Method::Restart,
+        Some(obstacle) if supervised(turn) => Method::Restart(obstacle),
         Some(obstacle) => Method::Refuse(needs_supervisor(&obstacle)),
         None if !primary.archive_waiting => Method::InPlace,
         None if waited < if supervised(turn) { ARCHIVE_WAIT } else { ARCHIVE_WAIT_ALONE } => Method::Wait,

@@ -29,11 +29,13 @@ pub(super) struct Verdict {
     pub effects: Vec<Effect>,
     /// Look again this soon: something is awaited that announces itself by no event.
     pub soon: Option<Millis>,
+    /// What the rule leaves open.
+    pub because: Option<String>,
 }
 
 impl Verdict {
     pub fn of(rule: Rule) -> Self {
-        Self { rule, effects: Vec::new(), soon: None }
+        Self { rule, effects: Vec::new(), soon: None, because: None }
     }
 
     pub fn with(mut self, effect: Effect) -> Self {
@@ -48,6 +50,11 @@ impl Verdict {
 
     pub fn soon(mut self, ms: u64) -> Self {
         self.soon = Some(Millis(ms));
+        self
+    }
+
+    pub fn because(mut self, reason: String) -> Self {
+        self.because = Some(reason);
         self
     }
 

@@ -86,6 +86,10 @@ impl World {
         let jitter = u32::try_from(self.rng.next() >> 32).unwrap_or(0);
         let now = self.local(who.node);
         self.process_mut(who).heartbeat = now;
+        let store = &mut self.process_mut(who).store;
+        if store.cluster.is_none() {
+            store.lost_since.get_or_insert(now);
+        }
         let node = &self.nodes[who.node];
         let process = self.process(who);
         let seat = match who.side {
@@ -124,7 +128,7 @@ impl World {
     }
 
     fn take_in(&mut self, who: Who, life: u64, local: &LocalView, decision: Decision) {
-        let Decision { rule, memory, effects, wake_at, jumps: _ } = decision;
+        let Decision { rule, memory, effects, wake_at, because: _, jumps: _ } = decision;
         *self.rules.entry(rule).or_default() += 1;
         if self.process(who).rule != Some(rule) {
             self.process_mut(who).rule = Some(rule);

@@ -284,6 +284,9 @@ impl Scene {
         for effect in &decision.effects {
             let _ = writeln!(out, "-> {}", telling(effect));
         }
+        if let Some(reason) = &decision.because {
+            let _ = writeln!(out, "because {reason}");
+        }
         let _ = writeln!(out, "again in {}", decision.wake_at.since(self.now));
         changes(&mut out, &memory, &decision.memory)?;
         Ok(Decided { rule, text: out })

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::fence;
-use pgrx::prelude::PgSqlErrorCode;
+use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::{CString, c_int};
 use std::sync::OnceLock;
@@ -12,6 +12,7 @@ type AuthenticationHook = Option<unsafe extern "C-unwind" fn(port: *mut pg_sys::
 unsafe extern "C-unwind" {
     /// Not among the bindings.
     static mut ClientAuthentication_hook: AuthenticationHook;
+    safe fn RecoveryInProgress() -> bool;
 }
 
 static PREVIOUS_AUTHENTICATION: OnceLock<AuthenticationHook> = OnceLock::new();
@@ -58,15 +59,22 @@ unsafe extern "C-unwind" fn on_log(data: *mut pg_sys::ErrorData) {
     }
 }
 
-/// Whoever is terminated by a demotion is told who leads. Nothing in here may raise an error.
+/// Whether a client that gets this message is to go elsewhere: a demotion ends its session, or it wants to change something on a standby.
+fn is_sent_away(data: &pg_sys::ErrorData) -> bool {
+    let code = data.sqlerrcode;
+    let ended = data.elevel == pg_sys::FATAL.cast_signed() && code == PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32;
+    let read_only =
+        data.elevel == PgLogLevel::ERROR as i32 && code == PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as i32;
+    (ended && fence::yielding()) || (read_only && fence::in_cluster() && RecoveryInProgress())
+}
+
+/// Whoever is sent away is told who leads. Nothing in here may raise an error.
 #[pg_guard]
 extern "C-unwind" fn tell_where_to_go(data: *mut pg_sys::ErrorData) {
     // SAFETY: the message that the server is reporting, which belongs to this process.
     if let Some(data) = unsafe { data.as_mut() }
-        && data.sqlerrcode == PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32
-        && data.elevel == pg_sys::FATAL.cast_signed()
         && data.hint.is_null()
-        && fence::yielding()
+        && is_sent_away(data)
         && let Ok(hint) = CString::new(fence::leader_hint())
     {
         // SAFETY: a C string; the copy is the server's own, which frees it with the message.

@@ -25,8 +25,10 @@ impl Driver {
             self.rule = Some(decision.rule);
             let left = decision.memory.lease.map(|lease| lease.deadline().since(now).0);
             let left = left.map(|ms| format!(" (the lease lasts {ms} ms)")).unwrap_or_default();
-            tracing::info!("{}{left}", decision.rule);
-            self.events.record(EventKind::Rule, decision.rule.code(), decision.rule.sentence());
+            let because = decision.because.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            tracing::info!("{}{because}{left}", decision.rule);
+            let text = format!("{}{because}", decision.rule.sentence());
+            self.events.record(EventKind::Rule, decision.rule.code(), text);
         }
         let role = member::role(local, &decision.memory);
         if role != self.role {

@@ -69,8 +69,20 @@ fn switchovers_that_are_refused_change_nothing() {
             400,
             "Switchover target and source are the same",
         ),
-        (&willing(), "/switchover", r#"{"leader":"pg2","candidate":"pg1"}"#, 412, "leader name does not match"),
-        (&willing(), "/switchover", r#"{"leader":"pg1","candidate":"pg9"}"#, 412, "candidate does not exists"),
+        (
+            &willing(),
+            "/switchover",
+            r#"{"leader":"pg2","candidate":"pg1"}"#,
+            412,
+            "leader name does not match: pg1 leads",
+        ),
+        (
+            &willing(),
+            "/switchover",
+            r#"{"leader":"pg1","candidate":"pg9"}"#,
+            412,
+            "candidate does not exist: no member is called pg9",
+        ),
         (&willing(), "/switchover", r#"{"leader":5,"candidate":"pg9"}"#, 400, "leader and candidate must be names"),
         (&willing(), "/failover", r#"{"candidate":"pg1"}"#, 412, "failover is not possible: pg1 is the leader already"),
         (
@@ -155,6 +167,11 @@ fn a_switchover_is_written_and_awaited() {
         result(&at(43, Some("pg1"), false), Some(&reason)),
         Some((503, "Switchover failed: pg2 lags".to_owned()))
     );
+    let mut told = at(43, Some("pg1"), false);
+    told.refused = Some(reason);
+    assert_eq!(result(&told, None), Some((503, "Switchover failed: pg2 lags".to_owned())), "asked on another node");
+    told.refused = Some((Revision(9), "old".to_owned()));
+    assert_eq!(result(&told, None), Some((503, "Switchover failed".to_owned())));
     let older = (Revision(9), "old".to_owned());
     assert_eq!(result(&at(43, Some("pg1"), false), Some(&older)), Some((503, "Switchover failed".to_owned())));
     assert_eq!(wait.timed_out().body, "Switchover status unknown");

@@ -20,6 +20,7 @@ struct Shared {
     nodes: Vec<(String, String)>,
     stop: AtomicBool,
     terminal: bool,
+    started: Instant,
     state: Mutex<State>,
 }
 
@@ -35,7 +36,13 @@ impl Screen {
     /// Shows these nodes: name and base address of the REST API.
     pub fn start(nodes: Vec<(String, String)>) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        let shared = Arc::new(Shared { nodes, stop: AtomicBool::new(false), terminal, state: Mutex::default() });
+        let shared = Arc::new(Shared {
+            nodes,
+            stop: AtomicBool::new(false),
+            terminal,
+            started: Instant::now(),
+            state: Mutex::default(),
+        });
         let ours = Arc::clone(&shared);
         let builder = std::thread::Builder::new().name("screen".into());
         let thread = builder.spawn(move || ours.run()).expect("a thread can be started");
@@ -85,6 +92,9 @@ impl Shared {
             }
             if text != state.last {
                 self.erase(&mut state);
+                if !self.terminal {
+                    println!("  after {:.1} s", self.started.elapsed().as_secs_f64());
+                }
                 print!("{text}");
                 let _ = std::io::stdout().flush();
                 state.drawn = if self.terminal { text.lines().count() } else { 0 };
@@ -103,7 +113,10 @@ impl Shared {
     }
 
     fn table(&self) -> String {
-        let mut text = String::from("  member  role        state                     timeline  lag\n");
+        let mut text = format!(
+            "  member  role        state                     timeline{}\n",
+            if self.terminal { "  lag" } else { "" }
+        );
         let answers: Vec<Option<Value>> = self
             .nodes
             .iter()
@@ -127,7 +140,8 @@ impl Shared {
                 "  {name:<7} {:<11} {state:<25} {:>8}  {}",
                 word(field("role")),
                 word(field("timeline")),
-                word(field("lag"))
+                // It changes all the time.
+                if self.terminal { word(field("lag")) } else { String::new() }
             );
         }
         text
