@@ -209,6 +209,8 @@ pub struct StandbyView {
     pub consistent: bool,
     /// Demoted in place, and its WAL was not compared with the leader's yet: sessions cannot read.
     pub reads_withheld: bool,
+    /// With these settings commits of a leader wait for its standbys.
+    pub commits_wait: bool,
 }
 
 /// State of the walreceiver.

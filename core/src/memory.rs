@@ -97,6 +97,8 @@ pub struct Memory {
     pub stragglers_ended: bool,
     /// Since when this primary is without its first checkpoint on its timeline.
     pub unchecked_since: Option<Tick>,
+    /// When the leader by the key that was created at this revision was first seen to lead after a hand-over.
+    pub successor_seen: Option<(Revision, Tick)>,
     /// Where replay stands still, in a promotion or before what the leader does not have.
     pub standstill: Option<Standstill>,
     /// Since when a promotion waits for a walreceiver that was told to stop.

@@ -37,6 +37,14 @@ pub fn hot_standby() -> bool {
     unsafe { pg_sys::EnableHotStandby }
 }
 
+/// `synchronous_standby_names` names somebody.
+pub fn commits_wait() -> bool {
+    // SAFETY: a plain variable of this process.
+    let names = unsafe { pg_sys::SyncRepStandbyNames };
+    // SAFETY: a string setting of the server.
+    !names.is_null() && unsafe { *names } != 0
+}
+
 /// `archive_mode` is not `off`.
 pub fn archiving() -> bool {
     // SAFETY: a plain variable of this process.

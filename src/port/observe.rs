@@ -4,7 +4,7 @@ use super::Inside;
 use crate::fence;
 use crate::files::{Facts, Job};
 use crate::pg::wal::Phase;
-use crate::pg::{recovery, senders, wal};
+use crate::pg::{recovery, senders, settings, wal};
 use ha_core::cluster::Address;
 use ha_core::ids::{Lsn, NodeName, Timeline};
 use ha_core::local::{
@@ -124,6 +124,7 @@ impl Inside {
                     promoting: promotion_asked || wal::promote_is_triggered(),
                     consistent: wal::hot_standby_active(),
                     reads_withheld: fence::reads_withheld(self.shared),
+                    commits_wait: settings::commits_wait(),
                 })
             }
         }

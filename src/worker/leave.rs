@@ -3,7 +3,7 @@
 use super::Worker;
 use crate::commands::Told;
 use crate::pg::sessions::{self, Session};
-use crate::pg::{latch, process};
+use crate::pg::{latch, process, settings};
 use crate::supervisor::Supervisor;
 use crate::{fence, port};
 use ha_core::clock::Millis;
@@ -16,8 +16,10 @@ use std::time::Duration;
 const LEAVE_WAIT: Millis = Millis(500);
 /// How long sessions are given to tell their clients where to go.
 const FAREWELL: Millis = Millis(5);
-/// How long recovery leaves processor and disk to those clients and to a successor on the same machine.
-const RECONNECT: Duration = Duration::from_millis(50);
+/// How long recovery leaves processor and disk to those clients and to a successor on the same machine, and how long if their commits wait
+/// for standbys.
+const RECONNECT: Duration = Duration::from_millis(300);
+const RECONNECT_SYNCHRONOUS: Duration = Duration::from_millis(50);
 /// How long a session that was just given its answer has to pass it on, in a server that ends its sessions itself and in one that is
 /// about to be stopped: that is waited for by every client.
 const ANSWER_MAX: Millis = Millis(50);
@@ -112,7 +114,7 @@ impl Worker {
             std::thread::sleep(LOOK_AGAIN);
         }
         if *reason == LeaveReason::Switchover {
-            std::thread::sleep(RECONNECT);
+            std::thread::sleep(if settings::commits_wait() { RECONNECT_SYNCHRONOUS } else { RECONNECT });
         }
         if let Some(text) = self.inside.handover_times() {
             self.driver.note("hand_over", text);

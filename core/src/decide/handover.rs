@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::effect::{DemoteMethod, Effect};
 use crate::ids::{Lsn, NodeName, Revision, Timeline};
 use crate::lease::Lease;
-use crate::local::{PrimaryView, Seal, Server};
+use crate::local::{PrimaryView, Seal, Server, StandbyConnection};
 use crate::memory::Stage;
 use crate::rule::Rule;
 use crate::seat::LeaveReason;
@@ -21,6 +21,10 @@ const PARK_WAIT: Millis = Millis(5000);
 const CALM_WAIT: Millis = Millis(15_000);
 /// What is left to replay when commits begin to be held goes into the write gap one to one.
 const REPLAY_NEAR_BYTES: u64 = 16 << 20;
+/// So does what the candidate has not flushed yet, and what others have not if they share a disk with it. Under load there is always
+/// something: this is not waited for long.
+const SEND_NEAR_BYTES: u64 = 1 << 20;
+const SEND_WAIT: Millis = Millis(150);
 /// How long commits that had begun may take: one may wait for a synchronous standby.
 const DRAIN_WAIT: Millis = Millis(2000);
 /// How long the candidate may take for what is left of the log.
@@ -134,6 +138,10 @@ fn prepare(
     }
     let replay = primary.flushed.ahead_of(progress.replayed);
     let unarchived = archive_holds_up(turn, primary);
+    let behind = |standby: &StandbyConnection| primary.flushed.ahead_of(standby.flushed) > SEND_NEAR_BYTES;
+    if waited < SEND_WAIT && primary.standbys.iter().any(|standby| standby.streaming && behind(standby)) {
+        return Ok(parking.soon(2));
+    }
     if replay > REPLAY_NEAR_BYTES || unarchived {
         if waited < CALM_WAIT {
             return Ok(parking.soon(10));

@@ -2,6 +2,7 @@
 
 use super::turn::{Standing, Turn, Verdict};
 use super::{clocks, duties, handover, in_place, lease, promotion, switchover, upkeep};
+use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect};
@@ -63,8 +64,10 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         let left = handover::undo(primary).into_iter().filter(|effect| !verdict.effects.contains(effect));
         verdict.effects.extend(left.collect::<Vec<_>>());
     }
-    if promotion::checkpoint_due(turn, primary) {
-        verdict = verdict.with(Effect::Checkpoint);
+    match promotion::checkpoint_due(turn, primary) {
+        Some(Millis(0)) => verdict = verdict.with(Effect::Checkpoint),
+        Some(left) => verdict.soon = Some(verdict.soon.unwrap_or(left).min(left)),
+        None => {}
     }
     if !duties::owns_timeline(turn, primary) {
         // Nothing is acknowledged on a timeline that somebody else might own.

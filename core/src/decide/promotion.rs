@@ -14,6 +14,8 @@ use crate::rule::Rule;
 use crate::seat::LeaveReason;
 use crate::view::{DcsView, Seat};
 
+/// How long a new leader leaves its disk to the clients that arrive all at once, before its first checkpoint is hastened.
+const CHECKPOINT_AFTER: Millis = Millis(1000);
 /// How long the first checkpoint after a promotion may be spread.
 const CHECKPOINT_SPREAD_MAX: Millis = Millis(60_000);
 /// With no more than this in the log since the last one it need not be spread at all: what it writes is of that order. An idle server of
@@ -166,12 +168,12 @@ fn newest_claim(turn: &Turn<'_>, cluster: &Cluster, lease: LeaseId) -> Option<Ti
     cluster.claims_of(turn.system_id()).filter_map(ours).next_back()
 }
 
-/// Whether the first checkpoint after a promotion is to be hastened. The server has begun one by itself that it spreads, so that it does
-/// not stall the new leader; until it is through nobody can be rewound onto this leader, and it cannot be demoted in place.
-pub(super) fn checkpoint_due(turn: &mut Turn<'_>, primary: &PrimaryView) -> bool {
+/// How soon the first checkpoint after a promotion is to be hastened, if it is. The server has begun one by itself that it spreads, so that
+/// it does not stall the new leader; until it is through nobody can be rewound onto this leader, and it cannot be demoted in place.
+pub(super) fn checkpoint_due(turn: &mut Turn<'_>, primary: &PrimaryView) -> Option<Millis> {
     if primary.checkpointed {
         turn.memory.unchecked_since = None;
-        return false;
+        return None;
     }
     let now = turn.now();
     let since = *turn.memory.unchecked_since.get_or_insert(now);
@@ -182,5 +184,6 @@ pub(super) fn checkpoint_due(turn: &mut Turn<'_>, primary: &PrimaryView) -> bool
     };
     let small = primary.flushed.ahead_of(primary.checkpoint_redo) <= CHECKPOINT_SMALL_BYTES;
     let asked = || turn.fresh().is_some_and(|cluster| cluster.members.iter().any(waits));
-    small || now.since(since) >= CHECKPOINT_SPREAD_MAX || asked()
+    let after = if small || asked() { CHECKPOINT_AFTER } else { CHECKPOINT_SPREAD_MAX };
+    Some(Millis(after.0.saturating_sub(now.since(since).0)))
 }

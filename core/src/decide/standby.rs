@@ -15,6 +15,9 @@ use crate::view::{DcsView, Seat};
 
 /// For how long a server may try to get over WAL that it cannot replay: it tries every half second.
 const UNREADABLE_WAIT: Millis = Millis(5000);
+/// How long a new leader is left to the clients that come to it from the old one: a standby that connects makes it start processes and read
+/// its log, and writes a whole segment itself.
+const CLIENTS_FIRST: Millis = Millis(200);
 
 pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
     if standby.promoting {
@@ -99,8 +102,8 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
         return Verdict::of(Rule::StandbyLeaderUnknown).soon(1000);
     };
     if !standby.upstream.as_ref().is_some_and(|current| current.same_target(&wanted)) {
-        if standby.receiver == Receiver::Streaming && is_promoted_by_hand_over(cluster, leader) {
-            return Verdict::of(Rule::StandbyAwaitingSuccessor).soon(1000);
+        if let Some(left) = stays_with_old_leader(turn, standby, cluster, leader) {
+            return Verdict::of(Rule::StandbyAwaitingSuccessor).soon(left.0);
         }
         return Verdict::of(Rule::StandbyRepointing).with(Effect::Follow { upstream: Some(wanted) }).soon(250);
     }
@@ -119,11 +122,27 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
     Verdict::of(Rule::StandbyNotStreaming).and(poll).soon(1000)
 }
 
-/// Whether the leader was handed the key and is still being promoted. It has nothing to send that the old leader, which stays until then,
-/// has not sent, and clients wait for it.
-fn is_promoted_by_hand_over(cluster: &Cluster, leader: &LeaderKey) -> bool {
+/// How long this standby stays with a leader that has handed over and still sends: the successor has nothing to send that the old leader has
+/// not sent, until its clients arrive, and they wait for it.
+fn stays_with_old_leader(
+    turn: &mut Turn<'_>,
+    standby: &StandbyView,
+    cluster: &Cluster,
+    leader: &LeaderKey,
+) -> Option<Millis> {
     let named = cluster.released.as_ref().and_then(|released| released.candidate.as_ref()) == Some(&leader.name);
-    named && cluster.members.get(&leader.name).is_some_and(|member| member.role != "primary")
+    if !named || standby.receiver != Receiver::Streaming {
+        return None;
+    }
+    let member = cluster.members.get(&leader.name)?;
+    if member.role != "primary" {
+        return Some(Millis(1000));
+    }
+    let now = turn.now();
+    let seen = turn.memory.successor_seen.filter(|(created, _)| *created == leader.created);
+    let (_, since) = *turn.memory.successor_seen.insert(seen.unwrap_or((leader.created, now)));
+    let left = CLIENTS_FIRST.0.saturating_sub(now.since(since).0);
+    (left > 0 && !standby.commits_wait).then_some(Millis(left))
 }
 
 /// Whether all of this standby's WAL is known to be the leader's too.

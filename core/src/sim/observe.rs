@@ -97,6 +97,7 @@ fn standby(world: &World, node: usize, server: &Postmaster) -> StandbyView {
         promoting: server.promoting,
         consistent: server.consistent,
         reads_withheld: server.withheld,
+        commits_wait: false,
     }
 }
 

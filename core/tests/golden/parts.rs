@@ -122,6 +122,7 @@ fn standby(fields: &Value) -> StandbyView {
         consistent: flag(fields, "consistent", true),
         reads_withheld: flag(fields, "withheld", false),
         replay_paused: flag(fields, "paused", false),
+        commits_wait: flag(fields, "commits_wait", false),
         ..StandbyView::default()
     }
 }

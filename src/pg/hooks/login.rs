@@ -43,10 +43,25 @@ unsafe extern "C-unwind" fn on_authentication(port: *mut pg_sys::Port, status: c
 /// Standbys are never sent away: they have to receive the end of the log.
 #[pg_guard]
 extern "C-unwind" fn check_login() {
+    // SAFETY: the function lives as long as the process.
+    unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
     // SAFETY: a plain variable of this process.
     let replication = unsafe { pg_sys::am_walsender };
     if !replication {
         fence::check_login();
+    }
+}
+
+/// The lowest priority there is.
+const LAST: i32 = 19;
+
+/// The client has been told where to go: what is left of its session, its memory above all, is given back when nobody else needs the
+/// processor. The client may log in on the same machine.
+#[pg_guard]
+extern "C-unwind" fn on_exit(_code: c_int, _argument: pg_sys::Datum) {
+    if fence::yielding() {
+        // Where it fails the priority stays as it is.
+        let _ = rustix::process::nice(LAST);
     }
 }
 
