@@ -1,5 +1,6 @@
 //! The file thread: whatever waits for a disk happens here, in order, so that the main thread never does.
 
+mod empty_segment;
 mod place;
 mod promote;
 
@@ -53,6 +54,10 @@ pub enum Job {
     Configuration(PathBuf),
     /// Keep this configuration for the next start.
     KeepConfiguration(Value),
+    /// Make an empty segment of the log, of this size, for a promotion.
+    EmptySegment(u64),
+    /// Remove it, if no promotion has used it.
+    NoEmptySegment,
     /// Open a listening socket (a name may have to be looked up).
     Listen(Address),
 }
@@ -228,6 +233,8 @@ impl Thread {
                 Some(Done::Configuration(config_file::load(&path).map_err(|error| error.to_string())))
             }
             Job::KeepConfiguration(local) => failed("the configuration", last_good::keep(&self.paths, &local)),
+            Job::EmptySegment(bytes) => failed("an empty segment", empty_segment::make(&self.paths, bytes)),
+            Job::NoEmptySegment => failed("an empty segment", empty_segment::remove(&self.paths)),
             Job::Listen(address) => Some(Done::Listening(listen(&address))),
         };
         if let Some(done) = done {

@@ -1,6 +1,6 @@
 //! The thread that asks for promotions: nothing that waits for a disk for another reason may delay one.
 
-use super::{Done, Wake};
+use super::{Done, Wake, empty_segment};
 use crate::placeholders;
 use ha_core::ids::Timeline;
 use ha_core::lease::Lease;
@@ -18,6 +18,8 @@ pub enum Job {
         skip: Vec<Timeline>,
         /// The proof that we may.
         lease: Lease,
+        /// The first segment of the new timeline, if the log ends with a segment.
+        first_segment: Option<String>,
     },
     /// Remove `promote`.
     Cancel,
@@ -27,7 +29,12 @@ pub enum Job {
 pub(super) fn run(paths: &Paths, jobs: &Receiver<Job>, done: &Sender<Done>, wake: &Wake) {
     for job in jobs {
         let ended = match job {
-            Job::Promote { skip, lease } => Some(Done::Promoted { lease, result: promote(paths, &skip, &lease) }),
+            Job::Promote { skip, lease, first_segment } => {
+                if let Some(name) = first_segment {
+                    empty_segment::put(paths, &name);
+                }
+                Some(Done::Promoted { lease, result: promote(paths, &skip, &lease) })
+            }
             Job::Cancel => super::failed("promote", files::remove(&paths.promote()).map(drop)),
         };
         if let Some(ended) = ended {

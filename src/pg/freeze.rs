@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 
 use super::locks::FixedLock;
+use super::settings;
+use super::wal::{segment_bytes, segment_name};
 use ha_core::ids::{Lsn, Timeline};
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::c_int;
@@ -13,9 +15,22 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::Instant;
 
 /// The most that may be written and not flushed when the log is ended; with more than that it is flushed once more.
 const UNFLUSHED_BYTES_MAX: u64 = 64 << 20;
+
+/// With no more than this free in its segment the log is ended at the segment's end: what is left of it is sent and flushed as zeros.
+const REST_BYTES_MAX: u64 = 5 << 20;
+/// How near [`near_segment_end`] brings it, besides what others write until commits are held, which takes about this long.
+const REST_BYTES_LEFT: u64 = 256 << 10;
+const REST_BYTES_LEFT_MAX: u64 = 4 << 20;
+const UNTIL_SEALED_MS: u64 = 80;
+/// The most that is filled, by how much at once, and from what on it is worth it. Larger segments are left as they are.
+const FILL_BYTES_MAX: u64 = 24 << 20;
+const FILL_RECORD_BYTES: usize = 1 << 20;
+const FILL_BYTES_MIN: u64 = 64 << 10;
+const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 
 /// What the files held behind the end of a frozen log. For the whole process: it may end in many ways, and in none of them may the others
 /// write on behind a hole.
@@ -64,7 +79,8 @@ fn watch_the_exit() {
 /// from there on until [`thaw`]; returns where that is. It waits for the disk, as long as one flush takes.
 pub fn freeze(data_dir: &Path) -> io::Result<Lsn> {
     watch_the_exit();
-    let last = insert_noop();
+    let last =
+        if rest_of_segment() <= REST_BYTES_MAX && !settings::archiving() { insert_switch() } else { insert_noop(&[]) };
     flush(last);
     acquire();
     let end = end_log(data_dir, last);
@@ -72,6 +88,43 @@ pub fn freeze(data_dir: &Path) -> io::Result<Lsn> {
         release();
     }
     end
+}
+
+/// Brings the log near the end of its segment, with records of no effect, so that [`freeze`] can end it there: a standby that is promoted
+/// at the end of a segment need not copy the last one (ADR 0037). Commits go on meanwhile. It waits for the disk.
+pub fn near_segment_end() {
+    if settings::archiving() || segment_bytes() > SEGMENT_BYTES_MAX {
+        return;
+    }
+    let zeros = vec![0; FILL_RECORD_BYTES];
+    let (begun, first) = (Instant::now(), inserted());
+    let mut filled = 0;
+    while filled < FILL_BYTES_MAX {
+        let others = inserted().saturating_sub(first + filled);
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(5);
+        // What others will have written when the log is ended must find room.
+        let wanted = (REST_BYTES_LEFT + others * UNTIL_SEALED_MS / took_ms).min(REST_BYTES_LEFT_MAX);
+        let rest = rest_of_segment();
+        let more = rest.saturating_sub(wanted);
+        if more < FILL_BYTES_MIN && rest >= wanted / 2 {
+            return;
+        }
+        // With too little left it goes on into the next segment.
+        let bytes = usize::try_from(more).map_or(FILL_RECORD_BYTES, |more| more.min(FILL_RECORD_BYTES));
+        let bytes = if more == 0 { FILL_RECORD_BYTES } else { bytes };
+        flush(insert_noop(&zeros[..bytes]));
+        filled += bytes as u64;
+    }
+}
+
+fn inserted() -> u64 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetXLogInsertRecPtr() }
+}
+
+/// How much is free in the segment that is written now.
+fn rest_of_segment() -> u64 {
+    segment_bytes() - inserted() % segment_bytes()
 }
 
 /// Where the flushed log ends, with everything cleared away behind it.
@@ -135,10 +188,8 @@ fn pieces(data_dir: &Path, timeline: Timeline, begin: Lsn, end: Lsn) -> Vec<(Pat
     let mut out = Vec::new();
     let mut at = begin.0;
     while at < end.0 {
-        let number = at / segment_bytes;
-        let next = end.0.min((number + 1) * segment_bytes);
-        let in_one = 0x1_0000_0000 / segment_bytes;
-        let name = format!("{:08X}{:08X}{:08X}", timeline.0, number / in_one, number % in_one);
+        let next = end.0.min((at / segment_bytes + 1) * segment_bytes);
+        let name = segment_name(timeline, Lsn(at));
         out.push((
             data_dir.join("pg_wal").join(name),
             at % segment_bytes,
@@ -149,22 +200,27 @@ fn pieces(data_dir: &Path, timeline: Timeline, begin: Lsn, end: Lsn) -> Vec<(Pat
     out
 }
 
-fn segment_bytes() -> u64 {
-    // SAFETY: a plain variable, set before any worker starts.
-    u64::try_from(unsafe { pg_sys::wal_segment_size }).unwrap_or(1).max(1)
-}
-
 /// The server's own manager of records, and its record of no effect.
 #[allow(clippy::cast_possible_truncation, reason = "both are far below 256")]
 const NOOP: (pg_sys::RmgrId, u8) = (pg_sys::RmgrIds::RM_XLOG_ID as pg_sys::RmgrId, pg_sys::XLOG_NOOP as u8);
 
 /// A record that recovery reads and does nothing for; its end.
-fn insert_noop() -> Lsn {
+fn insert_noop(data: &[u8]) -> Lsn {
     // SAFETY: a process with access to shared memory, in no critical section.
     unsafe { pg_sys::XLogBeginInsert() };
+    if !data.is_empty() {
+        // SAFETY: begun above; the data outlive the insertion, and nobody writes them.
+        unsafe { pg_sys::XLogRegisterData(data.as_ptr().cast_mut().cast(), data.len().try_into().unwrap_or_default()) };
+    }
     let (manager, kind) = NOOP;
-    // SAFETY: begun above; this record has no data.
+    // SAFETY: begun above.
     Lsn(unsafe { pg_sys::XLogInsert(manager, kind) })
+}
+
+/// Ends the segment, and flushes it; the end of the record.
+fn insert_switch() -> Lsn {
+    // SAFETY: a process with access to shared memory, in no critical section, that need not be told apart from others.
+    Lsn(unsafe { pg_sys::RequestXLogSwitch(false) })
 }
 
 fn flush(position: Lsn) {

@@ -98,6 +98,19 @@ pub const fn version_num() -> u32 {
     pg_sys::PG_VERSION_NUM
 }
 
+/// Size of a segment of the log.
+pub fn segment_bytes() -> u64 {
+    // SAFETY: a plain variable, set before any worker starts.
+    u64::try_from(unsafe { pg_sys::wal_segment_size }).unwrap_or(1).max(1)
+}
+
+/// Name of the segment of `timeline` that holds `position`.
+pub fn segment_name(timeline: Timeline, position: Lsn) -> String {
+    let number = position.0 / segment_bytes();
+    let in_one = 0x1_0000_0000 / segment_bytes();
+    format!("{:08X}{:08X}{:08X}", timeline.0, number / in_one, number % in_one)
+}
+
 /// Asks for an immediate checkpoint (on a standby: restartpoint) and does not wait for it.
 pub fn request_checkpoint() {
     let flags = pg_sys::CHECKPOINT_IMMEDIATE | pg_sys::CHECKPOINT_FORCE;

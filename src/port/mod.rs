@@ -20,7 +20,7 @@ use ha_core::config::Config;
 use ha_core::effect::{DemoteMethod, Effect};
 use ha_core::ids::{Lsn, Timeline};
 use ha_core::local::{LocalView, Marker, PendingSetting, Upstream};
-use ha_core::memory::Memory;
+use ha_core::memory::{Memory, Stage};
 use ha_core::outcome::Outcome;
 use ha_core::pgconf;
 use ha_core::seat::LeaveReason;
@@ -264,8 +264,8 @@ impl Port for Inside {
                 self.close_fence(memory);
                 Ok(())
             }
-            Effect::Promote { lease, timeline: _, skip } => {
-                self.ask_for_promotion(skip, *lease);
+            Effect::Promote { lease, timeline, skip } => {
+                self.ask_for_promotion(*timeline, skip, *lease);
                 Ok(())
             }
             Effect::PressOn(pressure) => {
@@ -281,7 +281,7 @@ impl Port for Inside {
                 Ok(())
             }
             Effect::Park => {
-                self.park();
+                self.park(matches!(memory.stage, Stage::Sealing { .. }));
                 Ok(())
             }
             Effect::Unpark => {

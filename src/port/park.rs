@@ -3,7 +3,7 @@
 use super::{Inside, signal};
 use crate::fence;
 use crate::files::{Facts, Job, Marks, Place};
-use crate::pg::{recovery, settings};
+use crate::pg::{freeze, recovery, settings};
 use ha_core::clock::{Millis, Tick};
 use ha_core::ids::Timeline;
 use ha_core::local::InPlace;
@@ -33,6 +33,8 @@ const WAKE_EVERY: Millis = Millis(2000);
 pub(super) struct Parking {
     /// The decision wants this server to be ready.
     wanted: bool,
+    /// The log was brought near the end of its segment.
+    filled: bool,
     /// A change of the files is under way since then.
     changing: Option<Tick>,
     /// The settings were emptied, and the postmaster told, at this time.
@@ -58,15 +60,20 @@ struct Obstacle {
 }
 
 impl Inside {
-    pub(super) fn park(&mut self) {
+    /// `hands_over`: in a planned hand-over the log is brought near the end of its segment too.
+    pub(super) fn park(&mut self, hands_over: bool) {
         self.parking.wanted = true;
         self.empty_settings();
         if self.files.facts().place.marks != Marks::Both {
             self.change_files(Job::Park);
         }
+        if hands_over && !std::mem::replace(&mut self.parking.filled, true) {
+            freeze::near_segment_end();
+        }
     }
 
     pub(super) fn unpark(&mut self) {
+        self.parking.filled = false;
         let was_wanted = std::mem::take(&mut self.parking.wanted);
         if was_wanted {
             self.parking.changing = None;

@@ -1,9 +1,9 @@
 //! A promotion, from the order to the open fence.
 
 use super::{Inside, signal};
-use crate::files::PromotionJob;
-use crate::pg::sessions;
+use crate::files::{Job, PromotionJob};
 use crate::pg::wal::{self, Phase};
+use crate::pg::{recovery, sessions};
 use ha_core::clock::{Millis, Tick};
 use ha_core::effect::Pressure;
 use ha_core::ids::Timeline;
@@ -14,12 +14,17 @@ use rustix::process::Signal;
 /// How long the server may take to notice that it shall promote.
 const PROMOTION_MAX: Millis = Millis(10_000);
 
+/// How long after its start a standby makes an empty segment.
+const EMPTY_SEGMENT_AFTER: Millis = Millis(1500);
+
 /// What was asked for.
 #[derive(Default)]
 pub(super) struct Promotion {
     /// Since when it has been under way.
     since: Option<Tick>,
     times: Times,
+    /// It is expected, and an empty segment was asked for.
+    expected: bool,
 }
 
 /// Presses whoever may hold up replay.
@@ -45,11 +50,26 @@ struct Times {
 }
 
 impl Inside {
-    pub(super) fn ask_for_promotion(&mut self, skip: &[Timeline], lease: Lease) {
+    pub(super) fn ask_for_promotion(&mut self, timeline: Timeline, skip: &[Timeline], lease: Lease) {
         if self.promotion.since.is_none() {
             let times = Times { asked: clock::now_ns(), ..Times::default() };
-            self.promotion = Promotion { since: Some(clock::now()), times };
-            self.files.send_promotion(PromotionJob::Promote { skip: skip.to_vec(), lease });
+            self.promotion.since = Some(clock::now());
+            self.promotion.times = times;
+            let end = recovery::received().max(wal::replayed().0);
+            let at_segment_end = end.0.is_multiple_of(wal::segment_bytes());
+            let first_segment = at_segment_end.then(|| wal::segment_name(timeline, end));
+            self.files.send_promotion(PromotionJob::Promote { skip: skip.to_vec(), lease, first_segment });
+        }
+    }
+
+    /// A standby has an empty segment ready, for a log that begins at the end of another: the server would make one while everybody waits.
+    /// One that has just begun makes it a moment later, or when `named`, as the next leader, by a request in the store.
+    pub fn expect_promotion(&mut self, named: bool) {
+        let settled = clock::now().since(self.started_at) >= EMPTY_SEGMENT_AFTER;
+        let expected = wal::phase() == Phase::Standby && (named || settled || self.promotion.expected);
+        if expected != self.promotion.expected {
+            self.promotion.expected = expected;
+            self.files.send(if expected { Job::EmptySegment(wal::segment_bytes()) } else { Job::NoEmptySegment });
         }
     }
 

@@ -191,6 +191,7 @@ impl Worker {
         }
         self.inside.seat = self.supervisor.seat();
         self.name_successor();
+        self.expect_promotion();
         // Whoever goes on after us must know of a release that may be under way.
         let supervisor = &mut self.supervisor;
         let ticked = self.driver.tick_telling(&mut self.inside, &mut |memory| supervisor.beat(memory));
@@ -242,6 +243,17 @@ impl Worker {
         let cluster = self.driver.cluster();
         let text = cluster.zip(port::candidate(memory)).map(|(cluster, name)| status::address_hint(cluster, name));
         self.inside.set_successor(switching, text.unwrap_or_default());
+    }
+
+    /// Whether a switchover to this node is asked for.
+    fn expect_promotion(&mut self) {
+        let me = &self.driver.config().name;
+        let request = self.driver.cluster().and_then(|cluster| cluster.failover.as_ref());
+        let named = request.is_some_and(|request| {
+            let (leader, member) = (&request.value.leader, &request.value.member);
+            leader.as_ref() != Some(me) && member.as_ref().is_none_or(|member| member == me)
+        });
+        self.inside.expect_promotion(named);
     }
 
     fn take_seat(&mut self, memory: Memory) {

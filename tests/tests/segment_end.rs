@@ -1,0 +1,44 @@
+//! The log of a leader that hands over ends with a segment, and its successor has the next one ready: nothing is copied while clients wait.
+
+use ha_tests::cluster::Cluster;
+use ha_tests::plan::Plan;
+use ha_tests::wait::secs;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+/// Of three: a record that somebody else writes in the wrong moment makes it an ordinary promotion.
+const AT_LEAST: usize = 2;
+
+/// Whether the newest timeline of a node begins with a segment, in the file that was there.
+fn begins_in(cluster: &Cluster, node: usize, made: u64) -> bool {
+    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
+    let wal = cluster.nodes[node].data().join("pg_wal");
+    let history =
+        fs::read_to_string(wal.join(format!("{timeline:08X}.history"))).expect("a promotion leaves a history");
+    let row = history.lines().last().expect("it has a row");
+    let (high, low) = row.split('\t').nth(1).and_then(|lsn| lsn.split_once('/')).expect("a row has a position");
+    let number = |text: &str| u32::from_str_radix(text, 16).expect("positions are hexadecimal");
+    let (high, low) = (number(high), number(low));
+    let segment = wal.join(format!("{timeline:08X}{high:08X}{:08X}", low >> 24));
+    println!("timeline {timeline} begins at {high:X}/{low:X}");
+    low.trailing_zeros() >= 24 && fs::metadata(segment).is_ok_and(|file| file.ino() == made)
+}
+
+#[test]
+fn a_new_timeline_begins_in_a_segment_that_was_ready() {
+    let cluster = Cluster::running(Plan::short());
+    let observation = cluster.observe();
+    let mut ready = 0;
+    for _ in 0..3 {
+        let from = cluster.wait_ready_to_switch();
+        let to = cluster.other_than(from);
+        let empty = cluster.nodes[to].data().join("pg_wal/xlogtemp.ha_ext");
+        let made = cluster.wait("an empty segment", secs(20), || fs::metadata(&empty).ok()).ino();
+        cluster.switch_over(from, to);
+        cluster.wait_healthy(secs(60));
+        ready += usize::from(begins_in(&cluster, to, made));
+    }
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("segment by segment");
+    assert!(ready >= AT_LEAST, "only {ready} of 3 promotions had nothing to copy");
+}
