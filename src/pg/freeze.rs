@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The most that may be written and not flushed when the log is ended; with more than that it is flushed once more.
 const UNFLUSHED_BYTES_MAX: u64 = 64 << 20;
@@ -31,6 +31,8 @@ const FILL_BYTES_MAX: u64 = 24 << 20;
 const FILL_RECORD_BYTES: usize = 1 << 20;
 const FILL_BYTES_MIN: u64 = 64 << 10;
 const SEGMENT_BYTES_MAX: u64 = 16 << 20;
+/// The worker does nothing else meanwhile, so a slow disk ends it.
+const FILL_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// What the files held behind the end of a frozen log. For the whole process: it may end in many ways, and in none of them may the others
 /// write on behind a hole.
@@ -80,7 +82,7 @@ fn watch_the_exit() {
 pub fn freeze(data_dir: &Path) -> io::Result<Lsn> {
     watch_the_exit();
     let last =
-        if rest_of_segment() <= REST_BYTES_MAX && !settings::archiving() { insert_switch() } else { insert_noop(&[]) };
+        if ends_with_segment() && rest_of_segment() <= REST_BYTES_MAX { insert_switch() } else { insert_noop(&[]) };
     flush(last);
     acquire();
     let end = end_log(data_dir, last);
@@ -90,16 +92,21 @@ pub fn freeze(data_dir: &Path) -> io::Result<Lsn> {
     end
 }
 
+/// Whether a hand-over ends the log with a segment. One that ends would have to be archived first.
+pub fn ends_with_segment() -> bool {
+    !settings::archiving() && segment_bytes() <= SEGMENT_BYTES_MAX
+}
+
 /// Brings the log near the end of its segment, with records of no effect, so that [`freeze`] can end it there: a standby that is promoted
 /// at the end of a segment need not copy the last one (ADR 0037). Commits go on meanwhile. It waits for the disk.
 pub fn near_segment_end() {
-    if settings::archiving() || segment_bytes() > SEGMENT_BYTES_MAX {
+    if !ends_with_segment() {
         return;
     }
     let zeros = vec![0; FILL_RECORD_BYTES];
     let (begun, first) = (Instant::now(), inserted());
     let mut filled = 0;
-    while filled < FILL_BYTES_MAX {
+    while filled < FILL_BYTES_MAX && begun.elapsed() < FILL_TIME_MAX {
         let others = inserted().saturating_sub(first + filled);
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(5);
         // What others will have written when the log is ended must find room.

@@ -3,7 +3,7 @@
 use super::{Inside, signal};
 use crate::files::{Job, PromotionJob};
 use crate::pg::wal::{self, Phase};
-use crate::pg::{recovery, sessions};
+use crate::pg::{freeze, recovery, sessions};
 use ha_core::clock::{Millis, Tick};
 use ha_core::effect::Pressure;
 use ha_core::ids::Timeline;
@@ -66,7 +66,8 @@ impl Inside {
     /// One that has just begun makes it a moment later, or when `named`, as the next leader, by a request in the store.
     pub fn expect_promotion(&mut self, named: bool) {
         let settled = clock::now().since(self.started_at) >= EMPTY_SEGMENT_AFTER;
-        let expected = wal::phase() == Phase::Standby && (named || settled || self.promotion.expected);
+        let waited_for = named || settled || self.promotion.expected;
+        let expected = waited_for && freeze::ends_with_segment() && wal::phase() == Phase::Standby;
         if expected != self.promotion.expected {
             self.promotion.expected = expected;
             self.files.send(if expected { Job::EmptySegment(wal::segment_bytes()) } else { Job::NoEmptySegment });
