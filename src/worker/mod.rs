@@ -1,13 +1,14 @@
 //! The loop worker: one turn observes, decides, executes; between turns it waits on its latch and the supervisor's socket.
 
 mod leave;
+mod pause;
 
 use crate::commands::Commands;
 use crate::files::Files;
 use crate::pg::control::ControlFile;
 use crate::pg::latch::{self, LatchAddress};
 use crate::pg::{process, report, settings};
-use crate::port::{self, Inside, Pulse};
+use crate::port::{self, Inside};
 use crate::ring::ENTRY_BYTES;
 use crate::shmem::{PAGE_BYTES, Shared, shared};
 use crate::sqlworker::{self, SlotOwners};
@@ -28,15 +29,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The longest sleep while something may be awaited: what nobody tells us about is looked at this often.
-const SLEEP_MAX: Millis = Millis(250);
-/// The same when nothing is. The heartbeat must stay younger than half of the shortest `ttl`, 2.5 s.
-const SLEEP_QUIET: Millis = Millis(1000);
-/// A server is mostly up within this time; until then its writes wait for us to see it.
-const COMING_UP: Millis = Millis(10_000);
-/// How often what nobody tells us about is looked at while every client waits, and while the log is frozen.
-const LOOK_OFTEN: Millis = Millis(1);
-const LOOK_FROZEN: Duration = Duration::from_micros(200);
 /// How often the status page is written at most, and how often at least.
 const PAGE_EVERY: Millis = Millis(100);
 const PAGE_AGE_MAX: Millis = Millis(1000);
@@ -318,49 +310,6 @@ impl Worker {
         self.shared.page.publish(&status::page(&self.driver, &local, seat, PAGE_BYTES));
         if std::mem::take(&mut self.slots_due) {
             sqlworker::wake(self.shared);
-        }
-    }
-
-    /// How long what nobody tells us about may go unseen.
-    fn look_pause(&self, seen: Pulse, now: Tick, longest: Millis) -> Millis {
-        if self.inside.clients_wait() {
-            return LOOK_OFTEN;
-        }
-        match (seen.coming_up(), now.since(self.started_at) < COMING_UP) {
-            (true, true) => Millis(5),
-            (true, false) => Millis(50),
-            (false, _) => longest,
-        }
-    }
-
-    /// Sleeps until something has happened or is due.
-    fn sleep(&mut self, before: Pulse) -> Pulse {
-        if self.inside.clients_wait() {
-            let pulse = self.inside.pulse();
-            if pulse != before {
-                return pulse;
-            }
-        }
-        // A rule that awaits something says when it looks again.
-        let quiet = before.quiet() && self.next_wake.since(clock::now()) > SLEEP_QUIET;
-        let longest = if quiet { SLEEP_QUIET } else { SLEEP_MAX };
-        loop {
-            let now = clock::now();
-            let page_left = if self.page_due { PAGE_EVERY } else { SLEEP_QUIET };
-            let due = self.supervisor.look_at().map_or(self.next_wake, |look_at| look_at.min(self.next_wake));
-            let left = due.since(now).min(page_left).min(self.look_pause(before, now, longest)).0;
-            let woken = if self.inside.watches_the_candidate() {
-                // The server's own wait knows no less than a millisecond.
-                std::thread::sleep(LOOK_FROZEN);
-                latch::wait(self.supervisor.fd(), Duration::ZERO)
-            } else {
-                latch::wait(self.supervisor.fd(), Duration::from_millis(left))
-            };
-            self.beat();
-            let pulse = self.inside.pulse();
-            if woken || pulse != before || clock::now() >= due || self.page_due {
-                return pulse;
-            }
         }
     }
 }

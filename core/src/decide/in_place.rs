@@ -31,7 +31,7 @@ pub(super) fn obstacle(turn: &Turn<'_>, primary: &PrimaryView) -> Option<String>
 }
 
 /// One that no checkpoint removes.
-fn lasting_obstacle(turn: &Turn<'_>, primary: &PrimaryView) -> Option<String> {
+pub(super) fn lasting_obstacle(turn: &Turn<'_>, primary: &PrimaryView) -> Option<String> {
     let chosen = turn.view.settings.demote_in_place;
     if chosen { primary.in_place.obstacle.clone() } else { Some("demote_method is restart".to_owned()) }
 }

@@ -108,7 +108,7 @@ fn chosen(
         return Err("scheduled switchovers are not supported yet".to_owned());
     }
     if !supervised(turn)
-        && let Some(obstacle) = in_place::obstacle(turn, primary)
+        && let Some(obstacle) = in_place::lasting_obstacle(turn, primary)
     {
         return Err(needs_supervisor(&obstacle));
     }

@@ -22,7 +22,7 @@ use crate::clock_watch::{ClockWatch, HARDWARE_CLOCK};
 use crate::net::{Command, Net, StoreHealth};
 use crate::runtime::Died;
 use configuration::Configuration;
-use ha_core::api::{ServerFacts, Snapshot};
+use ha_core::api::Snapshot;
 use ha_core::clock::{Millis, Tick};
 use ha_core::cluster::Cluster;
 use ha_core::config::{Config, ConfigError, Warning};
@@ -379,24 +379,6 @@ impl Driver {
             self.peers.insert(name.clone(), pending);
         }
         self.net.send(Command::Poll { targets: targets.to_vec(), asked_at: now });
-    }
-
-    fn publish(&self, server: ServerFacts, local: LocalView, rule: Rule, now: Tick, next_wake: Tick) {
-        let unreadable = self.cluster.as_ref().and_then(|cluster| cluster.config_unreadable);
-        self.net.publish(Arc::new(Snapshot {
-            config: self.configuration.config().clone(),
-            settings: self.configuration.settings().clone(),
-            last_good_dynamic: unreadable.and_then(|_| self.configuration.dynamic().cloned()),
-            local,
-            memory: self.memory.clone(),
-            cluster: self.cluster.clone(),
-            cluster_fresh: self.store == StoreHealth::Fresh,
-            dcs_last_seen_unix_s: self.store_answered_unix_s,
-            server,
-            rule,
-            ticked_at: now,
-            next_tick_by: next_wake,
-        }));
     }
 }
 

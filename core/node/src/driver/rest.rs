@@ -4,9 +4,14 @@
 //! seat comes back, and connections wait in the socket until there is a new one.
 
 use super::Driver;
-use crate::net::{Command, RestWait};
+use crate::net::{Command, RestWait, StoreHealth};
+use ha_core::api::{ServerFacts, Snapshot};
+use ha_core::clock::Tick;
 use ha_core::dcs::{DcsReply, KeyEdit};
+use ha_core::local::LocalView;
+use ha_core::rule::Rule;
 use std::net::TcpListener;
+use std::sync::Arc;
 
 /// REST on its way from one side of the seat to the other.
 #[derive(Default)]
@@ -60,5 +65,24 @@ impl Driver {
     /// Ends of [`Driver::write`] since the last call.
     pub fn take_written(&mut self) -> Vec<(u64, DcsReply)> {
         std::mem::take(&mut self.written)
+    }
+
+    /// What REST answers from, and commands given in SQL.
+    pub(super) fn publish(&self, server: ServerFacts, local: LocalView, rule: Rule, now: Tick, next_wake: Tick) {
+        let unreadable = self.cluster.as_ref().and_then(|cluster| cluster.config_unreadable);
+        self.net.publish(Arc::new(Snapshot {
+            config: self.configuration.config().clone(),
+            settings: self.configuration.settings().clone(),
+            last_good_dynamic: unreadable.and_then(|_| self.configuration.dynamic().cloned()),
+            local,
+            memory: self.memory.clone(),
+            cluster: self.cluster.clone(),
+            cluster_fresh: self.store == StoreHealth::Fresh,
+            dcs_last_seen_unix_s: self.store_answered_unix_s,
+            server,
+            rule,
+            ticked_at: now,
+            next_tick_by: next_wake,
+        }));
     }
 }
