@@ -200,12 +200,18 @@ pub fn leader_hint() -> String {
     }
 }
 
+/// Whether the log of this server is frozen and its successor has the key: its sessions wait, or end.
+pub fn handed_over() -> bool {
+    yielding() && shared().is_some_and(sealed)
+}
+
 /// Raises the error of a closed fence. A server that has handed over waits with it until its sessions are ended: who is sent away
 /// sooner only asks servers that do not lead yet.
 fn refuse(message: &str) {
-    let handed_over = |shared: &&Shared| yielding() && sealed(shared);
-    if let Some(shared) = shared().filter(handed_over) {
-        queue::wait(&shared.held, || !handed_over(&shared));
+    if let Some(shared) = shared()
+        && handed_over()
+    {
+        queue::wait(&shared.held, || !handed_over());
     }
     let hint = match mode() {
         Mode::Unconfigured => "The server was started without ha_ext.config_file, but its data directory belongs to a \

@@ -54,10 +54,6 @@ pub enum Job {
     Configuration(PathBuf),
     /// Keep this configuration for the next start.
     KeepConfiguration(Value),
-    /// Make an empty segment of the log, of this size, for a promotion.
-    EmptySegment(u64),
-    /// Remove it, if no promotion has used it.
-    NoEmptySegment,
     /// Open a listening socket (a name may have to be looked up).
     Listen(Address),
 }
@@ -113,6 +109,7 @@ type Wake = Arc<dyn Fn() + Send + Sync>;
 pub struct Files {
     jobs: Sender<Job>,
     promotions: Sender<PromotionJob>,
+    segments: Sender<Option<u64>>,
     done: Receiver<Done>,
     facts: Arc<Mutex<Facts>>,
 }
@@ -122,22 +119,31 @@ impl Files {
     pub fn start(paths: Paths, archiving: bool, died: Died, wake: Wake) -> io::Result<Self> {
         let (jobs, receiver) = channel();
         let (promotions, promotion_jobs) = channel();
+        let (segments, wanted_segments) = channel();
         let (sender, done) = channel();
         let facts = Arc::new(Mutex::new(Facts::default()));
         let (promotion_paths, promotion_done, promotion_wake) = (paths.clone(), sender.clone(), wake.clone());
+        let segment_paths = paths.clone();
         let mut thread = Thread { paths, archiving, facts: facts.clone(), done: sender, wake, full_since: 0 };
         thread.read_marker();
         thread.facts().founding = founding::read(&thread.paths)?;
         runtime::spawn("ha_file", died.clone(), move || thread.run(&receiver))?;
         let promote = move || promote::run(&promotion_paths, &promotion_jobs, &promotion_done, &promotion_wake);
-        runtime::spawn("ha_promote", died, promote)?;
-        Ok(Self { jobs, promotions, done, facts })
+        runtime::spawn("ha_promote", died.clone(), promote)?;
+        runtime::spawn("ha_segment", died, move || empty_segment::run(&segment_paths, &wanted_segments))?;
+        Ok(Self { jobs, promotions, segments, done, facts })
     }
 
     /// Asks for a promotion, or for none.
     pub fn send_promotion(&self, job: PromotionJob) {
         // As below.
         let _ = self.promotions.send(job);
+    }
+
+    /// Keeps an empty segment of the log, of this size, or none.
+    pub fn keep_segment(&self, bytes: Option<u64>) {
+        // As below.
+        let _ = self.segments.send(bytes);
     }
 
     /// Asks for something.
@@ -233,8 +239,6 @@ impl Thread {
                 Some(Done::Configuration(config_file::load(&path).map_err(|error| error.to_string())))
             }
             Job::KeepConfiguration(local) => failed("the configuration", last_good::keep(&self.paths, &local)),
-            Job::EmptySegment(bytes) => failed("an empty segment", empty_segment::make(&self.paths, bytes)),
-            Job::NoEmptySegment => failed("an empty segment", empty_segment::remove(&self.paths)),
             Job::Listen(address) => Some(Done::Listening(listen(&address))),
         };
         if let Some(done) = done {

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::locks::FixedLock;
-use super::settings;
+use super::segment_end;
 use super::wal::{segment_bytes, segment_name};
 use ha_core::ids::{Lsn, Timeline};
 use pgrx::{pg_guard, pg_sys};
@@ -15,24 +15,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
-use std::time::{Duration, Instant};
 
 /// The most that may be written and not flushed when the log is ended; with more than that it is flushed once more.
 const UNFLUSHED_BYTES_MAX: u64 = 64 << 20;
-
-/// With no more than this free in its segment the log is ended at the segment's end: what is left of it is sent and flushed as zeros.
-const REST_BYTES_MAX: u64 = 5 << 20;
-/// How near [`near_segment_end`] brings it, besides what others write until commits are held, which takes about this long.
-const REST_BYTES_LEFT: u64 = 256 << 10;
-const REST_BYTES_LEFT_MAX: u64 = 4 << 20;
-const UNTIL_SEALED_MS: u64 = 80;
-/// The most that is filled, by how much at once, and from what on it is worth it. Larger segments are left as they are.
-const FILL_BYTES_MAX: u64 = 24 << 20;
-const FILL_RECORD_BYTES: usize = 1 << 20;
-const FILL_BYTES_MIN: u64 = 64 << 10;
-const SEGMENT_BYTES_MAX: u64 = 16 << 20;
-/// The worker does nothing else meanwhile, so a slow disk ends it.
-const FILL_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// What the files held behind the end of a frozen log. For the whole process: it may end in many ways, and in none of them may the others
 /// write on behind a hole.
@@ -81,8 +66,7 @@ fn watch_the_exit() {
 /// from there on until [`thaw`]; returns where that is. It waits for the disk, as long as one flush takes.
 pub fn freeze(data_dir: &Path) -> io::Result<Lsn> {
     watch_the_exit();
-    let last =
-        if ends_with_segment() && rest_of_segment() <= REST_BYTES_MAX { insert_switch() } else { insert_noop(&[]) };
+    let last = if segment_end::is_near() { insert_switch() } else { insert_noop(&[]) };
     flush(last);
     acquire();
     let end = end_log(data_dir, last);
@@ -90,48 +74,6 @@ pub fn freeze(data_dir: &Path) -> io::Result<Lsn> {
         release();
     }
     end
-}
-
-/// Whether a hand-over ends the log with a segment. One that ends would have to be archived first.
-pub fn ends_with_segment() -> bool {
-    !settings::archiving() && segment_bytes() <= SEGMENT_BYTES_MAX
-}
-
-/// Brings the log near the end of its segment, with records of no effect, so that [`freeze`] can end it there: a standby that is promoted
-/// at the end of a segment need not copy the last one (ADR 0037). Commits go on meanwhile. It waits for the disk.
-pub fn near_segment_end() {
-    if !ends_with_segment() {
-        return;
-    }
-    let zeros = vec![0; FILL_RECORD_BYTES];
-    let (begun, first) = (Instant::now(), inserted());
-    let mut filled = 0;
-    while filled < FILL_BYTES_MAX && begun.elapsed() < FILL_TIME_MAX {
-        let others = inserted().saturating_sub(first + filled);
-        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(5);
-        // What others will have written when the log is ended must find room.
-        let wanted = (REST_BYTES_LEFT + others * UNTIL_SEALED_MS / took_ms).min(REST_BYTES_LEFT_MAX);
-        let rest = rest_of_segment();
-        let more = rest.saturating_sub(wanted);
-        if more < FILL_BYTES_MIN && rest >= wanted / 2 {
-            return;
-        }
-        // With too little left it goes on into the next segment.
-        let bytes = usize::try_from(more).map_or(FILL_RECORD_BYTES, |more| more.min(FILL_RECORD_BYTES));
-        let bytes = if more == 0 { FILL_RECORD_BYTES } else { bytes };
-        flush(insert_noop(&zeros[..bytes]));
-        filled += bytes as u64;
-    }
-}
-
-fn inserted() -> u64 {
-    // SAFETY: reads shared memory.
-    unsafe { pg_sys::GetXLogInsertRecPtr() }
-}
-
-/// How much is free in the segment that is written now.
-fn rest_of_segment() -> u64 {
-    segment_bytes() - inserted() % segment_bytes()
 }
 
 /// Where the flushed log ends, with everything cleared away behind it.
@@ -212,7 +154,7 @@ fn pieces(data_dir: &Path, timeline: Timeline, begin: Lsn, end: Lsn) -> Vec<(Pat
 const NOOP: (pg_sys::RmgrId, u8) = (pg_sys::RmgrIds::RM_XLOG_ID as pg_sys::RmgrId, pg_sys::XLOG_NOOP as u8);
 
 /// A record that recovery reads and does nothing for; its end.
-fn insert_noop(data: &[u8]) -> Lsn {
+pub(super) fn insert_noop(data: &[u8]) -> Lsn {
     // SAFETY: a process with access to shared memory, in no critical section.
     unsafe { pg_sys::XLogBeginInsert() };
     if !data.is_empty() {
@@ -230,7 +172,7 @@ fn insert_switch() -> Lsn {
     Lsn(unsafe { pg_sys::RequestXLogSwitch(false) })
 }
 
-fn flush(position: Lsn) {
+pub(super) fn flush(position: Lsn) {
     // SAFETY: a position that was inserted, by a process that does not hold the lock.
     unsafe { pg_sys::XLogFlush(position.0) };
 }

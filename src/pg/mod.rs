@@ -11,6 +11,7 @@ pub mod process;
 pub mod queue;
 pub mod recovery;
 pub mod report;
+pub mod segment_end;
 pub mod senders;
 pub mod sessions;
 pub mod settings;

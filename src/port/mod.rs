@@ -281,7 +281,11 @@ impl Port for Inside {
                 Ok(())
             }
             Effect::Park => {
-                self.park(matches!(memory.stage, Stage::Sealing { .. }));
+                let candidate = match &memory.stage {
+                    Stage::Sealing { candidate, .. } => Some(candidate),
+                    _ => None,
+                };
+                self.park(candidate);
                 Ok(())
             }
             Effect::Unpark => {

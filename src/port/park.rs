@@ -3,9 +3,9 @@
 use super::{Inside, signal};
 use crate::fence;
 use crate::files::{Facts, Job, Marks, Place};
-use crate::pg::{freeze, recovery, settings};
+use crate::pg::{process, recovery, segment_end, senders, settings, wal};
 use ha_core::clock::{Millis, Tick};
-use ha_core::ids::Timeline;
+use ha_core::ids::{NodeName, Timeline};
 use ha_core::local::InPlace;
 use ha_core::view::Seat;
 use ha_node::clock;
@@ -25,6 +25,11 @@ const OBSTACLE_LASTS: Millis = Millis(30_000);
 /// How long nobody is followed before recovery looks for more only seldom.
 const REST_AFTER: Millis = Millis(10_000);
 
+/// For how long the log is brought near the end of its segment at most: a slow network or disk ends it.
+const FILL_MAX: Millis = Millis(2000);
+/// How far behind a standby may be that keeps up.
+const KEEPS_UP_BYTES: u64 = 1 << 20;
+
 /// How often a postmaster is woken whose archiver has something to do.
 const WAKE_EVERY: Millis = Millis(2000);
 
@@ -33,8 +38,8 @@ const WAKE_EVERY: Millis = Millis(2000);
 pub(super) struct Parking {
     /// The decision wants this server to be ready.
     wanted: bool,
-    /// The log was brought near the end of its segment.
-    filled: bool,
+    /// The log is brought near the end of its segment.
+    filling: Option<Fill>,
     /// A change of the files is under way since then.
     changing: Option<Tick>,
     /// The settings were emptied, and the postmaster told, at this time.
@@ -51,6 +56,13 @@ pub(super) struct Parking {
     idle_since: Option<Tick>,
 }
 
+/// The log on its way to the end of its segment.
+struct Fill {
+    since: Tick,
+    /// `None` when it is over.
+    left: Option<segment_end::Filling>,
+}
+
 /// What stands in the way of a demotion in place.
 struct Obstacle {
     text: String,
@@ -59,21 +71,41 @@ struct Obstacle {
     told: bool,
 }
 
+/// Whether the candidate, and everybody whom commits wait for, has nearly everything that was written.
+fn keeps_up(candidate: &NodeName) -> bool {
+    let (end, _) = wal::flushed();
+    let (slot, all) = (candidate.slot_name(), settings::commits_wait());
+    let mut concerned = senders::standbys().into_iter().filter(|standby| all || standby.slot == slot);
+    concerned.all(|standby| end.ahead_of(standby.flushed) <= KEEPS_UP_BYTES)
+}
+
 impl Inside {
-    /// `hands_over`: in a planned hand-over the log is brought near the end of its segment too.
-    pub(super) fn park(&mut self, hands_over: bool) {
+    /// `candidate`: of a planned hand-over, in which the log is brought near the end of its segment too.
+    pub(super) fn park(&mut self, candidate: Option<&NodeName>) {
         self.parking.wanted = true;
         self.empty_settings();
         if self.files.facts().place.marks != Marks::Both {
             self.change_files(Job::Park);
         }
-        if hands_over && !std::mem::replace(&mut self.parking.filled, true) {
-            freeze::near_segment_end();
+        if let Some(candidate) = candidate {
+            self.fill(candidate);
+        }
+    }
+
+    /// A record at a time, and only while whoever has to have the end of the log keeps up: what is on its way to the candidate when commits
+    /// are held is waited for by every client.
+    fn fill(&mut self, candidate: &NodeName) {
+        let begin = || Fill { since: clock::now(), left: segment_end::Filling::begin() };
+        let fill = self.parking.filling.get_or_insert_with(begin);
+        let Some(left) = &mut fill.left else { return };
+        let slow = clock::now().since(fill.since) >= FILL_MAX;
+        if slow || (keeps_up(candidate) && !left.step(&process::data_dir())) {
+            fill.left = None;
         }
     }
 
     pub(super) fn unpark(&mut self) {
-        self.parking.filled = false;
+        self.parking.filling = None;
         let was_wanted = std::mem::take(&mut self.parking.wanted);
         if was_wanted {
             self.parking.changing = None;
@@ -154,7 +186,8 @@ impl Inside {
     /// Whether [`Inside::park`] is through.
     pub(super) fn parked(&self, place: &Place) -> bool {
         // A change that is under way may be the undoing of an earlier preparation.
-        let settled = self.parking.wanted && self.parking.changing.is_none();
+        let filled = self.parking.filling.as_ref().is_none_or(|fill| fill.left.is_none());
+        let settled = filled && self.parking.wanted && self.parking.changing.is_none();
         settled && place.marks == Marks::Both && self.settings_are_empty()
     }
 

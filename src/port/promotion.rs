@@ -1,9 +1,9 @@
 //! A promotion, from the order to the open fence.
 
 use super::{Inside, signal};
-use crate::files::{Job, PromotionJob};
+use crate::files::PromotionJob;
 use crate::pg::wal::{self, Phase};
-use crate::pg::{freeze, recovery, sessions};
+use crate::pg::{recovery, segment_end, sessions};
 use ha_core::clock::{Millis, Tick};
 use ha_core::effect::Pressure;
 use ha_core::ids::Timeline;
@@ -55,6 +55,8 @@ impl Inside {
             let times = Times { asked: clock::now_ns(), ..Times::default() };
             self.promotion.since = Some(clock::now());
             self.promotion.times = times;
+            // If nothing comes of it another is made.
+            self.promotion.expected = false;
             let end = recovery::received().max(wal::replayed().0);
             let at_segment_end = end.0.is_multiple_of(wal::segment_bytes());
             let first_segment = at_segment_end.then(|| wal::segment_name(timeline, end));
@@ -67,10 +69,10 @@ impl Inside {
     pub fn expect_promotion(&mut self, named: bool) {
         let settled = clock::now().since(self.started_at) >= EMPTY_SEGMENT_AFTER;
         let waited_for = named || settled || self.promotion.expected;
-        let expected = waited_for && freeze::ends_with_segment() && wal::phase() == Phase::Standby;
+        let expected = waited_for && segment_end::is_wanted() && wal::phase() == Phase::Standby;
         if expected != self.promotion.expected {
             self.promotion.expected = expected;
-            self.files.send(if expected { Job::EmptySegment(wal::segment_bytes()) } else { Job::NoEmptySegment });
+            self.files.keep_segment(expected.then(wal::segment_bytes));
         }
     }
 

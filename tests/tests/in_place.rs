@@ -120,10 +120,8 @@ fn wait_silent(cluster: &Cluster, observation: &ha_tests::cluster::Observation) 
 
 #[test]
 fn one_that_is_called_off_costs_nobody_an_error() {
-    // With little memory for the log, others write what nobody has flushed yet. Beside an archive nobody fills a segment, which the candidate,
-    // whose sender is stopped, would not have.
-    let archive = ["archive_mode: \"on\"", "archive_command: /bin/true"];
-    let parameters = ["wal_buffers: 64kB"].into_iter().chain(archive).map(Into::into).collect();
+    // With little memory for the log, others write what nobody has flushed yet.
+    let parameters = vec!["wal_buffers: 64kB".into()];
     let cluster = Cluster::running(Plan { lag_bytes_max: 64 << 20, parameters, ..Plan::short() });
     let from = cluster.wait_ready_to_switch();
     let (servers, before) = (postmasters(&cluster), timeline(&cluster));
@@ -153,6 +151,41 @@ fn one_that_is_called_off_costs_nobody_an_error() {
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost("three switchovers that were called off");
     conclusion.expect_no_client_error("three switchovers that were called off");
+    assert_eq!((cluster.leader(), timeline(&cluster)), (Some(from), before));
+    assert_eq!(postmasters(&cluster), servers, "a server was restarted");
+}
+
+/// The log is frozen at the end of a segment; the standbys have to find the way into the next.
+#[test]
+fn one_that_is_called_off_at_the_end_of_a_segment_goes_on_in_the_next() {
+    let cluster = Cluster::running(Plan::short());
+    let from = cluster.wait_ready_to_switch();
+    let node = &cluster.nodes[from];
+    let (servers, before) = (postmasters(&cluster), timeline(&cluster));
+    let observation = cluster.observe();
+    // What is left of the segment is filled without the candidate, whose sender is stopped.
+    let left = "16777216 - (pg_current_wal_insert_lsn() - '0/0')::bigint % 16777216";
+    let fill = format!("SELECT pg_logical_emit_message(true, '', repeat('x', greatest({left} - 1000000, 0)::int))");
+    node.sql(&fill).expect("the leader takes writes");
+    cluster.wait_caught_up(from);
+    let segment = |place: &str| {
+        let name = node.value(&format!("SELECT pg_walfile_name(pg_current_wal_{place}())")).expect("it answers");
+        name.expect("it has a name")
+    };
+    let last = segment("insert_lsn");
+    let request = half_a_switchover(&cluster, from);
+    wait_silent(&cluster, &observation);
+    let acked = observation.writers.acked();
+    let status = request.join().expect("the request ends").expect("it is answered");
+    assert!(status >= 400, "the candidate cannot have been confirmed: {status}");
+    cluster.wait("held commits to go on", secs(5), || (observation.writers.acked() > acked + 20).then_some(()));
+    node.thaw_senders();
+    assert!(segment("lsn") > last, "the log was not ended with its segment");
+    cluster.wait_caught_up(from);
+    cluster.wait_ready_to_switch();
+    let conclusion = cluster.conclude(observation);
+    conclusion.verdict.expect_nothing_lost("a log that goes on in the next segment");
+    conclusion.expect_no_client_error("a log that goes on in the next segment");
     assert_eq!((cluster.leader(), timeline(&cluster)), (Some(from), before));
     assert_eq!(postmasters(&cluster), servers, "a server was restarted");
 }

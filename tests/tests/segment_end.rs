@@ -1,5 +1,6 @@
 //! The log of a leader that hands over ends with a segment, and its successor has the next one ready: nothing is copied while clients wait.
 
+use ha_tests::census::Census;
 use ha_tests::cluster::Cluster;
 use ha_tests::plan::Plan;
 use ha_tests::wait::secs;
@@ -27,7 +28,7 @@ fn begins_in(cluster: &Cluster, node: usize, made: u64) -> bool {
 #[test]
 fn a_new_timeline_begins_in_a_segment_that_was_ready() {
     let cluster = Cluster::running(Plan::short());
-    let observation = cluster.observe();
+    let (before, observation) = (Census::take(&cluster), cluster.observe());
     let mut ready = 0;
     for _ in 0..3 {
         let from = cluster.wait_ready_to_switch();
@@ -38,6 +39,7 @@ fn a_new_timeline_begins_in_a_segment_that_was_ready() {
         cluster.wait_healthy(secs(60));
         ready += usize::from(begins_in(&cluster, to, made));
     }
+    assert_eq!(Census::take(&cluster), before, "somebody was rewound, copied or started");
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost("segment by segment");
     assert!(ready >= AT_LEAST, "only {ready} of 3 promotions had nothing to copy");

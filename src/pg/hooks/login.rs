@@ -55,14 +55,21 @@ extern "C-unwind" fn check_login() {
 /// The lowest priority there is.
 const LAST: i32 = 19;
 
-/// The client has been told where to go: what is left of its session, its memory above all, is given back when nobody else needs the
-/// processor. The client may log in on the same machine.
+/// Before the transaction is undone and the locks are given back, which others may wait for.
 #[pg_guard]
 extern "C-unwind" fn on_exit(_code: c_int, _argument: pg_sys::Datum) {
-    if fence::yielding() {
-        // Where it fails the priority stays as it is.
-        let _ = rustix::process::nice(LAST);
+    if fence::handed_over() {
+        // SAFETY: the function lives as long as the process.
+        unsafe { pg_sys::on_proc_exit(Some(leave_the_processor), pg_sys::Datum::from(0)) };
     }
+}
+
+/// The client has been told where to go, and nobody waits for anything of its session: what is left, its memory above all, is given back
+/// when nobody else needs the processor. The client may log in on the same machine.
+#[pg_guard]
+extern "C-unwind" fn leave_the_processor(_code: c_int, _argument: pg_sys::Datum) {
+    // Where it fails the priority stays as it is.
+    let _ = rustix::process::nice(LAST);
 }
 
 /// A message is about to be written and sent. Not guarded, for the same reason.
