@@ -80,16 +80,22 @@ fn keeps_up(candidate: &NodeName) -> bool {
 }
 
 impl Inside {
-    /// `candidate`: of a planned hand-over, in which the log is brought near the end of its segment too.
+    /// `candidate`: of a planned hand-over, in which the log is brought near the end of its segment first.
     pub(super) fn park(&mut self, candidate: Option<&NodeName>) {
         self.parking.wanted = true;
         self.empty_settings();
-        if self.files.facts().place.marks != Marks::Both {
+        match candidate {
+            Some(candidate) => self.fill(candidate),
+            // An emergency waits for nothing.
+            None => self.parking.filling = None,
+        }
+        if self.is_filled() && self.files.facts().place.marks != Marks::Both {
             self.change_files(Job::Park);
         }
-        if let Some(candidate) = candidate {
-            self.fill(candidate);
-        }
+    }
+
+    fn is_filled(&self) -> bool {
+        self.parking.filling.as_ref().is_none_or(|fill| fill.left.is_none())
     }
 
     /// A record at a time, and only while whoever has to have the end of the log keeps up: what is on its way to the candidate when commits
@@ -186,8 +192,7 @@ impl Inside {
     /// Whether [`Inside::park`] is through.
     pub(super) fn parked(&self, place: &Place) -> bool {
         // A change that is under way may be the undoing of an earlier preparation.
-        let filled = self.parking.filling.as_ref().is_none_or(|fill| fill.left.is_none());
-        let settled = filled && self.parking.wanted && self.parking.changing.is_none();
+        let settled = self.is_filled() && self.parking.wanted && self.parking.changing.is_none();
         settled && place.marks == Marks::Both && self.settings_are_empty()
     }
 
