@@ -55,8 +55,6 @@ impl Inside {
             let times = Times { asked: clock::now_ns(), ..Times::default() };
             self.promotion.since = Some(clock::now());
             self.promotion.times = times;
-            // If nothing comes of it another is made.
-            self.promotion.expected = false;
             let end = recovery::received().max(wal::replayed().0);
             let at_segment_end = end.0.is_multiple_of(wal::segment_bytes());
             let first_segment = at_segment_end.then(|| wal::segment_name(timeline, end));
@@ -67,6 +65,10 @@ impl Inside {
     /// A standby has an empty segment ready, for a log that begins at the end of another: the server would make one while everybody waits.
     /// One that has just begun makes it a moment later, or when `named`, as the next leader, by a request in the store.
     pub fn expect_promotion(&mut self, named: bool) {
+        // Nothing is written beside a promotion.
+        if self.promotion_runs() {
+            return;
+        }
         let settled = clock::now().since(self.started_at) >= EMPTY_SEGMENT_AFTER;
         let waited_for = named || settled || self.promotion.expected;
         let expected = waited_for && segment_end::is_wanted() && wal::phase() == Phase::Standby;
@@ -117,6 +119,8 @@ impl Inside {
 
     pub(super) fn forget_promotion(&mut self) {
         self.promotion.since = None;
+        // One that was called off may have used the empty segment: it is looked for, and made, again.
+        self.promotion.expected &= wal::phase() == Phase::Primary;
         self.files.send_promotion(PromotionJob::Cancel);
     }
 

@@ -257,6 +257,16 @@ impl Cluster {
         Conclusion { verdict, acks, refusals, flushed }
     }
 
+    /// Waits until the leader holds commits: nothing is acknowledged any more.
+    pub fn wait_held(&self, observation: &Observation) {
+        let mut last = observation.writers.acked();
+        self.wait("commits to be held", secs(10), || {
+            std::thread::sleep(Duration::from_millis(60));
+            let now = observation.writers.acked();
+            (std::mem::replace(&mut last, now) == now).then_some(())
+        });
+    }
+
     /// Waits until every standby has replayed what the leader has written by now.
     pub fn wait_caught_up(&self, leader: usize) {
         let end =

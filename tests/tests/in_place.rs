@@ -2,7 +2,7 @@
 //! about costs no client an error; and whoever dies in the middle of one takes nothing along.
 
 use ha_tests::census::Census;
-use ha_tests::cluster::Cluster;
+use ha_tests::cluster::{Cluster, Observation};
 use ha_tests::load::{BOOKS_AGREE, Load};
 use ha_tests::node::Node;
 use ha_tests::plan::Plan;
@@ -108,14 +108,15 @@ fn half_a_switchover(cluster: &Cluster, from: usize) -> std::thread::JoinHandle<
     request.expect("a thread can be started")
 }
 
-/// Waits until commits are held and the log is frozen: nothing is acknowledged any more.
-fn wait_silent(cluster: &Cluster, observation: &ha_tests::cluster::Observation) {
-    let mut last = observation.writers.acked();
-    cluster.wait("commits to be held", secs(10), || {
-        std::thread::sleep(Duration::from_millis(60));
-        let now = observation.writers.acked();
-        (std::mem::replace(&mut last, now) == now).then_some(())
-    });
+/// A switchover in which commits are held and the log is frozen, and that is called off: they go on.
+fn called_off(cluster: &Cluster, from: usize, observation: &Observation) {
+    let request = half_a_switchover(cluster, from);
+    cluster.wait_held(observation);
+    let acked = observation.writers.acked();
+    let status = request.join().expect("the request ends").expect("it is answered");
+    assert!(status >= 400, "the candidate cannot have been confirmed: {status}");
+    cluster.wait("held commits to go on", secs(5), || (observation.writers.acked() > acked + 20).then_some(()));
+    cluster.nodes[from].thaw_senders();
 }
 
 #[test]
@@ -130,13 +131,7 @@ fn one_that_is_called_off_costs_nobody_an_error() {
     // What was written and not flushed when the log was frozen must be whole again: the standbys read it from there.
     let writer = bulk(&cluster, from, 300);
     for _ in 0..3 {
-        let request = half_a_switchover(&cluster, from);
-        wait_silent(&cluster, &observation);
-        let acked = observation.writers.acked();
-        let status = request.join().expect("the request ends").expect("it is answered");
-        assert!(status >= 400, "the candidate cannot have been confirmed: {status}");
-        cluster.wait("held commits to go on", secs(5), || (observation.writers.acked() > acked + 20).then_some(()));
-        cluster.nodes[from].thaw_senders();
+        called_off(&cluster, from, &observation);
         let data = cluster.nodes[from].data();
         cluster.wait("the preparation to be undone", secs(5), || {
             let left = ["standby.signal", "ha_ext.demoted"].iter().any(|name| data.join(name).exists());
@@ -173,13 +168,7 @@ fn one_that_is_called_off_at_the_end_of_a_segment_goes_on_in_the_next() {
         name.expect("it has a name")
     };
     let last = segment("insert_lsn");
-    let request = half_a_switchover(&cluster, from);
-    wait_silent(&cluster, &observation);
-    let acked = observation.writers.acked();
-    let status = request.join().expect("the request ends").expect("it is answered");
-    assert!(status >= 400, "the candidate cannot have been confirmed: {status}");
-    cluster.wait("held commits to go on", secs(5), || (observation.writers.acked() > acked + 20).then_some(()));
-    node.thaw_senders();
+    called_off(&cluster, from, &observation);
     assert!(segment("lsn") > last, "the log was not ended with its segment");
     cluster.wait_caught_up(from);
     cluster.wait_ready_to_switch();
@@ -197,7 +186,7 @@ fn a_worker_or_a_server_that_dies_with_a_frozen_log_takes_nothing_along() {
         let from = cluster.wait_ready_to_switch();
         let observation = cluster.observe();
         let request = half_a_switchover(&cluster, from);
-        wait_silent(&cluster, &observation);
+        cluster.wait_held(&observation);
         let (fault, node) = (Instant::now(), &cluster.nodes[from]);
         match victim {
             "worker" => node.worker().expect("a leader has a worker").signal_kill(),

@@ -68,7 +68,7 @@ fn a_worker_that_hangs_while_commits_are_held_is_not_waited_for_until_its_lease_
     let fault = std::thread::scope(|scope| {
         scope.spawn(|| cluster.switchover(from, cluster.other_than(from)));
         assert!(cluster.saw_parked(from, secs(20)), "the switchover never came near the end of the log");
-        std::thread::sleep(millis(300));
+        cluster.wait_held(&observation);
         let fault = Instant::now();
         worker.freeze();
         // What hangs in the kernel is nothing that the worker's end could wait for.

@@ -139,12 +139,7 @@ fn a_worker_that_ends_by_an_error_with_the_log_in_its_hands_does_not_let_go_of_i
     std::thread::scope(|scope| {
         scope.spawn(|| cluster.switchover(from, cluster.other_than(from)));
         assert!(cluster.saw_parked(from, secs(10)), "the switchover never came near the end of the log");
-        let mut last = observation.writers.acked();
-        cluster.wait("commits to be held", secs(10), || {
-            std::thread::sleep(millis(60));
-            let now = observation.writers.acked();
-            (std::mem::replace(&mut last, now) == now).then_some(())
-        });
+        cluster.wait_held(&observation);
         // Its next wait needs a file descriptor.
         let worker = cluster.nodes[from].worker().expect("a leader has a loop worker");
         run(&["runuser", "-u", "postgres", "--", "prlimit", "--nofile=3:3", "--pid", &worker.pid.to_string()])
