@@ -56,8 +56,14 @@ pub fn all() -> Vec<i32> {
 pub fn title(pid: i32) -> String {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     // A title is followed by what is left of the arguments it was written over.
-    let line = line.split(|byte| *byte == 0).find(|part| !part.is_empty()).unwrap_or_default();
-    String::from_utf8_lossy(line).trim().to_owned()
+    match line.split(|byte| *byte == 0).find(|part| !part.is_empty()) {
+        Some(line) => String::from_utf8_lossy(line).trim().to_owned(),
+        // Its memory is given back already, which takes the kernel a while where there is much of it.
+        None => format!(
+            "{}, which is ending,",
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim()
+        ),
+    }
 }
 
 /// A process that is held: its id cannot come to mean another one.

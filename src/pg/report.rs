@@ -4,6 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
 
 /// Ends the current statement with an error. Never called by the loop worker.
+#[track_caller]
 pub fn error(code: PgSqlErrorCode, message: &str, detail: &str, hint: &str) {
     let mut report = ErrorReport::new(code, message.to_owned(), "ha_ext");
     if !detail.is_empty() {
@@ -16,6 +17,7 @@ pub fn error(code: PgSqlErrorCode, message: &str, detail: &str, hint: &str) {
 }
 
 /// Ends the process; the postmaster refuses to start.
+#[track_caller]
 pub fn fatal(code: PgSqlErrorCode, message: &str, hint: &str) {
     ErrorReport::new(code, message.to_owned(), "ha_ext").set_hint(hint).report(PgLogLevel::FATAL);
 }

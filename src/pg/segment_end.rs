@@ -12,10 +12,9 @@ use std::time::Instant;
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// With no more than this free in its segment the log is ended at the segment's end: what is left of it is sent and flushed as zeros.
 const REST_BYTES_MAX: u64 = 2 << 20;
-/// How near [`Filling`] brings it, besides what others write until commits are held, which takes about this long.
+/// How near [`Filling`] brings it, besides what others write until it ends.
 const REST_BYTES_LEFT: u64 = 256 << 10;
 const REST_BYTES_LEFT_MAX: u64 = 4 << 20;
-const UNTIL_SEALED_MS: u64 = 80;
 /// The most that is filled, by how much at once, and from what on it is worth it.
 const FILL_BYTES_MAX: u64 = 24 << 20;
 const RECORD_BYTES: u64 = 1 << 20;
@@ -34,15 +33,16 @@ pub(super) fn is_near() -> bool {
 /// Brings the log near the end of its segment with records of no effect. Commits go on meanwhile.
 pub struct Filling {
     begun: Instant,
+    until_end_ms: u64,
     /// Where the log ended then.
     first: u64,
     filled: u64,
 }
 
 impl Filling {
-    /// `None` if there is nothing to be gained by it.
-    pub fn begin() -> Option<Self> {
-        is_wanted().then(|| Self { begun: Instant::now(), first: inserted(), filled: 0 })
+    /// The log ends about so long after it. `None` if there is nothing to be gained by it.
+    pub fn begin(until_end_ms: u64) -> Option<Self> {
+        is_wanted().then(|| Self { begun: Instant::now(), until_end_ms, first: inserted(), filled: 0 })
     }
 
     /// Writes and flushes one record; false if none is needed any more. It waits for the disk.
@@ -50,7 +50,7 @@ impl Filling {
         let others = inserted().saturating_sub(self.first + self.filled);
         let took_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(5);
         // What others will have written when the log is ended must find room.
-        let wanted = (REST_BYTES_LEFT + others * UNTIL_SEALED_MS / took_ms).min(REST_BYTES_LEFT_MAX);
+        let wanted = (REST_BYTES_LEFT + others * self.until_end_ms / took_ms).min(REST_BYTES_LEFT_MAX);
         let rest = rest_of_segment();
         let more = rest.saturating_sub(wanted);
         if self.filled >= FILL_BYTES_MAX || (more < FILL_BYTES_MIN && rest >= wanted / 2) {

@@ -27,6 +27,9 @@ const REST_AFTER: Millis = Millis(10_000);
 
 /// For how long the log is brought near the end of its segment at most: a slow network or disk ends it.
 const FILL_MAX: Millis = Millis(2000);
+/// How long it takes to make the files, and then to end the log.
+const UNTIL_PARKED_MS: u64 = 80;
+const UNTIL_FROZEN_MS: u64 = 20;
 /// How far behind a standby may be that keeps up.
 const KEEPS_UP_BYTES: u64 = 1 << 20;
 
@@ -56,11 +59,12 @@ pub(super) struct Parking {
     idle_since: Option<Tick>,
 }
 
-/// The log on its way to the end of its segment.
+/// The log on its way to the end of its segment: before the files are made, and again when that took so long that it has gone past it.
 struct Fill {
     since: Tick,
     /// `None` when it is over.
     left: Option<segment_end::Filling>,
+    again: bool,
 }
 
 /// What stands in the way of a demotion in place.
@@ -89,20 +93,21 @@ impl Inside {
             // An emergency waits for nothing.
             None => self.parking.filling = None,
         }
-        if self.is_filled() && self.files.facts().place.marks != Marks::Both {
+        let filled = self.parking.filling.as_ref().is_none_or(|fill| fill.left.is_none());
+        if filled && self.files.facts().place.marks != Marks::Both {
             self.change_files(Job::Park);
         }
-    }
-
-    fn is_filled(&self) -> bool {
-        self.parking.filling.as_ref().is_none_or(|fill| fill.left.is_none())
     }
 
     /// A record at a time, and only while whoever has to have the end of the log keeps up: what is on its way to the candidate when commits
     /// are held is waited for by every client.
     fn fill(&mut self, candidate: &NodeName) {
-        let begin = || Fill { since: clock::now(), left: segment_end::Filling::begin() };
+        let marked = self.is_marked(&self.files.facts().place);
+        let begin = || Fill { since: clock::now(), left: segment_end::Filling::begin(UNTIL_PARKED_MS), again: false };
         let fill = self.parking.filling.get_or_insert_with(begin);
+        if fill.left.is_none() && marked && !fill.again {
+            *fill = Fill { left: segment_end::Filling::begin(UNTIL_FROZEN_MS), again: true, ..*fill };
+        }
         let Some(left) = &mut fill.left else { return };
         let slow = clock::now().since(fill.since) >= FILL_MAX;
         if slow || (keeps_up(candidate) && !left.step(&process::data_dir())) {
@@ -191,9 +196,13 @@ impl Inside {
 
     /// Whether [`Inside::park`] is through.
     pub(super) fn parked(&self, place: &Place) -> bool {
-        // A change that is under way may be the undoing of an earlier preparation.
-        let settled = self.is_filled() && self.parking.wanted && self.parking.changing.is_none();
-        settled && place.marks == Marks::Both && self.settings_are_empty()
+        let filled = self.parking.filling.as_ref().is_none_or(|fill| fill.left.is_none() && fill.again);
+        filled && self.parking.wanted && self.is_marked(place) && self.settings_are_empty()
+    }
+
+    /// A change that is under way may be the undoing of an earlier preparation.
+    fn is_marked(&self, place: &Place) -> bool {
+        self.parking.changing.is_none() && place.marks == Marks::Both
     }
 
     /// As of now, of a primary on `timeline`.

@@ -66,7 +66,12 @@ impl Network {
                 ip(&[&inside[..], words].concat());
             }
             nft(&netns, "add table inet cuts");
-            nft(&netns, "add chain inet cuts input { type filter hook input priority 0; policy accept; }");
+            for way in ["input", "output"] {
+                nft(
+                    &netns,
+                    &format!("add chain inet cuts {way} {{ type filter hook {way} priority 0; policy accept; }}"),
+                );
+            }
         }
     }
 
@@ -97,10 +102,17 @@ impl Network {
         nft(&self.hosts[host].netns, "add rule inet cuts input ip saddr 10.77.0.254 drop");
     }
 
+    /// Nothing passes between a machine and one that is not of this network.
+    pub fn cut_stranger(&self, host: usize, address: &str) {
+        let netns = &self.hosts[host].netns;
+        nft(netns, &format!("add rule inet cuts input ip saddr {address} drop"));
+        nft(netns, &format!("add rule inet cuts output ip daddr {address} drop"));
+    }
+
     /// Heals every cut.
     pub fn heal(&self) {
         for host in &self.hosts {
-            nft(&host.netns, "flush chain inet cuts input");
+            nft(&host.netns, "flush table inet cuts");
         }
     }
 }

@@ -3,9 +3,10 @@
 use ha_tests::census::Census;
 use ha_tests::cluster::Cluster;
 use ha_tests::plan::Plan;
-use ha_tests::wait::secs;
+use ha_tests::wait::{millis, poll, secs};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
 /// Of three: a record that somebody else writes in the wrong moment makes it an ordinary promotion.
 const AT_LEAST: usize = 2;
@@ -43,4 +44,47 @@ fn a_new_timeline_begins_in_a_segment_that_was_ready() {
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost("segment by segment");
     assert!(ready >= AT_LEAST, "only {ready} of 3 promotions had nothing to copy");
+}
+
+/// The empty segment has the name of one of the next timeline, and the server was not promoted: it leads to that timeline, or to a later
+/// one, in the end.
+#[test]
+fn a_candidate_that_dies_once_its_first_segment_is_named_can_lead_later() {
+    let mut cluster = Cluster::running(Plan::short());
+    let from = cluster.wait_ready_to_switch();
+    cluster.wait_caught_up(from);
+    let to = cluster.other_than(from);
+    let wal = cluster.nodes[to].data().join("pg_wal");
+    cluster.wait("an empty segment", secs(20), || wal.join("xlogtemp.ha_ext").exists().then_some(()));
+    let next = cluster.timeline().expect("a healthy cluster has a timeline") + 1;
+    let of_next = |name: &str| name.len() == 24 && name.starts_with(&format!("{next:08X}"));
+    let startup = cluster.nodes[to].child("startup").expect("a standby has a startup process");
+    let observation = cluster.observe();
+    let fault = std::thread::scope(|scope| {
+        let striker = scope.spawn(|| {
+            assert!(cluster.saw_parked(from, secs(10)), "the switchover never came near the end of the log");
+            // It does not promote.
+            startup.freeze();
+            let named = poll(secs(4), || {
+                let mut names = fs::read_dir(&wal).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+                names.any(|name| of_next(&name)).then_some(())
+            });
+            cluster.nodes[to].cut_power();
+            named.expect("the candidate named its first segment");
+            Instant::now()
+        });
+        println!("the switchover: {:?}", cluster.switchover(from, to));
+        striker.join().expect("the striker does not panic")
+    });
+    assert!(!wal.join(format!("{next:08X}.history")).exists(), "the candidate was promoted before it died");
+    cluster.nodes[to].start();
+    cluster.wait("a write after it", secs(60), || observation.writers.first_ack_sent_after(fault + millis(500)));
+    cluster.conclude(observation).verdict.expect_nothing_lost("the candidate died with its first segment named");
+    let observation = cluster.observe();
+    let leader = cluster.wait_ready_to_switch();
+    if leader != to {
+        cluster.switch_over(leader, to);
+    }
+    cluster.wait_healthy(secs(60));
+    cluster.conclude(observation).verdict.expect_nothing_lost("it leads later");
 }

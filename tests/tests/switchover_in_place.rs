@@ -100,6 +100,10 @@ fn back_and_forth(plan: Plan, in_place: bool) {
     assert_eq!(needed.starts, if in_place { 0 } else { rounds }, "{story}: {needed}");
     assert_eq!(stayed_up, if in_place { rounds } else { 0 }, "{story}: servers that stayed up");
     assert_eq!(cluster.nodes[leader].value(BOOKS_AGREE).expect("the leader can be read").as_deref(), Some("t"));
+    for node in &cluster.nodes {
+        // With an archive no hand-over ends its log with a segment: nothing is kept ready for one.
+        assert!(!node.data().join("pg_wal/xlogtemp.ha_ext").exists(), "{story}: {} keeps an empty segment", node.name);
+    }
     archive.expect_complete(&mut cluster, leader, &story);
     assert!(verdict.gap < GAP_MAX, "{story}: nobody could write for {:?}", verdict.gap);
 }

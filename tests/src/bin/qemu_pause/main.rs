@@ -1,8 +1,9 @@
 //! What a leader in a virtual machine does that its hypervisor pauses until another node leads, and then lets go on: how long it
 //! still acknowledges commits. The numbers of `docs/clocks.md`; `make qemu-pause` runs it.
 //!
-//! `qemu_pause FILES [--runs N] [--ttl SECONDS] [--hardware-clock yes|no]`, where FILES is what `scripts/qemu.sh` prints. `--ttl 30`
-//! stands for the shipped timing.
+//! `qemu_pause FILES [--runs N] [--ttl SECONDS] [--hardware-clock yes|no] [--deaf SECONDS]`, where FILES is what `scripts/qemu.sh`
+//! prints. `--ttl 30` stands for the shipped timing. With `--deaf` the guest hears of the store only so long after each resume: what it
+//! acknowledges until its deadline shows what the others keep it from.
 
 mod guest;
 
@@ -16,8 +17,9 @@ use ha_tests::writer::{Ack, Refusal, Style, Target, Writers};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Clients that write to the guest alone.
-const PINNED: usize = 8;
+/// Clients that write to the guest alone and give up a statement after a second, and as many that hold their connections through the pause.
+const PINNED: usize = 4;
+const HELD: Duration = secs(180);
 /// How much longer than until another node leads the guest is paused.
 const LONGER: Duration = secs(5);
 /// The guest, in the cluster's list of nodes.
@@ -28,19 +30,21 @@ struct Wish {
     runs: usize,
     ttl: u32,
     hardware_clock: bool,
+    deaf: Duration,
 }
 
 impl Wish {
     fn from_arguments() -> Result<Self, String> {
         let mut words = std::env::args().skip(1);
         let files = PathBuf::from(words.next().ok_or("the directory that scripts/qemu.sh printed is needed")?);
-        let mut wish = Self { files, runs: 5, ttl: 5, hardware_clock: true };
+        let mut wish = Self { files, runs: 5, ttl: 5, hardware_clock: true, deaf: Duration::ZERO };
         while let Some(flag) = words.next() {
             let value = words.next().ok_or_else(|| format!("{flag} needs a value"))?;
             let number = |error: std::num::ParseIntError| format!("{flag} {value}: {error}");
             match flag.as_str() {
                 "--runs" => wish.runs = value.parse().map_err(number)?,
                 "--ttl" => wish.ttl = value.parse().map_err(number)?,
+                "--deaf" => wish.deaf = secs(value.parse().map_err(number)?),
                 "--hardware-clock" => wish.hardware_clock = value == "yes",
                 _ => return Err(format!("what is {flag} {value}?")),
             }
@@ -76,7 +80,7 @@ fn measure(wish: &Wish) {
     let mut seen: Vec<Seen> = Vec::new();
     for run in 0..wish.runs * 2 {
         if seen.len() < wish.runs {
-            seen.extend(strike(&mut cluster, &mut guest, run));
+            seen.extend(strike(&mut cluster, &mut guest, run, wish.deaf));
         }
     }
     if seen.is_empty() {
@@ -133,7 +137,7 @@ fn f64_s(ms: i64) -> f64 {
 }
 
 /// One pause; `None` if the guest had lost its lease before, as one that is emulated on a busy machine may.
-fn strike(cluster: &mut Cluster, guest: &mut Guest, run: usize) -> Option<Seen> {
+fn strike(cluster: &mut Cluster, guest: &mut Guest, run: usize, deaf: Duration) -> Option<Seen> {
     let leader = cluster.wait_healthy(secs(300));
     if leader != GUEST {
         cluster.wait_ready_to_switch();
@@ -144,20 +148,32 @@ fn strike(cluster: &mut Cluster, guest: &mut Guest, run: usize) -> Option<Seen> 
     std::thread::sleep(secs(u64::from(cluster.plan.loop_wait)) * 2 + millis(137) * u32::try_from(run).unwrap_or(0));
     let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
     let patient = Style { patience: secs(1), ..Style::default() };
-    let server = cluster.nodes[GUEST].server.clone();
-    let mut targets = vec![Target::Pinned(server.clone()); PINNED];
-    targets.extend([Target::AnyPrimary(cluster.servers_from(0)), Target::AnyPrimary(cluster.servers_from(0))]);
-    let writers = Writers::start(targets, &patient);
-    cluster.wait("the clients to be under way", secs(60), || (writers.acked() > 200).then_some(()));
+    let pinned = vec![Target::Pinned(cluster.nodes[GUEST].server.clone()); PINNED];
+    let held = Writers::start(pinned.clone(), &Style { patience: HELD, ..Style::default() });
+    let roaming = vec![Target::AnyPrimary(cluster.servers_from(0)); 2];
+    let writers = Writers::start([pinned, roaming].concat(), &patient);
+    let under_way = || (writers.acked() > 150 && held.acked() > 50).then_some(());
+    cluster.wait("the clients to be under way", secs(60), under_way);
 
     let paused_at = Instant::now();
     guest.pause();
     let first = cluster.wait("a write on the new leader", secs(120), || writers.first_ack_above(timeline, paused_at));
     std::thread::sleep(LONGER);
+    let network = cluster.network.as_ref().expect("the guest is on a network");
+    if !deaf.is_zero() {
+        // The store has the first machine behind the nodes.
+        network.cut_stranger(cluster.plan.nodes, ADDRESS);
+    }
     let resumed_at = Instant::now();
     guest.resume();
+    std::thread::sleep(deaf);
+    network.heal();
     std::thread::sleep(secs(u64::from(cluster.plan.ttl)) + secs(2));
-    let (acks, refusals) = writers.stop();
+    let (mut acks, mut refusals) = writers.stop();
+    let (of_held, refused) = held.stop();
+    acks.extend(of_held);
+    refusals.extend(refused);
+    refusals.sort_by_key(|refusal| refusal.at);
     if first.acked_at - paused_at < secs(u64::from(cluster.plan.ttl)) / 2 {
         println!("run {run} does not count: the guest had lost its lease before it was paused");
         return None;
@@ -192,12 +208,14 @@ fn report(wish: &Wish, seen: &[Seen]) {
     stale.sort_unstable();
     let (middle, last) = (seen.len() / 2, seen.len().saturating_sub(1));
     println!(
-        "| ttl | hardware clock | pauses | stale acknowledgements, median / max | for how long, median / max |\n|---|---|---|---|---|"
+        "| ttl | hardware clock | store heard | pauses | stale acknowledgements, median / max | for how long, median / max |\n\
+         |---|---|---|---|---|---|"
     );
     println!(
-        "| {} | {} | {} | {} / {} | {} / {} ms |",
+        "| {} | {} | {} | {} | {} / {} | {} / {} ms |",
         wish.ttl,
         if wish.hardware_clock { "yes" } else { "no" },
+        if wish.deaf.is_zero() { "at once".to_owned() } else { format!("after {} s", wish.deaf.as_secs()) },
         seen.len(),
         stale[middle],
         stale[last],
