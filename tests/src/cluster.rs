@@ -267,6 +267,14 @@ impl Cluster {
         });
     }
 
+    /// Waits until nobody is asked to hand over any more. A request outlives the worker that followed it, and the next one follows it too:
+    /// who leads says nothing before that is over.
+    pub fn wait_answered(&self) {
+        let asks = |text: String| text.contains("\"leader\"") || text.contains("\"member\"");
+        let answered = || (!self.etcd.get(&self.key("failover")).is_some_and(asks)).then_some(());
+        self.wait("the request to be answered", secs(30), answered);
+    }
+
     /// Waits until every standby has replayed what the leader has written by now.
     pub fn wait_caught_up(&self, leader: usize) {
         let end =

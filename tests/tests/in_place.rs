@@ -194,6 +194,7 @@ fn a_worker_or_a_server_that_dies_with_a_frozen_log_takes_nothing_along() {
         }
         let _ = request.join().expect("the request ends");
         cluster.wait("a write", secs(30), || observation.writers.first_ack_connected_after(fault));
+        cluster.wait_answered();
         cluster.wait_healthy(secs(60));
         for name in ["ha_ext.demoted", "promote"] {
             cluster.wait(&format!("{name} to be removed"), secs(10), || {

@@ -154,9 +154,6 @@ fn a_worker_that_ends_by_an_error_with_the_log_in_its_hands_does_not_let_go_of_i
     cluster.nodes[from].thaw_senders();
     let since = Instant::now();
     cluster.wait("a write after it", secs(30), || observation.writers.first_ack_sent_after(since));
-    // The request is still there, and the next worker follows it: who leads is not read before that is over.
-    let asks = |text: String| text.contains("\"leader\"") || text.contains("\"member\"");
-    let answered = || (!cluster.etcd.get(&cluster.key("failover")).is_some_and(asks)).then_some(());
-    cluster.wait("the request to be answered", secs(30), answered);
+    cluster.wait_answered();
     cluster.conclude(observation).verdict.expect_nothing_lost("the worker ended by an error");
 }
