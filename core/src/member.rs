@@ -57,13 +57,15 @@ pub fn role(local: &LocalView, memory: &Memory) -> &'static str {
         Server::Standby(standby) if standby.promoting => "promoted",
         Server::Standby(_) => "replica",
         Server::Starting { .. } | Server::Leftover if memory.may_acknowledge => "primary",
-        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => match &local.data {
-            DataDir::Empty => "uninitialized",
-            _ if memory.stage.resigning() => "demoted",
-            // Restarted in place, it leads all the while.
-            _ if memory.lease.is_some() => "primary",
-            DataDir::Present(_) | DataDir::Damaged { .. } => "replica",
-        },
+        Server::Starting { .. } if memory.stage.resigning() => "demoted",
+        Server::Starting { .. } if memory.lease.is_some() => "primary",
+        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
+            match (&memory.stage, &local.data) {
+                (stage, _) if stage.resigning() => "demoted",
+                (_, DataDir::Empty) => "uninitialized",
+                (_, DataDir::Present(_) | DataDir::Damaged { .. }) => "replica",
+            }
+        }
     }
 }
 
@@ -135,7 +137,7 @@ mod tests {
     #[test]
     fn a_server_that_is_about_to_be_stopped_is_demoted() {
         let local = |server| LocalView {
-            data: DataDir::Damaged { reason: String::new(), half_copied: false, ours: false },
+            data: DataDir::Empty,
             server,
             marker: None,
             history: Vec::new(),
@@ -155,15 +157,13 @@ mod tests {
         for server in servers() {
             assert_eq!(role(&local(server.clone()), &demoting), "demoted", "{server:?}");
         }
-        let may = Memory { may_acknowledge: true, ..demoting.clone() };
+        let may = Memory { may_acknowledge: true, ..demoting };
         assert_eq!(role(&local(Server::Leftover), &may), "primary", "somebody may be told so still");
         let leading = Memory { lease, ..Memory::default() };
-        for server in servers() {
-            assert_eq!(role(&local(server.clone()), &leading), "primary", "{server:?}: it is restarted in place");
-        }
-        for memory in [&demoting, &leading] {
-            let empty = LocalView { data: DataDir::Empty, ..local(Server::Down) };
-            assert_eq!(role(&empty, memory), "uninitialized", "no server was there that could have led");
+        assert_eq!(role(&local(Server::Starting { since: Tick(2) }), &leading), "primary");
+        for server in [Server::Stopping { since: Tick(2) }, Server::Leftover, Server::Down] {
+            // Whoever stands for election waits for a primary: one whose release is sent, or whose lease is over, must not say so.
+            assert_eq!(role(&local(server.clone()), &leading), "uninitialized", "{server:?}");
         }
     }
 }
