@@ -35,6 +35,16 @@ CREATE FUNCTION ha_patch_config(patch jsonb) RETURNS jsonb
     AS 'MODULE_PATHNAME', 'ha_patch_config_wrapper';
 COMMENT ON FUNCTION ha_patch_config(jsonb) IS 'change the dynamic configuration (merge patch) and return the new one';
 
+CREATE FUNCTION ha_pause() RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'ha_pause_wrapper';
+COMMENT ON FUNCTION ha_pause() IS 'begin maintenance mode: roles change only by name, and what is stopped stays stopped';
+
+CREATE FUNCTION ha_resume(force boolean DEFAULT false) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'ha_resume_wrapper';
+COMMENT ON FUNCTION ha_resume(boolean) IS 'end maintenance mode; force: although a former leader may acknowledge commits';
+
 CREATE FUNCTION ha_who_would_win()
     RETURNS TABLE (member text, may_lead boolean, reason text, lsn pg_lsn, timeline integer, priority integer)
     LANGUAGE sql VOLATILE PARALLEL SAFE
@@ -59,6 +69,7 @@ CREATE VIEW ha_cluster AS
            s ->> 'leader' AS leader,
            s ->> 'system_id' AS system_id,
            (s ->> 'pause')::boolean AS paused,
+           ARRAY(SELECT jsonb_array_elements_text(s -> 'unbound')) AS unbound,
            s ->> 'store' AS store,
            s ->> 'seat' AS seat,
            s ->> 'in_place_obstacle' AS in_place_obstacle,
@@ -66,6 +77,8 @@ CREATE VIEW ha_cluster AS
     FROM (SELECT ha_status() AS s OFFSET 0) AS page
     WHERE s IS NOT NULL;
 COMMENT ON VIEW ha_cluster IS 'the cluster as this node sees it';
+COMMENT ON COLUMN ha_cluster.unbound IS
+    'members that maintenance mode lets acknowledge commits without a lease, or that did and have not taken it back';
 COMMENT ON COLUMN ha_cluster.in_place_obstacle IS
     'why a switchover would stop this leader now instead of demoting it in place';
 
@@ -115,7 +128,7 @@ COMMENT ON VIEW ha_settings IS 'settings in force, and where each comes from';
 
 REVOKE ALL ON FUNCTION
     ha_status(), ha_all_rules(), ha_switchover(text, text), ha_failover(text), ha_config(), ha_patch_config(jsonb),
-    ha_who_would_win()
+    ha_pause(), ha_resume(boolean), ha_who_would_win()
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ha_status(), ha_all_rules(), ha_config(), ha_who_would_win() TO pg_monitor;
 GRANT SELECT ON ha_cluster, ha_members, ha_history, ha_lease, ha_rules, ha_events, ha_settings TO pg_monitor;

@@ -120,13 +120,9 @@ impl Commands {
         let snapshot = Snapshot { config: Arc::new(config), ..snapshot.clone() };
         let live =
             LiveNow { now: clock::now(), lease_deadline: fence::deadline(self.shared), unix_ms: clock::wall_ms() };
-        let request = Request {
-            method: &command.method,
-            path: &command.path,
-            query: "",
-            authorization: None,
-            body: Some(command.body.as_bytes()),
-        };
+        let (path, query) = command.path.split_once('?').unwrap_or((&command.path, ""));
+        let request =
+            Request { method: &command.method, path, query, authorization: None, body: Some(command.body.as_bytes()) };
         api::route(&request, Some(&snapshot), live)
     }
 

@@ -74,7 +74,23 @@ pub fn open(shared: &Shared, lease: &Lease) {
     if shared.gate.yielded_ns.swap(0, Ordering::AcqRel) != 0 {
         shared.gate.successor.publish("");
     }
-    shared.gate.deadline_ns.fetch_max(deadline_ns(lease), Ordering::AcqRel);
+    let new = deadline_ns(lease);
+    let moves = |old: u64| (old == UNBOUND_NS || new > old).then_some(new);
+    let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, moves);
+}
+
+/// The deadline of a fence that maintenance mode keeps open without one.
+const UNBOUND_NS: u64 = u64::MAX;
+
+/// Takes the deadline from an open fence, for the worker's main thread; [`open`] gives it one again. One that was closed meanwhile stays so.
+pub fn unbind(shared: &Shared) {
+    let is_open = |old: u64| (old != 0).then_some(UNBOUND_NS);
+    let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_open);
+}
+
+/// Whether the fence is open without a deadline.
+pub fn unbound(shared: &Shared) -> bool {
+    shared.gate.deadline_ns.load(Ordering::Acquire) == UNBOUND_NS
 }
 
 /// Until when commits may be acknowledged; zero when the fence is closed.
@@ -130,7 +146,7 @@ pub fn confirmed(shared: &Shared, lease: &Lease) {
     // A fence that is closed stays closed, whatever order the two threads come in. One that is open may come to its end sooner: a lowered
     // `ttl` moves the key to a shorter lease.
     let moves = |old: u64| {
-        let is_open = old != 0 || !stands(Guard::Reopen);
+        let is_open = (old != 0 || !stands(Guard::Reopen)) && old != UNBOUND_NS;
         (is_open && (alive || new < old)).then_some(new)
     };
     let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, moves);

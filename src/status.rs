@@ -69,6 +69,7 @@ fn facts(driver: &Driver, local: &LocalView, seat: Option<Seat>) -> Map<String, 
     page.insert("in_place_obstacle".into(), json!(obstacle));
     if let Some(cluster) = cluster {
         page.insert("system_id".into(), initialize(cluster));
+        page.insert("unbound".into(), json!(cluster.unbound_fences().collect::<Vec<_>>()));
         page.insert("leader".into(), json!(cluster.leader.as_ref().map(|leader| &leader.name)));
         page.insert("members".into(), members(driver, cluster, local, seat));
         page.insert("history".into(), history(cluster));

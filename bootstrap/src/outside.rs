@@ -277,6 +277,7 @@ impl Outside {
             Effect::Dcs(_)
             | Effect::PollPeers { .. }
             | Effect::OpenFence { .. }
+            | Effect::UnbindFence { .. }
             | Effect::Promote { .. }
             | Effect::PressOn(_)
             | Effect::Checkpoint

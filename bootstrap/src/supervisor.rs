@@ -15,7 +15,7 @@ use crate::silence::Silence;
 use crate::site::Site;
 use crate::steps;
 use ha_core::clock::{Millis, Tick};
-use ha_core::decide::keeps_seat;
+use ha_core::decide::{keeps_seat, leaves_server};
 use ha_core::effect::Step;
 use ha_node::clock;
 use ha_node::driver::{Driver, Options, StartError};
@@ -180,6 +180,11 @@ impl Supervisor {
         let disposable = matches!(self.hands.outside.step(), Some(Step::Initdb | Step::BaseBackup { .. }));
         if disposable || again {
             self.hands.outside.cancel_step();
+        }
+        if self.seat.worker().is_some_and(|worker| leaves_server(&worker.memory)) {
+            tracing::info!("maintenance mode: the server goes on, and its worker acts alone");
+            self.hands.outside.leave(0);
+            return;
         }
         self.seat.claim();
         if self.seat.worker().is_some() && self.leave_asked_at.is_none() {

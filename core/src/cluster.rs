@@ -45,6 +45,10 @@ pub struct Cluster {
     pub released_revision: Option<Revision>,
     /// `ha_ext/last_leader`: who took the leader key last, whether it is still there or not.
     pub last_leader: Option<Versioned<LastLeader>>,
+    /// `ha_ext/unbound`: whose fence maintenance mode keeps open without a lease, with the create revision of the leader key it had.
+    pub unbound: BTreeMap<NodeName, Revision>,
+    /// The revision of that key.
+    pub unbound_revision: Option<Revision>,
 }
 
 /// A value with the revision that last changed it, for compare-and-swap.
@@ -305,6 +309,22 @@ impl Cluster {
     #[must_use]
     pub fn leads(&self, name: &NodeName, member: &Member) -> bool {
         self.leader.as_ref().is_some_and(|leader| leader.name == *name) && member.role != "replica"
+    }
+
+    /// Maintenance mode; `None` while there is no dynamic configuration.
+    #[must_use]
+    pub fn paused(&self) -> Option<bool> {
+        let config = self.config.as_ref()?;
+        Some(config.value.get("pause").and_then(crate::parse::boolean) == Some(true))
+    }
+
+    /// Who may acknowledge commits without a lease, by what stands here: maintenance mode has taken the deadline from their fences. A leader
+    /// that released its key itself had closed its fence before.
+    pub fn unbound_fences(&self) -> impl Iterator<Item = &NodeName> {
+        let released = |name: &NodeName, created: Revision| {
+            self.released.as_ref().is_some_and(|released| released.leader == *name && released.created == created)
+        };
+        self.unbound.iter().filter(move |(name, created)| !released(name, **created)).map(|(name, _)| name)
     }
 
     /// The leader's member key, if both exist.

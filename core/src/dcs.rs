@@ -48,6 +48,8 @@ pub enum Key {
     TimelineClaim(Timeline),
     /// `ha_ext/last_leader`
     LastLeader,
+    /// `ha_ext/unbound`
+    Unbound,
 }
 
 impl Key {
@@ -63,6 +65,7 @@ impl Key {
             Key::Member(name) => format!("members/{name}"),
             Key::TimelineClaim(timeline) => format!("ha_ext/timeline/{timeline}"),
             Key::LastLeader => LAST_LEADER_PATH.to_owned(),
+            Key::Unbound => UNBOUND_PATH.to_owned(),
         }
     }
 }
@@ -74,6 +77,9 @@ pub const RELEASED_PATH: &str = "ha_ext/released";
 /// `ha_ext/last_leader`: who took the leader key last, on which lease. Written in the transaction that takes (or moves) the
 /// key, and left behind when the key goes.
 pub const LAST_LEADER_PATH: &str = "ha_ext/last_leader";
+
+/// `ha_ext/unbound`: the leaders whose fence maintenance mode keeps open without a lease.
+pub const UNBOUND_PATH: &str = "ha_ext/unbound";
 
 /// The condition of a write. There is no "whatever it holds": every write is a compare-and-swap (or hangs on our lease).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

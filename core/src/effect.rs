@@ -26,6 +26,11 @@ pub enum Effect {
         /// The confirmed lease.
         lease: Lease,
     },
+    /// Let commits be acknowledged without a deadline, until the fence is opened or closed again: maintenance mode (inside).
+    UnbindFence {
+        /// The confirmed lease, under which the store was told.
+        lease: Lease,
+    },
     /// Acknowledge nothing more. Both seats: outside it is a no-op, since nothing runs that could.
     CloseFence,
     /// Trigger the promotion of this standby (inside). Cannot be cancelled.
@@ -164,6 +169,7 @@ impl Effect {
             Effect::Dcs(_) | Effect::Run(_) | Effect::Demote { .. } | Effect::Exit { .. } => true,
             Effect::PollPeers { .. }
             | Effect::OpenFence { .. }
+            | Effect::UnbindFence { .. }
             | Effect::CloseFence
             | Effect::Promote { .. }
             | Effect::PressOn(_)
@@ -185,6 +191,7 @@ impl Effect {
         match self {
             Effect::Dcs(_) | Effect::PollPeers { .. } | Effect::CloseFence => None,
             Effect::OpenFence { .. }
+            | Effect::UnbindFence { .. }
             | Effect::Promote { .. }
             | Effect::PressOn(_)
             | Effect::Checkpoint
@@ -210,6 +217,9 @@ impl fmt::Display for Effect {
                 write!(f, "ask {}", names.join(", "))
             }
             Effect::OpenFence { lease } => write!(f, "open the fence for lease {}", lease.id),
+            Effect::UnbindFence { lease } => {
+                write!(f, "keep the fence open without a deadline, as lease {} is paused", lease.id)
+            }
             Effect::CloseFence => f.write_str("close the fence"),
             Effect::Promote { timeline, .. } => write!(f, "promote to timeline {timeline}"),
             Effect::PressOn(Pressure::Cancel) => f.write_str("cancel statements that may hold up replay"),

@@ -121,6 +121,8 @@ pub enum Server {
 
 /// A server that is out of recovery.
 #[derive(Clone, Debug, Default, PartialEq)]
+// Independent facts, not a state.
+#[allow(clippy::struct_excessive_bools)]
 pub struct PrimaryView {
     /// Its timeline.
     pub timeline: Timeline,
@@ -134,6 +136,8 @@ pub struct PrimaryView {
     pub standbys: Vec<StandbyConnection>,
     /// The fence is open: commits are acknowledged until the deadline.
     pub fence_open: bool,
+    /// It is open without a deadline: [`crate::effect::Effect::UnbindFence`].
+    pub fence_unbound: bool,
     /// Whether commits are held for a planned switchover, and how far that has come.
     pub seal: Seal,
     /// Whether this server could be demoted in place.

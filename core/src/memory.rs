@@ -26,6 +26,13 @@ pub struct Memory {
     pub started_as_standby: bool,
     /// The postmaster is dead or restarting its children and the fence may be open: whoever asks is told "primary".
     pub may_acknowledge: bool,
+    /// Maintenance mode, as of the last turn.
+    pub paused: bool,
+    /// Create revision of the leader key under which this node's server was a primary last.
+    pub led_by: Option<Revision>,
+    /// The revision at which the store was told that this node's fence has no deadline. What this memory did not write itself does not
+    /// count: a request to take it back may still be on its way.
+    pub unbound_told: Option<Revision>,
     /// Create revision of a leader key that the store said is no longer ours.
     pub refused: Option<Revision>,
     /// Create revision of a leader key whose release was sent: whatever became of the request, and it may arrive late, this node never

@@ -4,7 +4,7 @@
 use crate::cluster::{
     Cluster, FailoverRequest, HistoryRow, Initialize, LeaderKey, Member, Released, Status, TimelineClaim, Versioned,
 };
-use crate::dcs::{LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
+use crate::dcs::{LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey, UNBOUND_PATH};
 use crate::ids::{Lsn, NodeName, Revision, SystemId, Timeline};
 use crate::tags::Tags;
 use serde_json::{Value, json};
@@ -29,6 +29,10 @@ pub fn cluster(raw: &RawCluster) -> Cluster {
             LAST_LEADER_PATH => {
                 let value = serde_json::from_str(&key.value).ok();
                 out.last_leader = value.map(|value| Versioned { value, revision: key.modified });
+            }
+            UNBOUND_PATH => {
+                out.unbound = serde_json::from_str(&key.value).unwrap_or_default();
+                out.unbound_revision = Some(key.modified);
             }
             "initialize" => {
                 out.initialize = initialize(&key.value);

@@ -108,6 +108,15 @@ rules! {
     PromotionGivenUp = "promotion.given_up", "This member holds the lease, but may no longer lead; it gives the key back.";
     PromotionRenewing = "promotion.renewing", "Too little of the lease is left to begin a promotion; renew it first.";
     PromotionNotReady = "promotion.not_ready", "This member holds the lease, but its server is not consistent yet.";
+    PauseLeading = "pause.leading", "Maintenance mode: this node leads, and goes on acknowledging if the store goes out of reach.";
+    PauseStoreLost = "pause.store_lost", "Maintenance mode: the lease is over and the store out of reach; commits are acknowledged, since nobody takes over by itself.";
+    PauseLeftAlone = "pause.left_alone", "Maintenance mode: this primary does not lead and is left alone; nothing is acknowledged.";
+    PauseNoElection = "pause.no_election", "Maintenance mode: there is no leader, and nobody takes over by itself.";
+    PauseReleasing = "pause.releasing", "Maintenance mode: the server of this leader is no primary any more; the leader key is released.";
+    PauseDown = "pause.down", "Maintenance mode: the server does not run, and is left alone.";
+    PauseDiverged = "pause.diverged", "Maintenance mode: this standby would have to be stopped to rejoin, and is left alone.";
+    PauseLeaving = "pause.leaving", "Maintenance mode: the supervisor ends and the server goes on.";
+    ElectionAwaitingUnbound = "election.awaiting_unbound", "A former leader may acknowledge without a lease, by maintenance mode; it has to take that back, or an operator to override it.";
     PromotionLeaseLost = "promotion.lease_lost", "The lease was lost before the promotion began; go back to following.";
     OutsideWaitingForWorker = "outside.waiting_for_worker", "The server is up or starting; the worker will report in.";
     OutsideLeaderStarting = "outside.leader_starting", "The leader's server is starting; the lease is kept.";

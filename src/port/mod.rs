@@ -260,6 +260,10 @@ impl Port for Inside {
                 self.empty_settings_soon();
                 Ok(())
             }
+            Effect::UnbindFence { .. } => {
+                fence::unbind(self.shared);
+                Ok(())
+            }
             Effect::CloseFence => {
                 self.close_fence(memory);
                 Ok(())

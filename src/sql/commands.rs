@@ -74,6 +74,27 @@ fn ha_patch_config(patch: Option<JsonB>) -> Option<JsonB> {
     serde_json::from_str(&reply.body).ok().map(JsonB)
 }
 
+/// Begins maintenance mode: roles change only by name, and nothing that is stopped is started.
+#[pg_extern(volatile, parallel_unsafe)]
+fn ha_pause() -> String {
+    set_paused(&json!(true), "/config", &PAUSE);
+    "maintenance mode is on".to_owned()
+}
+
+/// Ends maintenance mode. Refused while a former leader may acknowledge commits without a lease, unless `force`.
+#[pg_extern(volatile, parallel_unsafe)]
+fn ha_resume(force: default!(Option<bool>, "false")) -> String {
+    let path = if force == Some(true) { "/config?force=true" } else { "/config" };
+    set_paused(&Value::Null, path, &RESUME);
+    "maintenance mode is off".to_owned()
+}
+
+fn set_paused(pause: &Value, path: &str, purpose: &Purpose) {
+    let body = json!({ "pause": pause }).to_string();
+    let command = Command { method: "PATCH".to_owned(), path: path.to_owned(), body };
+    ask(active(), &command, WAIT_FOR_ANSWER, purpose);
+}
+
 fn active() -> &'static Shared {
     match shared() {
         Some(shared) => shared,
@@ -127,6 +148,14 @@ const CHANGE_LEADER: Purpose =
     Purpose { failure: "could not change the leader", hint: "ha_who_would_win() shows who could lead, and why not." };
 const CHANGE_CONFIG: Purpose =
     Purpose { failure: "could not change the configuration", hint: "The view ha_settings shows what is in force." };
+const PAUSE: Purpose = Purpose {
+    failure: "could not begin maintenance mode",
+    hint: "The view ha_cluster shows whether it is on, and ha_settings what is in force.",
+};
+const RESUME: Purpose = Purpose {
+    failure: "could not end maintenance mode",
+    hint: "The view ha_members shows who can be reached, and ha_cluster whether maintenance mode is on.",
+};
 
 fn ask(shared: &Shared, command: &Command, limit: Duration, purpose: &Purpose) -> Answer {
     let wait = |limit| {

@@ -10,7 +10,13 @@ use std::fs;
 
 const VIEWS: [&str; 7] = ["ha_cluster", "ha_members", "ha_history", "ha_lease", "ha_rules", "ha_events", "ha_settings"];
 const READING: [&str; 4] = ["ha_status()", "ha_all_rules()", "ha_config()", "ha_who_would_win()"];
-const CHANGING: [&str; 3] = ["ha_switchover('nobody')", "ha_failover('nobody')", "ha_patch_config('{\"ttl\": 6}')"];
+const CHANGING: [&str; 5] = [
+    "ha_switchover('nobody')",
+    "ha_failover('nobody')",
+    "ha_patch_config('{\"ttl\": 6}')",
+    "ha_pause()",
+    "ha_resume()",
+];
 
 /// A cluster with the extension in which n3 may never lead, after one switchover, so that there is some history.
 fn cluster() -> Cluster {
@@ -199,7 +205,7 @@ fn refusals(cluster: &Cluster, index: usize) {
         ("ha_patch_config('{}')", (VALUE, "", "{\"loop_wait\": 5}")),
         ("ha_patch_config('[1]')", (VALUE, "", "{\"loop_wait\": 5}")),
         ("ha_patch_config('{\"ttl\": \"soon\"}')", (VALUE, "ttl", "ha_settings")),
-        ("ha_patch_config('{\"pause\": true}')", (VALUE, "pause", "ha_settings")),
+        ("ha_patch_config('{\"pause\": \"perhaps\"}')", (VALUE, "pause", "ha_settings")),
     ] {
         refused(&session, call, wanted);
     }

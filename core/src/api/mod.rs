@@ -73,9 +73,19 @@ pub enum Question {
     /// `GET /config`
     Config,
     /// `PATCH /config`
-    PatchConfig(Value),
+    PatchConfig {
+        /// A JSON merge patch.
+        patch: Value,
+        /// End maintenance mode whoever may still acknowledge without a lease.
+        forced: bool,
+    },
     /// `PUT /config`
-    PutConfig(Value),
+    PutConfig {
+        /// The new configuration.
+        next: Value,
+        /// As for a patch.
+        forced: bool,
+    },
     /// `POST /switchover`, `POST /failover`
     Switchover(Action, Map<String, Value>),
     /// `DELETE /switchover`
@@ -87,6 +97,8 @@ pub enum Question {
 pub enum Written {
     /// Answer with this once it is in.
     Config(Reply),
+    /// The configuration of a maintenance mode that was ended by force: this comes next.
+    Resumed(KeyEdit, Reply),
     /// Then wait for the change of leader.
     Switchover(SwitchoverWait),
 }
@@ -135,13 +147,14 @@ fn change(request: &Request<'_>, segment: &str) -> Answer {
         return Answer::Fresh(Question::DeleteSwitchover);
     }
     let Some(body) = request.body else { return Answer::Now(Reply::page(411)) };
+    let forced = query::value(request.query, "force").as_ref().is_some_and(|text| text == "true");
     let body = match serde_json::from_slice::<Value>(body) {
         Ok(Value::Object(map)) if !map.is_empty() => map,
         _ => return Answer::Now(Reply::page(400)),
     };
     Answer::Fresh(match (request.method, segment) {
-        ("PATCH", _) => Question::PatchConfig(Value::Object(body)),
-        ("PUT", _) => Question::PutConfig(Value::Object(body)),
+        ("PATCH", _) => Question::PatchConfig { patch: Value::Object(body), forced },
+        ("PUT", _) => Question::PutConfig { next: Value::Object(body), forced },
         (_, "failover") => Question::Switchover(Action::Failover, body),
         _ => Question::Switchover(Action::Switchover, body),
     })
@@ -158,8 +171,10 @@ pub fn after_fresh(question: &Question, cluster: Result<&Cluster, &str>, snapsho
         Question::Cluster => Answer::Now(cluster_view::cluster(cluster, &snapshot.config.scope)),
         Question::History => Answer::Now(cluster_view::history(cluster)),
         Question::Config => Answer::Now(dynamic::get(cluster)),
-        Question::PatchConfig(patch) => dynamic::patch(cluster, patch, snapshot.last_good_dynamic.as_ref()),
-        Question::PutConfig(next) => dynamic::put(cluster, next),
+        Question::PatchConfig { patch, forced } => {
+            dynamic::patch(cluster, patch, snapshot.last_good_dynamic.as_ref(), *forced)
+        }
+        Question::PutConfig { next, forced } => dynamic::put(cluster, next, *forced),
         Question::Switchover(action, body) => switchover::post(*action, body, cluster, &snapshot.settings),
         Question::DeleteSwitchover => switchover::delete(cluster),
     }
@@ -170,17 +185,18 @@ pub fn after_fresh(question: &Question, cluster: Result<&Cluster, &str>, snapsho
 pub fn after_write(then: Written, reply: &DcsReply) -> Answer {
     match (reply, then) {
         (DcsReply::Written(_), Written::Config(reply)) => Answer::Now(reply),
+        (DcsReply::Written(_), Written::Resumed(edit, reply)) => Answer::Write { edit, then: Written::Config(reply) },
         (DcsReply::Written(revision), Written::Switchover(wait)) => {
             Answer::AwaitSwitchover(SwitchoverWait { requested_at: Revision(revision.0), ..wait })
         }
-        (DcsReply::Conflict, Written::Config(_)) => Answer::Now(Reply::page(409)),
+        (DcsReply::Conflict, Written::Config(_) | Written::Resumed(..)) => Answer::Now(Reply::page(409)),
         (_, Written::Switchover(_)) => Answer::Now(Reply::text(503, "failed to write failover key into DCS")),
-        (DcsReply::Unknown(error), Written::Config(_)) => {
+        (DcsReply::Unknown(error), Written::Config(_) | Written::Resumed(..)) => {
             Answer::Now(Reply::text(502, &format!("it is not known whether the store has it: {error}")))
         }
-        (DcsReply::Denied(error), Written::Config(_)) => {
+        (DcsReply::Denied(error), Written::Config(_) | Written::Resumed(..)) => {
             Answer::Now(Reply::text(502, &format!("the store refused: {error}")))
         }
-        (_, Written::Config(_)) => Answer::Now(Reply::page(502)),
+        (_, Written::Config(_) | Written::Resumed(..)) => Answer::Now(Reply::page(502)),
     }
 }

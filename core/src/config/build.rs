@@ -120,6 +120,7 @@ pub(super) fn dynamic(merged: &Merged) -> Dynamic {
         retry_timeout_ms: merged.millis("retry_timeout", 10_000),
         maximum_lag_on_failover_bytes: lag,
         primary_start_timeout_ms: merged.millis("primary_start_timeout", 300_000),
+        pause: merged.bool("pause", false),
     }
 }
 

@@ -121,6 +121,7 @@ pub const KEYS: &[Key] = &[
     key("loop_wait", SECONDS, Layer::Any, "", "10", "Longest pause between two looks at the world, at least 1 s."),
     key("retry_timeout", SECONDS, Layer::Any, "", "10", "How long one operation on the store is retried, at least 3 s (less when ttl is short)."),
     key("maximum_lag_on_failover", Kind::Size, Layer::Any, "", "1MB", "A standby further behind the last known position does not take over by itself."),
+    key("pause", Kind::Bool, Layer::Store, "", "false", "Maintenance mode: roles change only by name, what is stopped stays stopped, and the leader goes on without the store."),
     key("primary_start_timeout", SECONDS, Layer::Any, "", "300", "How long a crashed leader may take to start again before it gives up the lead; 0 gives it up at once."),
 
     key("restapi.listen", Kind::Address(8008), Layer::Local, "RESTAPI_LISTEN", "", "Where the REST API listens. Required."),
@@ -206,7 +207,6 @@ pub const NOT_BUILT: &[NotBuilt] = &[
     NotBuilt { path: "ctl", instead: "read by patronictl alone", silent: true },
     not_built("max_timelines_history", "all rows are kept: they tell a returning node where it left the leader's history"),
     not_built("check_timeline", "a standby on an older timeline than the cluster's never takes over"),
-    not_built("pause", "roles go on changing by themselves"),
     not_built("synchronous_mode", "replication stays asynchronous"),
     not_built("synchronous_mode_strict", "replication stays asynchronous"),
     not_built("synchronous_node_count", "replication stays asynchronous"),

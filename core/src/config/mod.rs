@@ -188,8 +188,7 @@ impl Config {
             replace_diverged: self.postgresql.remove_data_directory_on_diverged_timelines,
             use_slots: self.postgresql.use_slots,
             demote_in_place: self.postgresql.demote_in_place,
-            // Not built: nobody may be told that it holds.
-            pause: false,
+            pause: self.dynamic.pause,
             tags: self.tags.clone(),
             bootstrap_dcs: self.bootstrap.dcs.clone(),
         }
@@ -250,13 +249,6 @@ fn read_dynamic(merged: &mut Merged, dynamic: &Value, prefix: &str, strict: bool
 fn dynamic_problems(dynamic: &Value) -> Vec<Problem> {
     let mut merged = Merged::default();
     read_dynamic(&mut merged, dynamic, "", true);
-    if dynamic.get("pause").and_then(crate::parse::boolean) == Some(true) {
-        merged.problems.push(Problem {
-            path: "pause".to_owned(),
-            message: "maintenance mode is not built: this member would go on changing roles".to_owned(),
-            remedy: "maintain one node at a time, after a switchover away from it".to_owned(),
-        });
-    }
     merged.problems
 }
 

@@ -214,6 +214,8 @@ pub struct Dynamic {
     pub maximum_lag_on_failover_bytes: u64,
     /// `primary_start_timeout`.
     pub primary_start_timeout_ms: Millis,
+    /// `pause`.
+    pub pause: bool,
 }
 
 /// `log.level`.

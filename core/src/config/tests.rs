@@ -222,7 +222,7 @@ fn layers_override_each_other_in_order() {
     let (config, warnings) = Config::from_layers(&local, &variables, Some(&dynamic)).unwrap_or_else(|e| panic!("{e}"));
     let settings = config.settings();
     assert_eq!((settings.ttl_ms.0, settings.loop_wait_ms.0, settings.retry_timeout_ms.0), (20_000, 3000, 4000));
-    assert!(!settings.pause && settings.use_slots && settings.use_pg_rewind);
+    assert!(settings.pause && settings.use_slots && settings.use_pg_rewind);
     assert_eq!(config.name.as_str(), "other");
     let parameter = |name: &str| config.postgresql.parameters[name].as_str();
     assert_eq!((parameter("work_mem"), parameter("archive_mode")), ("1MB", "on"));
@@ -234,7 +234,6 @@ fn layers_override_each_other_in_order() {
         [
             "PATRONI_SERVICE_HOST",
             "newer_key",
-            "pause",
             "postgresql.listen",
             "postgresql.parameters.max_wal_senders",
             "postgresql.use_slots"
@@ -355,7 +354,6 @@ fn a_patch_merges_and_refuses_new_mistakes_only() {
         (json!({"ttl": "x"}), "ttl: expected a time"),
         (json!({"loopwait": 1}), "loopwait: unknown key (did you mean loop_wait?)"),
         (json!({"postgresql": {"parameters": 5}}), "postgresql.parameters: expected a mapping"),
-        (json!({"pause": true}), "pause: maintenance mode is not built"),
         (json!(5), "(patch): expected a mapping, found 5"),
     ] {
         let text = Config::patched_dynamic(&current, &patch).expect_err("a mistake").to_string();

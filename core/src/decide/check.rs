@@ -5,6 +5,7 @@ use super::{Decision, handover, rejoin};
 use crate::cluster::{Cluster, Released};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
+use crate::lease::Lease;
 use crate::local::{Seal, Server, StandbyView};
 use crate::memory::Stage;
 use crate::seat::LeaveReason;
@@ -35,6 +36,8 @@ pub enum Violation {
     BackAfterRelease,
     /// Reads are admitted before this node's WAL was compared, or where there is nothing to compare.
     ReadsBeforeComparison,
+    /// A fence is kept open without a deadline outside maintenance mode, or before the store was told.
+    UnboundUntold,
     /// Two changes of role at once.
     TwoRoleChanges,
 }
@@ -52,6 +55,7 @@ impl fmt::Display for Violation {
             Violation::FreezeBeforeSeal => "the log ended while commits are under way",
             Violation::BackAfterRelease => "a way back after the release",
             Violation::ReadsBeforeComparison => "reads admitted before the comparison",
+            Violation::UnboundUntold => "a fence without a deadline that nobody was told of",
             Violation::TwoRoleChanges => "two changes of role at once",
         })
     }
@@ -76,6 +80,12 @@ fn checkpointed(server: &Server) -> bool {
 /// Whether commits are held and all that had begun before have ended.
 fn drained(server: &Server) -> bool {
     matches!(server, Server::Primary(primary) if primary.seal == Seal::Holding { in_flight: 0 })
+}
+
+fn told_unbound(view: &View<'_>, lease: Lease) -> bool {
+    let Some(cluster) = view.dcs.fresh() else { return false };
+    let paused = cluster.paused().unwrap_or(view.settings.pause);
+    paused && cluster.unbound.get(view.me) == Some(&lease.leader_created)
 }
 
 /// Whether another member leads, and this standby's log is known to be part of its.
@@ -131,7 +141,10 @@ impl Decision {
                 return Err(Violation::AfterOutcome);
             }
             match effect {
+                // Maintenance mode, and the store knows of it: whoever takes the key after it will wait.
+                Effect::UnbindFence { lease } if !told_unbound(view, *lease) => return Err(Violation::UnboundUntold),
                 Effect::OpenFence { lease }
+                | Effect::UnbindFence { lease }
                 | Effect::Promote { lease, .. }
                 | Effect::Run(Step::Start { role: StartRole::Primary { lease } }) => {
                     if self.memory.lease != Some(*lease) || !lease.valid_at(view.now) {
@@ -164,6 +177,7 @@ impl Decision {
             let goes_back = matches!(
                 effect,
                 Effect::OpenFence { .. }
+                    | Effect::UnbindFence { .. }
                     | Effect::Unseal
                     | Effect::Unpark
                     | Effect::Promote { .. }

@@ -1,12 +1,12 @@
 //! Takes what happened since the last tick into memory.
 
-use super::clocks;
 use super::turn::Turn;
+use super::{clocks, pause};
 use crate::clock::Tick;
 use crate::cluster::{Cluster, Initialize};
 use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
 use crate::effect::{StartRole, Step};
-use crate::ids::LeaseId;
+use crate::ids::{LeaseId, Revision};
 use crate::lease::Lease;
 use crate::local::Server;
 use crate::memory::Stage;
@@ -14,6 +14,9 @@ use crate::outcome::Outcome;
 use crate::peer::PeerAnswer;
 use crate::seat::LeaveReason;
 use crate::view::Side;
+
+/// Until when the fence is open of a leader that maintenance mode keeps open without a lease.
+const UNBOUND: Tick = Tick(u64::MAX);
 
 /// Outcomes of effects, in order.
 pub(super) fn outcomes(turn: &mut Turn<'_>) {
@@ -65,7 +68,7 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
                 if !edit.leased && edit.value.is_some() {
                     turn.memory.last_write = Some((*revision, at));
                 }
-                written(turn, edit, at);
+                written(turn, edit, *revision, at);
             }
         }
         DcsReply::Conflict => {
@@ -88,7 +91,14 @@ fn kept(turn: &mut Turn<'_>, lease: LeaseId, sent_at: Tick) {
 /// The fence may be open until the newest deadline, whatever becomes of the lease.
 pub(super) fn fence(turn: &mut Turn<'_>) {
     let confirmed = turn.memory.lease.map(|lease| lease.deadline());
-    turn.memory.fence_until = turn.memory.fence_until.max(confirmed);
+    turn.memory.fence_until = match &turn.view.local.server {
+        Server::Primary(primary) if primary.fence_unbound => Some(UNBOUND),
+        Server::Primary(_) if turn.memory.fence_until == Some(UNBOUND) => confirmed,
+        _ => turn.memory.fence_until.max(confirmed),
+    };
+    if let (Server::Primary(_), Some(lease)) = (&turn.view.local.server, turn.memory.lease) {
+        turn.memory.led_by = Some(lease.leader_created);
+    }
     match (&turn.view.local.server, &turn.view.local.step_running) {
         (_, Some(Step::Start { role })) => turn.memory.started_as_standby = matches!(role, StartRole::Standby { .. }),
         (Server::Primary(_), _) => turn.memory.started_as_standby = false,
@@ -120,7 +130,7 @@ fn refused(turn: &mut Turn<'_>, lease: &Lease) {
     turn.memory.refused = Some(lease.leader_created);
 }
 
-fn written(turn: &mut Turn<'_>, edit: &KeyEdit, at: Tick) {
+fn written(turn: &mut Turn<'_>, edit: &KeyEdit, revision: Revision, at: Tick) {
     match &edit.key {
         Key::Member(_) => {
             turn.memory.member_written_at = Some(at);
@@ -135,6 +145,7 @@ fn written(turn: &mut Turn<'_>, edit: &KeyEdit, at: Tick) {
             }
         }
         Key::Config | Key::Failover | Key::History | Key::LastLeader => {}
+        Key::Unbound => turn.memory.unbound_told = Some(revision),
     }
 }
 
@@ -197,6 +208,11 @@ fn seat_taken(turn: &mut Turn<'_>, reason: &LeaveReason) {
             return;
         }
     };
+    if pause::is_on(turn) && !turn.memory.stage.resigning() {
+        // Somebody stops the server by hand.
+        turn.memory.stage = Stage::Steady;
+        return;
+    }
     if !demoting {
         turn.memory.stage =
             Stage::Demoting { candidate: None, release, since: turn.view.now, down_since: None, in_place: false };

@@ -11,6 +11,7 @@ mod handover;
 mod in_place;
 mod lease;
 mod outside;
+mod pause;
 mod primary;
 mod promotion;
 mod rejoin;
@@ -23,6 +24,7 @@ mod upkeep;
 pub use check::Violation;
 pub use eligibility::{Eligibility, Obstacle};
 pub use in_place::keeps_seat;
+pub use pause::leaves_server;
 
 use crate::clock::Tick;
 use crate::clocks::Jumps;
@@ -67,6 +69,7 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
             turn.memory.released = Some(lease.leader_created);
         }
     }
+    turn.memory.paused = pause::is_on(&turn);
     let wake_at = upkeep::wake_at(&turn, &verdict);
     let Verdict { rule, effects, because, .. } = verdict;
     Decision { rule, memory: turn.memory, effects, wake_at, because, jumps }

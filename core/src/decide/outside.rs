@@ -1,7 +1,7 @@
 //! The supervisor has the seat: the server is coming, going or gone.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{data, in_place, lease, release, upkeep};
+use super::{data, in_place, lease, pause, release, upkeep};
 use crate::clock::{Millis, Tick};
 use crate::effect::{Effect, Step, StopMode};
 use crate::local::Server;
@@ -22,6 +22,10 @@ const FAREWELL_MAX: Millis = Millis(6000);
 
 /// The postmaster lives and its worker does not have the seat.
 pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
+    let left_alone = pause::is_on(turn) && !turn.memory.stage.resigning();
+    if turn.view.stop_requested && left_alone {
+        return exit(Rule::PauseLeaving, 0);
+    }
     if turn.view.stop_requested && !turn.memory.stage.stops_server() {
         let release = turn.memory.lease.is_some();
         turn.memory.stage =
@@ -40,7 +44,7 @@ pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
     let now = turn.now();
     let since = *turn.memory.not_running_since.get_or_insert(now);
     let patience = turn.view.settings.primary_start_timeout_ms.max(START_MIN);
-    if now.since(since) >= patience && release::others_could_lead(turn) {
+    if now.since(since) >= patience && release::others_could_lead(turn) && !left_alone {
         turn.memory.stage =
             Stage::Demoting { candidate: None, release: true, since: now, down_since: None, in_place: false };
         let stop = turn.run(Step::Stop { mode: StopMode::Immediate });
@@ -115,6 +119,9 @@ pub(super) fn server_down(turn: &mut Turn<'_>) -> Verdict {
     }
     if turn.view.stop_requested {
         return leaving(turn);
+    }
+    if pause::is_on(turn) && !turn.memory.stage.resigning() && !turn.memory.bootstrapping {
+        return pause::down(turn);
     }
     if let Some(verdict) = release::decide(turn) {
         return verdict;

@@ -1,7 +1,7 @@
 //! This server is out of recovery: it leads, gets its key back, or is demoted.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{clocks, duties, handover, in_place, lease, promotion, switchover, upkeep};
+use super::{clocks, duties, handover, in_place, lease, pause, promotion, switchover, upkeep};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
@@ -21,14 +21,24 @@ pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdict {
         Stage::Demoting { .. } => return ask_to_demote(Rule::DemotionRunning, demotion_reason(turn)),
         Stage::Steady | Stage::Preparing { .. } | Stage::Sealing { .. } => {}
     }
-    if turn.view.local.cannot_write.is_some() {
+    if turn.view.local.cannot_write.is_some() && !pause::is_on(turn) {
         return demote(turn, primary, Rule::LeaderCannotWrite, LeaveReason::Shutdown, true);
+    }
+    if let Some(lease) = turn.memory.lease.filter(|lease| turn.gave_up(*lease)) {
+        // Stopped by hand and started again while its release is on the way, which must not be sent of a primary: its lease ends.
+        if lease.valid_at(turn.now()) {
+            return Verdict::of(Rule::PauseReleasing).with(Effect::CloseFence).soon(250);
+        }
+        turn.memory.lease = None;
+        turn.memory.session = None;
     }
     match turn.standing() {
         Standing::Leads(lease) => leading(turn, primary, lease),
+        Standing::Overdue(_) if pause::goes_on(turn, primary) => pause::without_store(turn),
         Standing::Overdue(_) => overdue(turn, primary),
         Standing::None => match turn.view.dcs {
             DcsView::Fresh(cluster) => without_lease(turn, primary, cluster),
+            DcsView::Unreachable { .. } if pause::goes_on(turn, primary) => pause::without_store(turn),
             DcsView::Unreachable { .. } => {
                 let too_long = lease::overdue_too_long(turn);
                 if too_long {
@@ -50,11 +60,17 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         // The key was won, or adopted, by what was known before a stall.
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::Shutdown, true);
     }
-    let rule = if clocks::in_doubt(turn, &lease) { Rule::LeaderClockJumped } else { Rule::LeaderLeading };
+    let rule = match pause::is_on(turn) {
+        _ if clocks::in_doubt(turn, &lease) => Rule::LeaderClockJumped,
+        true => Rule::PauseLeading,
+        false => Rule::LeaderLeading,
+    };
     let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(rule));
     if opens(turn, primary) {
         // Before anything is written: clients wait for it.
         verdict.effects.insert(0, Effect::OpenFence { lease });
+    } else if let Some(effect) = pause::fence(turn, primary, lease) {
+        verdict.effects.insert(0, effect);
     }
     if verdict.closed() || handover::holds_commits(turn) {
         return verdict;
@@ -122,6 +138,9 @@ fn without_lease(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) 
 
 /// The leader key has our name, but we do not hold it by a confirmed lease.
 fn own_key(turn: &mut Turn<'_>, primary: &PrimaryView, leader: &LeaderKey) -> Verdict {
+    if turn.memory.released == Some(leader.created) {
+        return Verdict::of(Rule::PauseReleasing).with(Effect::CloseFence).soon(250);
+    }
     if may_adopt(turn, leader) {
         let adopt = adopt(turn, leader);
         return Verdict::of(Rule::LeaderAdopting).with(Effect::CloseFence).and(adopt);
@@ -195,6 +214,9 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
 /// Begins a demotion: the fence closes first. In place if that is possible and the lease is gone anyway; else the seat goes to the
 /// supervisor, which stops the server.
 fn demote(turn: &mut Turn<'_>, primary: &PrimaryView, rule: Rule, reason: LeaveReason, release: bool) -> Verdict {
+    if pause::is_on(turn) {
+        return pause::leave_alone(turn, primary, rule);
+    }
     let in_place = reason == LeaveReason::LeaseLost && !release && in_place::possible(turn, primary);
     turn.memory.stage = Stage::Demoting { candidate: None, release, since: turn.now(), down_since: None, in_place };
     if in_place { in_place::demote(turn, primary, rule) } else { ask_to_demote(rule, reason) }

@@ -1,7 +1,7 @@
 //! This server is in recovery: it follows, stands for election, or promotes.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{election, lease, primary, promotion, rejoin, release};
+use super::{election, lease, pause, primary, promotion, rejoin, release};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::DcsCall;
@@ -40,6 +40,7 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
         Stage::Steady => {}
     }
     match turn.standing() {
+        Standing::Leads(lease) if pause::was_led(turn, lease) => pause::release(turn, lease),
         Standing::Leads(lease) => promotion::decide(turn, standby, lease),
         Standing::Overdue(_) => {
             // Nothing was promoted by it: simply let it go.
@@ -63,6 +64,10 @@ fn with_store(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> 
     if let (Initialize::Done(id), Some(control)) = (cluster.initialize, turn.control())
         && id != control.system_id
     {
+        if pause::is_on(turn) {
+            // Left alone, lesson 125: it must not follow, nor stand for election.
+            return Verdict::of(Rule::PauseDiverged).because(Rule::ForeignSystemId.sentence().to_owned()).soon(1000);
+        }
         return primary::stop_standby(turn, Rule::ForeignSystemId, LeaveReason::Shutdown, false);
     }
     match &cluster.leader {
@@ -162,6 +167,9 @@ fn must_rejoin(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) ->
     if rejoin::compare(cluster, standby.timeline, WalEnd::Received(standby.replayed)) != Branch::Diverged {
         return unreadable(turn, standby, cluster, standstill);
     }
+    if pause::is_on(turn) {
+        return Some(Verdict::of(Rule::PauseDiverged).soon(1000));
+    }
     let ready = rejoin::leader_ready(cluster) && rejoin::can_mend(turn);
     if ready && turn.view.seat == (Seat::Inside { supervised: true }) {
         return Some(primary::stop_standby(turn, Rule::StandbyDiverged, LeaveReason::Rejoin, false));
@@ -180,7 +188,7 @@ fn unreadable(
     standstill: Option<Standstill>,
 ) -> Option<Verdict> {
     let beyond = rejoin::compare(cluster, standby.timeline, WalEnd::Received(standby.received)) == Branch::Diverged;
-    if !beyond || standby.replay_paused {
+    if !beyond || standby.replay_paused || pause::is_on(turn) {
         return None;
     }
     let known = standstill.filter(|known| known.at == standby.replayed);

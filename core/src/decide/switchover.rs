@@ -1,7 +1,7 @@
 //! A leader that is asked to hand over: first checks, checkpoint, then the demotion that ends in a release.
 
 use super::turn::{Turn, Verdict};
-use super::{duties, handover, in_place, lease, primary};
+use super::{duties, handover, in_place, lease, pause, primary};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Member, Versioned};
 use crate::dcs::{Expect, Key};
@@ -115,6 +115,7 @@ fn chosen(
     match &request.member {
         Some(name) if name == turn.me() => Err(format!("{name} is already the leader")),
         Some(name) => may_take_over(turn, cluster, primary, name, true).map(|_| name.clone()),
+        None if pause::is_on(turn) => Err("in maintenance mode a switchover needs a candidate".to_owned()),
         None => {
             let able = cluster.members.iter().filter_map(|(name, member)| {
                 let progress = may_take_over(turn, cluster, primary, name, false).ok()?;

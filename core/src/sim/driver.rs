@@ -82,6 +82,23 @@ impl World {
         self.take_in(who, life, &local, decision);
     }
 
+    /// Each process has the settings as it last read them, or as they were kept on disk when it began.
+    fn read_settings(&mut self, who: Who) {
+        let cluster = self.process(who).store.cluster.clone();
+        let node = &mut self.nodes[who.node];
+        if let Some((paused, config)) =
+            cluster.as_ref().and_then(|cluster| cluster.paused().zip(cluster.config.as_ref()))
+        {
+            node.kept_pause = paused;
+            if node.settings.bootstrap_dcs != config.value {
+                node.settings.bootstrap_dcs = config.value.clone();
+            }
+            self.process_mut(who).paused = Some(paused);
+        }
+        let kept = self.nodes[who.node].kept_pause;
+        self.nodes[who.node].settings.pause = *self.process_mut(who).paused.get_or_insert(kept);
+    }
+
     fn decide(&mut self, who: Who, local: &LocalView, outcomes: &[Outcome]) -> Decision {
         let jitter = u32::try_from(self.rng.next() >> 32).unwrap_or(0);
         let now = self.local(who.node);
@@ -90,6 +107,7 @@ impl World {
         if store.cluster.is_none() {
             store.lost_since.get_or_insert(now);
         }
+        self.read_settings(who);
         let node = &self.nodes[who.node];
         let process = self.process(who);
         let seat = match who.side {
@@ -195,6 +213,7 @@ impl World {
             Effect::PollPeers { targets } => self.poll_peers(who, targets),
             Effect::CloseFence => self.close_fence(who.node),
             Effect::OpenFence { lease } => return self.open_fence(who.node, lease),
+            Effect::UnbindFence { .. } => return self.unbind_fence(who.node),
             Effect::Promote { lease, timeline, skip } => return self.promote(who.node, lease, *timeline, skip),
             // Nobody reads here.
             Effect::PressOn(_) => {}

@@ -35,15 +35,19 @@ enum Kind {
     NoSupervisor,
     ClockRate,
     HangServer,
+    Pause,
+    PromoteByHand,
+    StartByHand,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
-    LoseData, LostOutcomes, NoSupervisor, StallMain, StopNode, StopServer, StoreDown, StoreElection, Switchover,
+    LoseData, LostOutcomes, NoSupervisor, Pause, PromoteByHand, StallMain, StartByHand, StopNode, StopServer,
+    StoreDown, StoreElection, Switchover,
 };
 
-const ALL: [Kind; 26] = [
+const ALL: [Kind; 29] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -70,6 +74,9 @@ const ALL: [Kind; 26] = [
     NoSupervisor,
     ClockRate,
     HangServer,
+    Pause,
+    PromoteByHand,
+    StartByHand,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -98,6 +105,16 @@ pub(super) fn handovers() -> [u64; KINDS] {
         Switchover => 16,
         KillWorker | KillPostmaster | KillSupervisor | LostOutcomes | NoSupervisor | CutFromStore | CrashNode
         | FreezeWorker | FreezeNode | StallMain | HangServer => 1,
+        _ => 0,
+    })
+}
+
+/// The weights of a seed in which operators work in maintenance mode, and leaders and the store are lost meanwhile.
+pub(super) fn maintenance() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        Pause => 4,
+        PromoteByHand | StartByHand | StopServer | CutFromStore | StoreDown | Failover => 2,
+        KillWorker | KillPostmaster | KillSupervisor | CrashNode | FreezeNode | Isolate | Switchover | StopNode => 1,
         _ => 0,
     })
 }
@@ -197,6 +214,9 @@ impl World {
                 self.kill_supervisor(node);
             }
             HangServer => self.hang_server(node, short_or_long),
+            Pause => self.operator_pauses(),
+            PromoteByHand => self.promotes_by_hand(node),
+            StartByHand => self.starts_by_hand(node),
             ClockRate => {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;
@@ -374,5 +394,8 @@ fn name(kind: Kind) -> &'static str {
         NoSupervisor => "supervisor gone for good",
         ClockRate => "clock rate changes, time of day set",
         HangServer => "postmaster hangs",
+        Pause => "maintenance mode begins or ends",
+        PromoteByHand => "promoted by hand",
+        StartByHand => "started by hand",
     }
 }

@@ -32,6 +32,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
             api_url: format!("http://{address}:8008/patroni"),
         },
         settings,
+        kept_pause: false,
         clock: clock(rng, 0),
         wall_ms: 0,
         up: false,

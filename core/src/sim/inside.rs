@@ -5,7 +5,6 @@ use super::event::Event;
 use super::judge;
 use super::node::{Fence, Phase};
 use super::world::World;
-use crate::clock::Tick;
 use crate::ids::Timeline;
 use crate::lease::Lease;
 use crate::local::Upstream;
@@ -13,7 +12,7 @@ use crate::local::Upstream;
 impl World {
     pub(super) fn close_fence(&mut self, node: usize) {
         if let Some(server) = &mut self.nodes[node].server {
-            server.fence = Fence { open: false, deadline: Tick(0), lease: None };
+            server.fence = Fence::default();
         }
         self.let_held_go(node);
     }
@@ -27,8 +26,19 @@ impl World {
         if !matches!(server.phase, Phase::Primary | Phase::Standby) || leaving {
             return Went::Wrong;
         }
-        server.fence = Fence { open: true, deadline, lease: Some(lease.id) };
+        server.fence = Fence { open: true, deadline, lease: Some(lease.id), unbound: false };
         judge::deadline_stored(self, node);
+        Went::On
+    }
+
+    pub(super) fn unbind_fence(&mut self, node: usize) -> Went {
+        let leaving = self.nodes[node].worker.leaving.is_some();
+        let Some(server) = &mut self.nodes[node].server else { return Went::Wrong };
+        if server.phase != Phase::Primary || leaving || !server.fence.open {
+            return Went::Wrong;
+        }
+        server.fence.unbound = true;
+        judge::unbound(self, node);
         Went::On
     }
 

@@ -1,7 +1,7 @@
 //! The judge: sees every event, knows true time and the true contents of the store, and decides whether an
 //! invariant is broken. What each invariant says is in its own file under `invariants`.
 
-use super::invariants::{i01, i02, i03, i05, i06, i08, i09, i11, i12, i13, i14};
+use super::invariants::{i01, i02, i03, i05, i06, i07, i08, i09, i11, i12, i13, i14};
 use super::wal::{BranchId, Position};
 use super::world::World;
 use crate::clock::Tick;
@@ -49,6 +49,8 @@ pub(super) struct HandedOver {
 }
 
 #[derive(Debug, Default)]
+// Independent facts, not a state.
+#[allow(clippy::struct_excessive_bools)]
 pub(super) struct Judge {
     pub(super) violation: Option<Broken>,
     /// By branch, in order of position.
@@ -60,6 +62,16 @@ pub(super) struct Judge {
     pub(super) released: Vec<(usize, LeaseId)>,
     /// The last candidate an operator named, and when.
     pub(super) named: Option<(usize, u64)>,
+    /// Maintenance mode, by the store.
+    pub(super) paused_since: Option<u64>,
+    /// Nodes that could acknowledge without a lease when another took the key in maintenance mode: an operator's doing.
+    pub(super) overruled: std::collections::BTreeSet<usize>,
+    /// Branches that operators made with `pg_ctl promote`.
+    pub(super) made_by_hand: std::collections::BTreeSet<BranchId>,
+    /// Servers (by node and life) that are being stopped, from before maintenance mode or for an operator.
+    pub(super) stopping: std::collections::BTreeSet<(usize, u64)>,
+    /// The operator named whom he had promoted by hand.
+    pub(super) stalemate_ended: bool,
     /// An operator deleted the timeline claims: who owns what can no longer be known.
     pub(super) claims_wiped: bool,
     /// A leader's data was lost: what is left may be too old for anybody to lead with.
@@ -112,6 +124,12 @@ pub(super) fn deadline_stored(world: &mut World, node: usize) {
     world.judge.verdict("I2", result);
 }
 
+/// A fence has no deadline any more.
+pub(super) fn unbound(world: &mut World, node: usize) {
+    let result = i07::told(world, node);
+    world.judge.verdict("I7", result);
+}
+
 pub(super) fn acknowledged(world: &mut World, ack: &Ack) {
     let result = i02::flushed_before_deadline(world, ack);
     world.judge.verdict("I2", result);
@@ -123,6 +141,8 @@ pub(super) fn promoting(world: &mut World, node: usize, lease: &Lease, timeline:
     world.judge.promotions += 1;
     let result = i03::may_promote(world, node, lease, timeline);
     world.judge.verdict("I3", result);
+    let result = i07::promotes_nobody(world, node);
+    world.judge.verdict("I7", result);
 }
 
 pub(super) fn starting_as_primary(world: &mut World, node: usize, lease: &Lease) {
@@ -184,12 +204,15 @@ pub(super) fn reads_served(world: &mut World, node: usize) {
 pub(super) fn step_begins(world: &mut World, node: usize, step: &Step) {
     let result = i14::needs_no_mending(world, node, step);
     world.judge.verdict("I14", result);
+    let result = i07::leaves_alone(world, node, step);
+    world.judge.verdict("I7", result);
 }
 
 pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, after: Option<&LeaderKey>) {
     if let Some(leader) = after {
         let taker = world.nodes.iter().position(|node| node.name == leader.name);
         world.judge.released.retain(|(node, _)| Some(*node) != taker);
+        i07::overrule(world, taker);
         let result = i01::taker_is_alone(world, taker);
         world.judge.verdict("I1", result);
     }
@@ -213,6 +236,11 @@ pub(super) fn history_written(world: &mut World) {
 
 /// Once a second after the faults have ended.
 pub(super) fn liveness(world: &mut World) {
+    if world.paused() {
+        // As soon as whoever may acknowledge without a lease has taken that back.
+        world.operator_pauses();
+    }
+    world.operator_ends_a_stalemate();
     let result = i09::settles(world);
     world.judge.verdict("I9", result);
     if !world.over {

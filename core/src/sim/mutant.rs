@@ -3,7 +3,7 @@
 use crate::clock::Millis;
 use crate::clock::Tick;
 use crate::cluster::Released;
-use crate::dcs::{DcsCall, DcsReply, Key};
+use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
 use crate::decide::Decision;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
 use crate::ids::Revision;
@@ -72,11 +72,19 @@ pub enum Mutant {
     StragglersLeft,
     /// A server hands over although WAL waits for its archiver.
     NoArchiveGuard,
+    /// In maintenance mode the fence loses its deadline before the store was told.
+    UnboundUntold,
+    /// After maintenance mode the key is taken although a former leader may acknowledge without a lease.
+    UnboundIgnored,
+    /// The store is told that a fence has a deadline again before it has.
+    UnboundForgotten,
+    /// Elections are held in maintenance mode.
+    ElectionInPause,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 27] = [
+    pub const ALL: [Mutant; 31] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -104,6 +112,10 @@ impl Mutant {
         Mutant::NoUnpark,
         Mutant::StragglersLeft,
         Mutant::NoArchiveGuard,
+        Mutant::UnboundUntold,
+        Mutant::UnboundIgnored,
+        Mutant::UnboundForgotten,
+        Mutant::ElectionInPause,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -129,6 +141,30 @@ impl Mutant {
             | Mutant::NoCheckpointGuard
             | Mutant::NewerHistoryIgnored
             | Mutant::NoArchiveGuard => {}
+            Mutant::UnboundUntold => {
+                if let (Rule::PauseLeading, Some(lease)) = (decision.rule, decision.memory.lease) {
+                    decision.effects.insert(0, Effect::UnbindFence { lease });
+                }
+            }
+            Mutant::UnboundIgnored => {
+                if decision.rule == Rule::ElectionAwaitingUnbound {
+                    acquire(decision, view);
+                }
+            }
+            Mutant::UnboundForgotten => {
+                let unbound = matches!(&view.local.server, Server::Primary(primary) if primary.fence_unbound);
+                let known = view.dcs.fresh().and_then(|cluster| cluster.unbound_revision);
+                if let (true, Some(revision), false) = (unbound, known, view.dcs_busy) {
+                    let edit =
+                        KeyEdit { key: Key::Unbound, value: None, expect: Expect::Unchanged(revision), leased: false };
+                    decision.effects = vec![Effect::Dcs(DcsCall::Write(edit))];
+                }
+            }
+            Mutant::ElectionInPause => {
+                if decision.rule == Rule::PauseNoElection {
+                    acquire(decision, view);
+                }
+            }
             Mutant::ReleaseUnconfirmed => release_now(decision, view, Rule::SwitchoverConfirming),
             Mutant::FreezeSkipped => release_now(decision, view, Rule::SwitchoverFreezing),
             Mutant::UnsealAfterRelease => {

@@ -27,6 +27,8 @@ pub(super) struct Node {
     pub(super) name: NodeName,
     pub(super) identity: Identity,
     pub(super) settings: Settings,
+    /// Maintenance mode, as the disk keeps it.
+    pub(super) kept_pause: bool,
     pub(super) clock: BootClock,
     /// How far its time of day is ahead of that.
     pub(super) wall_ms: i64,
@@ -83,6 +85,8 @@ pub(super) struct Process {
     pub(super) leaves_in_place: bool,
     /// SIGTERM has come: it ends as soon as it has left the seat.
     pub(super) told_to_stop: bool,
+    /// Maintenance mode, by the settings that this process has.
+    pub(super) paused: Option<bool>,
     pub(super) store: StoreClient,
 }
 
@@ -233,6 +237,8 @@ pub(super) struct Server {
     pub(super) uncompared: bool,
     /// The crash cycle that runs was asked for.
     pub(super) cycle: Option<Cycle>,
+    /// The promotion that runs was begun by hand.
+    pub(super) by_hand: bool,
 }
 
 /// A demotion in place under way.
@@ -262,6 +268,8 @@ pub(super) struct Fence {
     /// Zero: closed.
     pub(super) deadline: Tick,
     pub(super) lease: Option<LeaseId>,
+    /// Open without a deadline: maintenance mode.
+    pub(super) unbound: bool,
 }
 
 /// A walreceiver that streams.
@@ -316,7 +324,11 @@ impl Node {
 
     /// Whether a commit that ends now would be acknowledged.
     pub(super) fn fence_open(&self, now: u64) -> bool {
-        self.up && self.server.as_ref().is_some_and(|server| self.clock.at(now) < server.fence.deadline)
+        self.up
+            && self
+                .server
+                .as_ref()
+                .is_some_and(|server| server.fence.unbound || self.clock.at(now) < server.fence.deadline)
     }
 }
 

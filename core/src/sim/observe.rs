@@ -73,6 +73,7 @@ fn primary(world: &World, node: usize, server: &Postmaster) -> PrimaryView {
         },
         standbys: standbys.collect(),
         fence_open: world.nodes[node].fence_open(world.now),
+        fence_unbound: server.fence.unbound,
         seal: world.seen_seal(node),
         in_place: world.in_place(node),
         archive_waiting: world.archive_waiting(node) && !world.is(Mutant::NoArchiveGuard),

@@ -1,8 +1,12 @@
 //! Operators: requests as patronictl writes them, and hands on keys that nobody should touch.
 
+use super::node::Phase;
 use super::world::World;
 use crate::cluster::FailoverRequest;
 use crate::dcs::{Key, LEADER_PATH};
+
+/// How long an operator looks on while nobody leads.
+const STALEMATE_MS: u64 = 60_000;
 
 impl World {
     /// Writes the failover key: mostly a sensible request, sometimes one that must be refused.
@@ -40,6 +44,80 @@ impl World {
         if self.store.delete(LEADER_PATH) {
             self.log.line(self.now, "oper", "operator: deletes the leader key");
             self.store_changed(before.as_ref());
+        }
+    }
+
+    /// Maintenance mode, by the store, or by what was known before somebody deleted it.
+    pub(super) fn paused(&mut self) -> bool {
+        let known = || self.judge.paused_since.is_some() || self.nodes.iter().any(|node| node.kept_pause);
+        self.store.cluster().paused().unwrap_or_else(known)
+    }
+
+    /// Begins or ends maintenance mode. While a former leader may acknowledge without a lease an end is refused, mostly.
+    pub(super) fn operator_pauses(&mut self) {
+        let cluster = self.store.cluster();
+        let paused = self.paused();
+        // Where somebody deleted it, a new one is put there.
+        let config = cluster.config.as_ref().map(|config| config.value.clone());
+        let Some(mut value) = config.or_else(|| paused.then(|| serde_json::json!({}))) else { return };
+        let leader = cluster.leader.as_ref().map(|leader| leader.name.clone());
+        let held = paused && cluster.unbound.keys().any(|name| Some(name) != leader.as_ref());
+        // Some tools write to the store without asking anybody.
+        if held && !self.rng.chance(400) {
+            return;
+        }
+        value["pause"] = serde_json::Value::Bool(!paused);
+        let text = format!("operator: {}", if paused { "resumes" } else { "pauses" });
+        self.log.line(self.now, "oper", &text);
+        self.store.put(&Key::Config.path(), &value.to_string(), None);
+        self.judge.paused_since = (!paused).then_some(self.now);
+        self.store_changed(cluster.leader.as_ref());
+    }
+
+    /// `pg_ctl promote` in maintenance mode, on a standby whose next timeline nobody has claimed.
+    pub(super) fn promotes_by_hand(&mut self, node: usize) {
+        let paused = self.paused();
+        let Some(data) = self.nodes[node].disk.data() else { return };
+        let next = crate::ids::Timeline(self.wal.branch(data.at.branch).timeline.0 + 1);
+        let free = self.store.key(&Key::TimelineClaim(next).path()).is_none();
+        let free = free && self.wal.branches().iter().all(|branch| branch.timeline < next);
+        // One that may not lead would be in its own way after a restart.
+        let allowed = !self.nodes[node].settings.tags.nofailover();
+        let Some(server) = &mut self.nodes[node].server else { return };
+        if !paused || !free || !allowed || server.phase != Phase::Standby || server.promoting || !server.consistent {
+            return;
+        }
+        server.by_hand = true;
+        self.judge.named = Some((node, self.now));
+        self.say(node, "operator: promotes by hand");
+        self.begin_promotion(node);
+    }
+
+    /// Whoever promoted a standby by hand that lacked too much to be elected, and lost it before it took the key, has to name it.
+    pub(super) fn operator_ends_a_stalemate(&mut self) {
+        let healed = self.healed_at.unwrap_or(self.now);
+        let newest = self.wal.branches().iter().map(|branch| branch.timeline).max();
+        let newest = self.judge.made_by_hand.iter().find(|branch| Some(self.wal.branch(**branch).timeline) == newest);
+        let Some(owner) = newest.map(|branch| self.wal.branch(*branch).owner) else { return };
+        if self.store.leader().is_some() || self.now - healed < STALEMATE_MS || self.judge.stalemate_ended {
+            return;
+        }
+        self.judge.stalemate_ended = true;
+        self.judge.named = Some((owner, self.now));
+        let request =
+            FailoverRequest { leader: None, member: Some(self.nodes[owner].name.clone()), scheduled_at: None };
+        let Ok(value) = serde_json::to_string(&request) else { return };
+        self.log.line(self.now, "oper", &format!("operator: failover := {value}"));
+        self.store.put(&Key::Failover.path(), &value, None);
+        self.store_changed(None);
+    }
+
+    /// `pg_ctl start` in maintenance mode.
+    pub(super) fn starts_by_hand(&mut self, node: usize) {
+        let here = &self.nodes[node];
+        if here.up && here.server.is_none() && here.step.is_none() && here.disk.data().is_some() && here.kept_pause {
+            self.say(node, "operator: starts the server by hand");
+            self.start_server(node);
         }
     }
 

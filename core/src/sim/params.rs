@@ -46,6 +46,9 @@ impl Params {
         } else if rng.chance(60) {
             weights = super::faults::blindness();
         }
+        if rng.chance(80) {
+            weights = super::faults::maintenance();
+        }
         let handovers = rng.chance(120);
         if handovers {
             weights = super::faults::handovers();

@@ -43,6 +43,7 @@ impl World {
             withheld: false,
             uncompared: false,
             cycle: None,
+            by_hand: false,
         };
         self.nodes[node].carried = None;
         self.nodes[node].server = Some(server);
@@ -179,6 +180,9 @@ impl World {
         let text = format!("postgres is promoted to timeline {timeline} at {}", at.lsn);
         self.say(node, &text);
         judge::branched(self, node, branch, at);
+        if let Some(server) = self.nodes[node].server_of(life) {
+            server.by_hand = false;
+        }
         let end = Lsn(at.lsn.0 + 50);
         // Asked for a second time while it ran: that file was created too late to be acted on.
         let promote_file = self.rng.chance(100);

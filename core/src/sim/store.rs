@@ -4,7 +4,9 @@
 //! keepalive brings it back. While the store is down no lease ends, and when it is back each has its full ttl again.
 
 use crate::cluster::{Cluster, LastLeader, LeaderKey};
-use crate::dcs::{ClaimAlong, Expect, Key, KeyEdit, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey};
+use crate::dcs::{
+    ClaimAlong, Expect, Key, KeyEdit, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey, UNBOUND_PATH,
+};
 use crate::ids::{LeaseId, NodeName, Revision};
 use crate::lease::Lease;
 use std::collections::BTreeMap;
@@ -129,7 +131,8 @@ impl Store {
                 if !self.leases.contains_key(lease) {
                     return Answer::Gone;
                 }
-                let taken_since = self.key(LAST_LEADER_PATH).is_some_and(|record| record.modified > *seen);
+                let changed = |path: &str| self.key(path).is_some_and(|record| record.modified > *seen);
+                let taken_since = changed(LAST_LEADER_PATH) || changed(UNBOUND_PATH) || changed(&Key::Config.path());
                 let claimable = claim.as_ref().is_none_or(|claim| self.holds(me, &claim.key(), &claim.expect));
                 if self.raw.keys.contains_key(LEADER_PATH) || taken_since || !claimable {
                     return Answer::No;

@@ -238,6 +238,7 @@ impl World {
             && let Some(server) = &mut self.nodes[who.node].server
         {
             server.fence.deadline = crate::clock::Tick(0);
+            server.fence.unbound = false;
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Etcd3, put_on_lease};
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use ha_core::clock::Tick;
 use ha_core::cluster::Released;
-use ha_core::dcs::{ClaimAlong, DcsReply, Expect, Key, LAST_LEADER_PATH, RELEASED_PATH};
+use ha_core::dcs::{ClaimAlong, DcsReply, Expect, Key, LAST_LEADER_PATH, RELEASED_PATH, UNBOUND_PATH};
 use ha_core::ids::{LeaseId, Revision};
 use ha_core::lease::Lease;
 use std::cell::Cell;
@@ -40,11 +40,16 @@ impl Etcd3 {
         claim: Option<&ClaimAlong>,
         budget: &mut Budget,
     ) -> Result<DcsReply, Stopped> {
-        let record = format!("{}{LAST_LEADER_PATH}", self.base);
+        // Of a key that does not exist the revision is zero.
+        let unchanged = |path: String| {
+            Compare::mod_revision(format!("{}{path}", self.base), CompareOp::Less, seen.0.saturating_add(1))
+        };
         let mut free = vec![
             Compare::create_revision(self.leader_key(), CompareOp::Equal, 0),
-            // Of a key that does not exist the revision is zero.
-            Compare::mod_revision(record, CompareOp::Less, seen.0.saturating_add(1)),
+            unchanged(LAST_LEADER_PATH.to_owned()),
+            // Nor has anybody been let go on without a lease since, or maintenance mode begun or ended.
+            unchanged(UNBOUND_PATH.to_owned()),
+            unchanged(Key::Config.path()),
         ];
         if let Some(claim) = claim {
             let key = format!("{}{}", self.base, claim.key().path());

@@ -353,7 +353,7 @@ impl Driver {
     fn execute_here(&self, port: &mut impl Port, effect: &Effect) -> Result<(), String> {
         // A confirmation may push the deadline out only while the fence is meant to be open.
         match effect {
-            Effect::OpenFence { lease } => {
+            Effect::OpenFence { lease } | Effect::UnbindFence { lease } => {
                 let acting = self.net.acting();
                 port.execute(effect, &self.memory)?;
                 acting.set(true);

@@ -115,3 +115,48 @@ fn whoever_changes_something_must_be_known() {
 fn before_the_first_tick_there_is_no_answer() {
     assert_eq!(refused(route(&request("GET", "/health", None), None, live(0))).0, 503);
 }
+
+/// A cluster in maintenance mode in which `unbound` may acknowledge without a lease; pg1 leads.
+fn paused(unbound: &[&str]) -> Cluster {
+    let mut cluster = cluster();
+    cluster.config.as_mut().expect("it has a configuration").value["pause"] = json!(true);
+    cluster.unbound = unbound.iter().map(|name| (NodeName::new(*name), Revision(5))).collect();
+    cluster.unbound_revision = Some(Revision(40));
+    cluster
+}
+
+#[test]
+fn maintenance_mode_does_not_end_while_a_former_leader_may_go_on() {
+    let leader = cluster().leader.expect("it has a leader").name;
+    let held = paused(&[leader.as_str(), "pg7", "pg8"]);
+    for (method, body) in [("PATCH", r#"{"pause":null}"#), ("PATCH", r#"{"pause":false}"#), ("PUT", r#"{"ttl":20}"#)] {
+        let (status, text) = refused(fresh(&primary(), &held, method, "/config", body));
+        assert_eq!(status, 412, "{method} {body}: {text}");
+        assert!(text.contains("pg7, pg8 may acknowledge") && text.contains("ha_resume(force => true)"), "{text}");
+        assert!(!text.contains(leader.as_str()), "the leader hears it like everybody else: {text}");
+    }
+    // Everything else goes on.
+    let Answer::Write { edit, then } = fresh(&primary(), &held, "PATCH", "/config", r#"{"ttl":20}"#) else {
+        panic!("a write")
+    };
+    assert!(edit.key == Key::Config && matches!(then, Written::Config(_)));
+    let alone = paused(&[leader.as_str()]);
+    let answer = fresh(&primary(), &alone, "PATCH", "/config", r#"{"pause":null}"#);
+    assert!(matches!(answer, Answer::Write { then: Written::Config(_), .. }), "{answer:?}");
+}
+
+#[test]
+fn maintenance_mode_that_is_ended_by_force_forgets_who_may_go_on() {
+    let resume = |cluster: &Cluster| fresh(&primary(), cluster, "PATCH", "/config?force=true", r#"{"pause":null}"#);
+    let Answer::Write { edit, then } = resume(&paused(&["pg7"])) else { panic!("a write") };
+    assert!(edit.key == Key::Config && edit.value.as_ref().is_some_and(|value| !value.contains("pause")), "{edit:?}");
+    assert_eq!(refused(after_write(then.clone(), &DcsReply::Conflict)).0, 409);
+    let Answer::Write { edit, then } = after_write(then, &DcsReply::Written(Revision(50))) else { panic!("a write") };
+    assert_eq!((edit.key, edit.value, edit.expect), (Key::Unbound, None, Expect::Unchanged(Revision(40))));
+    assert_eq!(refused(after_write(then, &DcsReply::Written(Revision(51)))).0, 200);
+    // The first write came through last time, and the second did not.
+    let mut ended = paused(&["pg7"]);
+    ended.config = cluster().config;
+    let Answer::Write { edit, .. } = resume(&ended) else { panic!("a write") };
+    assert_eq!(edit.key, Key::Unbound);
+}

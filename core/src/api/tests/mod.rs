@@ -132,6 +132,7 @@ fn primary() -> Snapshot {
         checkpoint_redo: Lsn(1),
         standbys: vec![standby],
         fence_open: true,
+        fence_unbound: false,
         seal: Seal::Open,
         in_place: InPlace::default(),
         archive_waiting: false,

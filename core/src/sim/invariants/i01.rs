@@ -5,14 +5,15 @@
 //! the store's doing (one key), the second is ours: every deadline ends before the store lets somebody else take the key.
 //! Source: architecture sections 3 and 9; lessons 1-3, 17.
 
+use super::i07::is_overruled;
 use crate::sim::world::World;
 
 /// Checked after every event: opening is an event, and time alone only closes.
 pub(in crate::sim) fn one_open_fence(world: &World) -> Result<(), String> {
     let mut first: Option<usize> = None;
     for (index, node) in world.nodes.iter().enumerate() {
-        let set = node.server.as_ref().is_some_and(|server| server.fence.deadline.0 > 0);
-        if !set || !node.fence_open(world.now) {
+        let set = node.server.as_ref().is_some_and(|server| server.fence.deadline.0 > 0 || server.fence.unbound);
+        if !set || !node.fence_open(world.now) || is_overruled(world, index) {
             continue;
         }
         if let Some(first) = first {
@@ -27,7 +28,7 @@ pub(in crate::sim) fn one_open_fence(world: &World) -> Result<(), String> {
 /// Whoever takes the key finds every other fence closed.
 pub(in crate::sim) fn taker_is_alone(world: &World, taker: Option<usize>) -> Result<(), String> {
     for (index, node) in world.nodes.iter().enumerate() {
-        if Some(index) != taker && node.fence_open(world.now) {
+        if Some(index) != taker && node.fence_open(world.now) && !is_overruled(world, index) {
             return Err(format!("the leader key changed hands while {} still acknowledges commits", node.name));
         }
     }

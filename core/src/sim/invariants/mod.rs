@@ -5,6 +5,7 @@ pub(super) mod i02;
 pub(super) mod i03;
 pub(super) mod i05;
 pub(super) mod i06;
+pub(super) mod i07;
 pub(super) mod i08;
 pub(super) mod i09;
 pub(super) mod i11;
