@@ -25,8 +25,8 @@ pub(in crate::sim) fn one_owner(world: &mut World, node: usize, branch: BranchId
         world.judge.made_by_hand.insert(branch);
     }
     match twin {
-        // Promoted by hand where the store could not be told, and taken over from elsewhere: nobody can tell the two apart any more.
-        Some(twin) if claimed && world.judge.made_by_hand.contains(&twin) => {
+        // Promoted by hand where the store was not told in time, and another was elected: nobody can tell the two apart any more.
+        Some(twin) if by_hand || claimed && world.judge.made_by_hand.contains(&twin) => {
             world.judge.claims_wiped = true;
             Ok(())
         }
