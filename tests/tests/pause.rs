@@ -12,7 +12,11 @@ use std::time::{Duration, Instant};
 
 /// A paused cluster whose leader may go on without its lease.
 fn paused() -> (Cluster, usize) {
-    let cluster = Cluster::running(Plan::short());
+    paused_by(Plan::short())
+}
+
+fn paused_by(plan: Plan) -> (Cluster, usize) {
+    let cluster = Cluster::running(plan);
     let leader = cluster.leader().expect("a healthy cluster has a leader");
     cluster.nodes[leader].sql("CREATE EXTENSION ha_ext").expect("the leader takes DDL");
     cluster.wait_caught_up(leader);
@@ -110,6 +114,27 @@ fn the_leader_goes_on_without_the_store_and_stops_with_it_again_afterwards() {
     cluster.etcd.restart();
     cluster.wait_healthy(secs(30));
     cluster.conclude(observation).verdict.expect_nothing_lost("without the store after maintenance mode");
+}
+
+#[test]
+fn a_leader_that_was_cut_off_for_longer_than_its_lease_leads_on() {
+    let (cluster, leader) = paused_by(Plan::short().in_network());
+    let timeline = cluster.timeline();
+    let network = cluster.network.as_ref().expect("this cluster has a network");
+    let observation = cluster.observe();
+    // The store's machine comes after the nodes.
+    network.cut(leader, cluster.nodes.len());
+    cluster.wait("the lease to end", secs(15), || cluster.leader().is_none().then_some(()));
+    nobody_else_leads(&cluster, leader, secs(3));
+    network.heal();
+    cluster.wait("the leader to have its key", secs(20), || (cluster.leader() == Some(leader)).then_some(()));
+    wait_unbound(&cluster, leader);
+    let mut conclusion = cluster.conclude(observation);
+    assert!(!std::mem::take(&mut conclusion.verdict.late).is_empty(), "nothing was written without the lease");
+    conclusion.verdict.expect_nothing_lost("cut off from the store in maintenance mode");
+    println!("longest gap {} ms", conclusion.verdict.gap.as_millis());
+    assert!(conclusion.verdict.gap < secs(2), "clients noticed: {:?}", conclusion.verdict.gap);
+    assert_eq!((cluster.leader(), cluster.timeline()), (Some(leader), timeline));
 }
 
 #[test]
