@@ -4,6 +4,7 @@ use crate::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Everything under `/<namespace>/<scope>/`, parsed leniently (wire.md 12.7) by [`crate::parse::cluster`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,7 +23,7 @@ pub struct Cluster {
     /// while it is there.
     pub unleased_leader: Option<Revision>,
     /// `members/*`, by name.
-    pub members: BTreeMap<NodeName, Member>,
+    pub members: BTreeMap<NodeName, Arc<Member>>,
     /// The revision of a `config` key that is no JSON object.
     pub config_unreadable: Option<Revision>,
     /// The `config` key: dynamic configuration as JSON, with its modification revision.
@@ -331,7 +332,7 @@ impl Cluster {
     #[must_use]
     pub fn leader_member(&self) -> Option<(&LeaderKey, &Member)> {
         let leader = self.leader.as_ref()?;
-        Some((leader, self.members.get(&leader.name)?))
+        Some((leader, self.members.get(&leader.name)?.as_ref()))
     }
 
     /// The timeline the history says the cluster is on; `None` when no history was written.
@@ -387,7 +388,7 @@ mod tests {
         let member = Member { timeline: Some(Timeline(u32::MAX)), ..Member::default() };
         let mut cluster = Cluster::default();
         cluster.claims.insert(Timeline(200_000_000), claim.clone());
-        cluster.members.insert(NodeName::new("ghost"), member);
+        cluster.members.insert(NodeName::new("ghost"), Arc::new(member));
         assert_eq!(cluster.next_timeline(Timeline(3), None), Timeline(4));
         cluster.claims.insert(Timeline(5), claim);
         assert_eq!(cluster.next_timeline(Timeline(3), None), Timeline(6));

@@ -69,59 +69,124 @@ pub fn role(local: &LocalView, memory: &Memory) -> &'static str {
     }
 }
 
+/// One field's value as it is now, to be compared with what was written before: most of the time nothing has to be.
+#[derive(Clone, Debug)]
+pub(crate) enum Field<'a> {
+    Text(&'a str),
+    Number(u64),
+    Flag(bool),
+    Object(&'a Map<String, Value>),
+    Made(Value),
+}
+
+impl Field<'_> {
+    fn is(&self, known: &Value) -> bool {
+        match self {
+            Field::Text(text) => known.as_str() == Some(text),
+            Field::Number(number) => known.as_u64() == Some(*number),
+            Field::Flag(flag) => known.as_bool() == Some(*flag),
+            Field::Object(map) => known.as_object() == Some(map),
+            Field::Made(value) => known == value,
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Field::Text(text) => json!(text),
+            Field::Number(number) => json!(number),
+            Field::Flag(flag) => json!(flag),
+            Field::Object(map) => Value::Object((*map).clone()),
+            Field::Made(value) => value.clone(),
+        }
+    }
+}
+
+/// Our member key, field by field.
+#[derive(Clone, Debug)]
+pub(crate) struct Record<'a>(Vec<(&'static str, Field<'a>)>);
+
+impl Record<'_> {
+    pub(crate) fn remove(&mut self, field: &str) {
+        self.0.retain(|(name, _)| *name != field);
+    }
+
+    /// Whether `known` says the same, in all fields but those `except`.
+    pub(crate) fn says(&self, known: &Value, except: &[&str]) -> bool {
+        let Some(known) = known.as_object() else { return false };
+        let fields = self.0.iter().filter(|(name, _)| !except.contains(name));
+        let same = |(name, field): &(&str, Field<'_>)| known.get(*name).is_some_and(|value| field.is(value));
+        let known = known.keys().filter(|name| !except.contains(&name.as_str())).count();
+        fields.clone().count() == known && fields.clone().all(same)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        Value::Object(self.0.iter().map(|(name, field)| ((*name).to_owned(), field.value())).collect())
+    }
+}
+
 /// The JSON of our member key.
 #[must_use]
 pub fn record(identity: &Identity, settings: &Settings, local: &LocalView, memory: &Memory) -> Value {
-    let mut out = Map::new();
-    out.insert("conn_url".into(), json!(identity.conn_url));
-    out.insert("api_url".into(), json!(identity.api_url));
-    out.insert("state".into(), json!(state(local, memory)));
-    out.insert("role".into(), json!(role(local, memory)));
-    out.insert("version".into(), json!(COMPATIBLE_VERSION));
-    out.insert("ha_ext_version".into(), json!(HA_EXT_VERSION));
+    fields(identity, settings, local, memory).json()
+}
+
+/// The fields of our member key.
+pub(crate) fn fields<'a>(
+    identity: &'a Identity,
+    settings: &'a Settings,
+    local: &'a LocalView,
+    memory: &Memory,
+) -> Record<'a> {
+    let mut out: Vec<(&'static str, Field<'a>)> = Vec::with_capacity(16);
+    out.push(("conn_url", Field::Text(&identity.conn_url)));
+    out.push(("api_url", Field::Text(&identity.api_url)));
+    out.push(("state", Field::Text(state(local, memory))));
+    out.push(("role", Field::Text(role(local, memory))));
+    out.push(("version", Field::Text(COMPATIBLE_VERSION)));
+    out.push(("ha_ext_version", Field::Text(HA_EXT_VERSION)));
     let tags = &settings.tags.all;
     if !tags.is_empty() {
-        out.insert("tags".into(), Value::Object(tags.clone()));
+        out.push(("tags", Field::Object(tags)));
     }
     match &local.server {
         Server::Primary(primary) => {
-            out.insert("xlog_location".into(), json!(primary.flushed.0));
+            out.push(("xlog_location", Field::Number(primary.flushed.0)));
             // Left out by `decide::upkeep` until the history is published.
             if primary.timeline == Timeline(1) || !local.history.is_empty() {
-                out.insert("timeline".into(), json!(primary.timeline.0));
+                out.push(("timeline", Field::Number(primary.timeline.0.into())));
             }
             if !primary.checkpointed {
-                out.insert("checkpoint_after_promote".into(), json!(false));
+                out.push(("checkpoint_after_promote", Field::Flag(false)));
             }
         }
         Server::Standby(standby) => {
-            out.insert("xlog_location".into(), json!(standby.received.max(standby.replayed).0));
+            out.push(("xlog_location", Field::Number(standby.received.max(standby.replayed).0)));
             if standby.received.0 > 0 {
-                out.insert("receive_lsn".into(), json!(standby.received.0));
+                out.push(("receive_lsn", Field::Number(standby.received.0)));
             }
             if standby.replayed.0 > 0 {
-                out.insert("replay_lsn".into(), json!(standby.replayed.0));
+                out.push(("replay_lsn", Field::Number(standby.replayed.0)));
             }
             if standby.receiver == Receiver::Streaming {
-                out.insert("replication_state".into(), json!("streaming"));
+                out.push(("replication_state", Field::Text("streaming")));
             }
             if standby.timeline > Timeline(0) {
-                out.insert("timeline".into(), json!(standby.timeline.0));
+                out.push(("timeline", Field::Number(standby.timeline.0.into())));
             }
         }
         Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {}
     }
     if memory.awaits_checkpoint {
-        out.insert("awaits_checkpoint".into(), json!(true));
+        out.push(("awaits_checkpoint", Field::Flag(true)));
     }
     if settings.pause {
-        out.insert("pause".into(), json!(true));
+        out.push(("pause", Field::Flag(true)));
     }
     if !local.pending_restart.is_empty() {
-        out.insert("pending_restart".into(), json!(true));
-        out.insert("pending_restart_reason".into(), json!(local.pending_restart));
+        out.push(("pending_restart", Field::Flag(true)));
+        out.push(("pending_restart_reason", Field::Made(json!(local.pending_restart))));
     }
-    Value::Object(out)
+    Record(out)
 }
 
 #[cfg(test)]

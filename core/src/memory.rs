@@ -8,6 +8,7 @@ use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use crate::lease::Lease;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a node remembers. Everything else is observed anew each tick.
 // Independent facts, not a state.
@@ -69,7 +70,8 @@ pub struct Memory {
     /// When a foreign lease was last asked about.
     pub lease_checked_at: Option<Tick>,
     /// Members as of the last time there was a leader: name to `api_url` (lesson 1).
-    pub known_peers: BTreeMap<NodeName, String>,
+    #[serde(with = "shared")]
+    pub known_peers: Arc<BTreeMap<NodeName, String>>,
     /// Peers found unreachable, since when: a vote does not wait long for them.
     pub unreachable: BTreeMap<NodeName, Tick>,
     /// When the peers were last asked.
@@ -87,7 +89,8 @@ pub struct Memory {
     /// The failover request that was last turned down, and why, for the operator.
     pub rejected: Option<(Revision, String)>,
     /// What our member key was last written as.
-    pub member_written: Option<serde_json::Value>,
+    #[serde(with = "shared_option")]
+    pub member_written: Option<Arc<serde_json::Value>>,
     /// When our member key was last written.
     pub member_written_at: Option<Tick>,
     /// When `status` was last written.
@@ -212,5 +215,37 @@ impl Stage {
     #[must_use]
     pub fn resigning(&self) -> bool {
         self.in_place() || self.stops_server()
+    }
+}
+
+/// What changes seldom is shared between one memory and the next; on its way it is as if it were not.
+mod shared {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
+    }
+}
+
+/// The same for what may be absent.
+mod shared_option {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
+
+    // The form that serde asks for.
+    #[allow(clippy::ref_option)]
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Option<Arc<T>>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.as_deref().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Arc<T>>, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map(Arc::new))
     }
 }

@@ -8,6 +8,7 @@ use crate::dcs::{LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKe
 use crate::ids::{Lsn, NodeName, Revision, SystemId, Timeline};
 use crate::tags::Tags;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// What a refusal is called in the `failover` key.
 const REFUSED: &str = "ha_ext_refused";
@@ -17,52 +18,59 @@ const REFUSED: &str = "ha_ext_refused";
 pub fn cluster(raw: &RawCluster) -> Cluster {
     let mut out = Cluster { revision: raw.revision, ..Cluster::default() };
     for (path, key) in &raw.keys {
-        match path.as_str() {
-            LEADER_PATH => {
-                out.leader = leader(key);
-                out.unleased_leader = key.lease.is_none().then_some(key.created);
-            }
-            RELEASED_PATH => {
-                out.released = serde_json::from_str::<Released>(&key.value).ok();
-                out.released_revision = Some(key.modified);
-            }
-            LAST_LEADER_PATH => {
-                let value = serde_json::from_str(&key.value).ok();
-                out.last_leader = value.map(|value| Versioned { value, revision: key.modified });
-            }
-            UNBOUND_PATH => {
-                out.unbound = serde_json::from_str(&key.value).unwrap_or_default();
-                out.unbound_revision = Some(key.modified);
-            }
-            "initialize" => {
-                out.initialize = initialize(&key.value);
-                out.initialize_changed = Some(key.modified);
-                out.initialize_lease = key.lease;
-            }
-            "config" => {
-                out.config = object(key);
-                out.config_unreadable = out.config.is_none().then_some(key.modified);
-            }
-            "failover" => {
-                out.failover = failover(key);
-                out.failover_revision = Some(key.modified);
-                out.refused = refused(key);
-            }
-            "status" => out.status = status(&key.value),
-            "history" => out.history = history(&key.value),
-            _ => {
-                if let Some(name) = path.strip_prefix("members/") {
-                    out.members.insert(NodeName::new(name), member(key));
-                } else if let Some(timeline) = path.strip_prefix("ha_ext/timeline/")
-                    && let Ok(timeline) = timeline.parse()
-                    && let Ok(claim) = serde_json::from_str::<TimelineClaim>(&key.value)
-                {
-                    out.claims.insert(Timeline(timeline), Versioned { value: claim, revision: key.modified });
-                }
+        take(&mut out, path, key);
+    }
+    out
+}
+
+/// Takes one key in, whatever was known of it before.
+pub(crate) fn take(out: &mut Cluster, path: &str, key: &RawKey) {
+    match path {
+        LEADER_PATH => {
+            out.leader = leader(key);
+            out.unleased_leader = key.lease.is_none().then_some(key.created);
+        }
+        RELEASED_PATH => {
+            out.released = serde_json::from_str::<Released>(&key.value).ok();
+            out.released_revision = Some(key.modified);
+        }
+        LAST_LEADER_PATH => {
+            let value = serde_json::from_str(&key.value).ok();
+            out.last_leader = value.map(|value| Versioned { value, revision: key.modified });
+        }
+        UNBOUND_PATH => {
+            out.unbound = serde_json::from_str(&key.value).unwrap_or_default();
+            out.unbound_revision = Some(key.modified);
+        }
+        "initialize" => {
+            out.initialize = initialize(&key.value);
+            out.initialize_changed = Some(key.modified);
+            out.initialize_lease = key.lease;
+        }
+        "config" => {
+            out.config = object(key);
+            out.config_unreadable = out.config.is_none().then_some(key.modified);
+        }
+        "failover" => {
+            out.failover = failover(key);
+            out.failover_revision = Some(key.modified);
+            out.refused = refused(key);
+        }
+        "status" => out.status = status(&key.value),
+        "history" => out.history = history(&key.value),
+        _ => {
+            if let Some(name) = path.strip_prefix("members/") {
+                out.members.insert(NodeName::new(name), Arc::new(member(key)));
+            } else if let Some(timeline) = path.strip_prefix("ha_ext/timeline/")
+                && let Ok(timeline) = timeline.parse()
+            {
+                match serde_json::from_str::<TimelineClaim>(&key.value) {
+                    Ok(value) => out.claims.insert(Timeline(timeline), Versioned { value, revision: key.modified }),
+                    Err(_) => out.claims.remove(&Timeline(timeline)),
+                };
             }
         }
     }
-    out
 }
 
 fn leader(key: &RawKey) -> Option<LeaderKey> {

@@ -41,7 +41,7 @@ mod tests {
         let name = |name: &str| NodeName::new(name);
         let mut cluster = Cluster::default();
         for (member, at) in [("a", 100), ("b", 90), ("c", 80)] {
-            cluster.members.insert(name(member), Member { xlog_location: Some(Lsn(at)), ..Member::default() });
+            cluster.members.insert(name(member), Member { xlog_location: Some(Lsn(at)), ..Member::default() }.into());
         }
         cluster.leader = Some(LeaderKey { name: name("a"), lease: LeaseId(1), created: Revision(1) });
         cluster.status.optime = Some(Lsn(150));

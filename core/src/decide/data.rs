@@ -96,7 +96,7 @@ fn copy(turn: &Turn<'_>, cluster: &Cluster) -> Verdict {
     if leader.name == *turn.me() || member.role != "primary" || member.state != "running" {
         return Verdict::of(Rule::CopyWaitingForLeader).soon(500);
     }
-    let willing = |(name, m): &(&crate::ids::NodeName, &crate::cluster::Member)| {
+    let willing = |(name, m): &(&crate::ids::NodeName, &std::sync::Arc<crate::cluster::Member>)| {
         *name != turn.me() && **name != leader.name && m.tags.clonefrom() && m.state == "running"
     };
     let source = cluster.members.iter().find(willing).map_or(&leader.name, |(name, _)| name);

@@ -81,7 +81,7 @@ fn config(turn: &Turn<'_>, cluster: &Cluster) -> Option<Effect> {
 fn history(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease) -> Option<Effect> {
     let rows = history_rows(turn, cluster, primary);
     // A server past its first timeline whose file has not been read yet must not wipe what is known.
-    if rows == cluster.history || (rows.is_empty() && primary.timeline > Timeline(1)) {
+    if history_stands(turn, cluster, primary) || (rows.is_empty() && primary.timeline > Timeline(1)) {
         return None;
     }
     turn.write(Key::History, Some(history_json(&rows).to_string()), Expect::WeLead(lease))
@@ -89,13 +89,23 @@ fn history(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lea
 
 /// Whether the store shows where this server's timeline branched off. Until then nobody may take what stands there for complete.
 pub(super) fn history_published(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
-    turn.fresh().is_some_and(|cluster| history_rows(turn, cluster, primary) == cluster.history)
+    turn.fresh().is_some_and(|cluster| history_stands(turn, cluster, primary))
+}
+
+/// The ancestors of the timeline this primary is on.
+fn ancestors<'a>(turn: &Turn<'a>, primary: &PrimaryView) -> impl Iterator<Item = &'a (Timeline, Lsn)> {
+    let on = primary.timeline;
+    turn.view.local.history.iter().filter(move |(timeline, _)| *timeline < on)
+}
+
+/// Whether the store shows just these.
+fn history_stands(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView) -> bool {
+    ancestors(turn, primary).copied().eq(cluster.history.iter().map(|row| (row.timeline, row.switch_lsn)))
 }
 
 /// The rows this server's history file gives, with time and leader kept from rows already there.
 fn history_rows(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView) -> Vec<HistoryRow> {
-    let ancestors = turn.view.local.history.iter().filter(|(timeline, _)| *timeline < primary.timeline);
-    ancestors
+    ancestors(turn, primary)
         .map(|(timeline, switch_lsn)| {
             let known = cluster.history.iter().find(|row| row.timeline == *timeline && row.switch_lsn == *switch_lsn);
             // The newest row is of the promotion that made this leader.

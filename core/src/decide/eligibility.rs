@@ -140,7 +140,7 @@ pub(super) fn may_be_blind(turn: &Turn<'_>, cluster: &Cluster) -> bool {
 /// Whether a cluster that is about to be founded may have been led until a moment ago: its keys were deleted, and a member
 /// that still has data shows it.
 pub(super) fn may_be_refounding(turn: &Turn<'_>, cluster: &Cluster) -> bool {
-    let with_data = |(name, member): (&NodeName, &crate::cluster::Member)| {
+    let with_data = |(name, member): (&NodeName, &std::sync::Arc<crate::cluster::Member>)| {
         name != turn.me() && (member.timeline.is_some() || member.xlog_location.is_some())
     };
     cluster.members.iter().any(with_data) && may_be_blind(turn, cluster)

@@ -14,6 +14,7 @@ use crate::outcome::Outcome;
 use crate::peer::PeerAnswer;
 use crate::seat::LeaveReason;
 use crate::view::Side;
+use std::sync::Arc;
 
 /// Until when the fence is open of a leader that maintenance mode keeps open without a lease.
 const UNBOUND: Tick = Tick(u64::MAX);
@@ -134,7 +135,8 @@ fn written(turn: &mut Turn<'_>, edit: &KeyEdit, revision: Revision, at: Tick) {
     match &edit.key {
         Key::Member(_) => {
             turn.memory.member_written_at = Some(at);
-            turn.memory.member_written = edit.value.as_deref().and_then(|text| serde_json::from_str(text).ok());
+            let written = edit.value.as_deref().and_then(|text| serde_json::from_str(text).ok());
+            turn.memory.member_written = written.map(Arc::new);
         }
         Key::Status => turn.memory.status_written_at = Some(at),
         Key::TimelineClaim(timeline) => turn.memory.claim = Some(*timeline),
@@ -259,8 +261,10 @@ pub(super) fn cluster(turn: &mut Turn<'_>) {
         }
         turn.memory.leader_gone_at = None;
         turn.memory.dead_leases.clear();
-        turn.memory.known_peers =
-            cluster.members.iter().filter_map(|(name, m)| Some((name.clone(), m.api_url.clone()?))).collect();
+        let peers = || cluster.members.iter().filter_map(|(name, member)| Some((name, member.api_url.as_ref()?)));
+        if !turn.memory.known_peers.iter().eq(peers()) {
+            turn.memory.known_peers = Arc::new(peers().map(|(name, url)| (name.clone(), url.clone())).collect());
+        }
     } else {
         leader_gone(turn, cluster);
     }

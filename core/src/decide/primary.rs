@@ -191,7 +191,9 @@ fn outdated(turn: &Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> bool {
 /// Nobody leads: a primary that is still on the cluster's newest timeline takes the key (back).
 fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> Verdict {
     // With the history deleted, it is the members that tell.
-    let on_newer = |member: &Member| member.timeline.is_some_and(|newer| newer.is_plausibly_after(primary.timeline));
+    let on_newer = |member: &std::sync::Arc<Member>| {
+        member.timeline.is_some_and(|newer| newer.is_plausibly_after(primary.timeline))
+    };
     if outdated(turn, primary, cluster) || cluster.members.values().any(on_newer) {
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }

@@ -178,7 +178,7 @@ pub(super) fn checkpoint_due(turn: &mut Turn<'_>, primary: &PrimaryView) -> Opti
     let now = turn.now();
     let since = *turn.memory.unchecked_since.get_or_insert(now);
     // Members of another kind wait for it without a word.
-    let waits = |(name, member): (&NodeName, &Member)| {
+    let waits = |(name, member): (&NodeName, &std::sync::Arc<Member>)| {
         let asks = member.json.get("awaits_checkpoint").is_some_and(|value| value == true);
         name != turn.me() && (asks || member.ha_ext_version.is_none())
     };

@@ -117,13 +117,11 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
     }
     if standby.receiver == Receiver::Streaming {
         // Who does not answer now is not waited for long in an election.
-        let targets = turn.peer_targets();
-        let poll = turn.poll(targets, turn.view.settings.loop_wait_ms);
+        let poll = turn.poll_all(turn.view.settings.loop_wait_ms);
         return Verdict::of(Rule::StandbyFollowing).and(poll);
     }
     // The leader may be dying: know who else is there before its lease ends (pre-vote).
-    let targets = turn.peer_targets();
-    let poll = turn.poll(targets, Millis(1000));
+    let poll = turn.poll_all(Millis(1000));
     Verdict::of(Rule::StandbyNotStreaming).and(poll).soon(1000)
 }
 

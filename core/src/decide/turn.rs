@@ -112,8 +112,12 @@ impl<'a> Turn<'a> {
 
     /// A request to the store, if one may be sent now: none is under way, and the last failure is a moment ago.
     pub fn store(&self, call: DcsCall) -> Option<Effect> {
-        let ready = !self.view.dcs_busy && self.passed(self.memory.store_failed_at, self.retry_pause());
-        ready.then_some(Effect::Dcs(call))
+        self.may_ask().then_some(Effect::Dcs(call))
+    }
+
+    /// Whether a request to the store may be sent now.
+    pub fn may_ask(&self) -> bool {
+        !self.view.dcs_busy && self.passed(self.memory.store_failed_at, self.retry_pause())
     }
 
     /// Takes the leader key, if a request may be sent now, under the condition that nobody led since `cluster` was read: what was
@@ -168,10 +172,19 @@ impl<'a> Turn<'a> {
         Some(Effect::PollPeers { targets })
     }
 
+    /// Asks everybody, unless that was done within `pause`.
+    pub fn poll_all(&mut self, pause: Millis) -> Option<Effect> {
+        if !self.passed(self.memory.polled_at, pause) {
+            return None;
+        }
+        let targets = self.peer_targets();
+        self.poll(targets, pause)
+    }
+
     /// Every member but this one that can be asked: those in the store, and those known from when there last
     /// was a leader.
     pub fn peer_targets(&self) -> Vec<(NodeName, String)> {
-        let mut targets = self.memory.known_peers.clone();
+        let mut targets = (*self.memory.known_peers).clone();
         if let Some(cluster) = self.view.dcs.newest() {
             for (name, member) in &cluster.members {
                 if let Some(url) = &member.api_url {

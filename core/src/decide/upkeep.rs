@@ -25,7 +25,8 @@ pub(super) fn add(turn: &mut Turn<'_>, verdict: &mut Verdict) {
 }
 
 fn member_key(turn: &Turn<'_>) -> Option<Effect> {
-    member_due(turn).and_then(|write| turn.store(write))
+    // Only then is it worth looking.
+    turn.may_ask().then(|| member_due(turn)).flatten().and_then(|write| turn.store(write))
 }
 
 /// That a promotion is over is told before anything else: the clients of the old leader wait for it.
@@ -38,41 +39,31 @@ pub(super) fn leads_now(turn: &Turn<'_>) -> Option<Effect> {
 pub(super) fn member_due(turn: &Turn<'_>) -> Option<DcsCall> {
     let cluster = turn.fresh()?;
     let view = turn.view;
-    let mut record = member::record(view.identity, view.settings, view.local, &turn.memory);
+    let mut record = member::fields(view.identity, view.settings, view.local, &turn.memory);
     if let Server::Primary(primary) = &view.local.server
         && !duties::history_published(turn, primary)
-        && let Some(record) = record.as_object_mut()
     {
         // Whoever sees it takes the published history for complete.
         record.remove("timeline");
     }
     let in_store = cluster.members.get(turn.me()).map(|member| &member.json);
-    let written = turn.memory.member_written.as_ref();
-    let same = |known: Option<&Value>| known == Some(&record);
+    let written = turn.memory.member_written.as_deref();
+    let same = |known: Option<&Value>| known.is_some_and(|known| record.says(known, &[]));
     let missing = in_store.is_none() && turn.passed(turn.memory.member_written_at, Millis(1000));
-    if same(in_store) || (same(written) && !missing) {
+    let recent = !turn.passed(turn.memory.member_written_at, view.settings.loop_wait_ms);
+    let moved_only = || written.or(in_store).is_some_and(|known| record.says(known, &POSITIONS));
+    if recent && !missing && moved_only() {
         return None;
     }
-    let moved_only = written.or(in_store).is_some_and(|known| without_positions(known) == without_positions(&record));
-    if moved_only && !missing && !turn.passed(turn.memory.member_written_at, view.settings.loop_wait_ms) {
+    if same(in_store) || (same(written) && !missing) {
         return None;
     }
     Some(DcsCall::Write(KeyEdit {
         key: Key::Member(turn.me().clone()),
-        value: Some(record.to_string()),
+        value: Some(record.json().to_string()),
         expect: Expect::Own,
         leased: true,
     }))
-}
-
-fn without_positions(value: &Value) -> Value {
-    let mut value = value.clone();
-    if let Some(map) = value.as_object_mut() {
-        for field in POSITIONS {
-            map.remove(field);
-        }
-    }
-    value
 }
 
 /// The next moment at which something is due, should nothing happen before.

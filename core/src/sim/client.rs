@@ -21,6 +21,9 @@ pub(super) struct Client {
     session: Option<(u64, u64)>,
     attempt: u64,
     pause_ms: u64,
+    /// When it gives up the commit that it waits for, and the event that will look at that: most commits end long before.
+    gives_up_at: u64,
+    looks_at: u64,
 }
 
 impl Client {
@@ -31,6 +34,8 @@ impl Client {
                 session: None,
                 attempt: 0,
                 pause_ms: rng.between(60, 600),
+                gives_up_at: 0,
+                looks_at: 0,
             })
             .collect()
     }
@@ -105,7 +110,8 @@ impl World {
         mine.attempt += 1;
         let attempt = mine.attempt;
         // The client gives up on a server that does not answer and goes elsewhere.
-        self.soon(2000, 10_000, Event::ClientTry { client, attempt });
+        let patience_ms = self.rng.between(2000, 10_000);
+        self.waits(client, self.now + patience_ms);
         let Some(server) = self.nodes[node].server.as_mut() else { return true };
         if held {
             server.held.push((client, attempt));
@@ -135,6 +141,33 @@ impl World {
         let (server, sessions) = (server.life, server.sessions);
         let commit = Commit { client, attempt, node, server, sessions, position, flushed_at: Tick(0) };
         self.soon(1, 12, Event::CommitFlush(commit));
+    }
+
+    fn waits(&mut self, client: usize, until: u64) {
+        let now = self.now;
+        let mine = &mut self.clients[client];
+        mine.gives_up_at = until;
+        if mine.looks_at <= now || mine.looks_at > until {
+            mine.looks_at = until;
+            self.queue.push(until, Event::ClientLooks { client });
+        }
+    }
+
+    /// Whether the commit that a client waits for takes too long.
+    pub(super) fn client_looks(&mut self, client: usize) {
+        let now = self.now;
+        let mine = &mut self.clients[client];
+        // An earlier look replaced this one.
+        if mine.looks_at > now {
+            return;
+        }
+        if mine.gives_up_at > now {
+            let until = mine.gives_up_at;
+            self.waits(client, until);
+        } else if mine.gives_up_at == now {
+            let attempt = mine.attempt;
+            self.client_try(client, attempt);
+        }
     }
 
     fn commit_alive(&self, commit: &Commit) -> bool {
@@ -185,6 +218,7 @@ impl World {
         }
         // The wait for this answer is over.
         mine.attempt += 1;
+        mine.gives_up_at = 0;
         if !open {
             mine.session = None;
         }

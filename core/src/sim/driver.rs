@@ -2,7 +2,7 @@
 //! No rule lives here.
 
 use super::event::{Event, Who};
-use super::observe;
+use super::observe::{self, Seen};
 use super::world::World;
 use crate::clock::{Millis, Tick};
 use crate::clocks::Clocks;
@@ -13,6 +13,7 @@ use crate::local::LocalView;
 use crate::outcome::Outcome;
 use crate::seat::LeaveReason;
 use crate::view::{DcsView, Seat, Side, View};
+use std::rc::Rc;
 
 pub(super) const SCOPE: &str = "demo";
 /// A driver never decides more often than this.
@@ -79,7 +80,7 @@ impl World {
         if self.judge.violation.is_some() {
             return;
         }
-        self.take_in(who, life, &local, decision);
+        self.take_in(who, life, local, decision);
     }
 
     /// Each process has the settings as it last read them, or as they were kept on disk when it began.
@@ -145,16 +146,19 @@ impl World {
         decision
     }
 
-    fn take_in(&mut self, who: Who, life: u64, local: &LocalView, decision: Decision) {
+    fn take_in(&mut self, who: Who, life: u64, local: LocalView, decision: Decision) {
         let Decision { rule, memory, effects, wake_at, because: _, jumps: _ } = decision;
         *self.rules.entry(rule).or_default() += 1;
         if self.process(who).rule != Some(rule) {
             self.process_mut(who).rule = Some(rule);
+            self.digest(rule as u64);
             let text = format!("{} {}", side_name(who.side), rule.code());
             self.say(who.node, &text);
         }
-        self.process_mut(who).memory = memory;
-        self.nodes[who.node].published = observe::status(self, who, local);
+        let memory = Rc::new(memory);
+        self.process_mut(who).memory = memory.clone();
+        let at = self.local(who.node);
+        self.nodes[who.node].published = Some(Seen { local, memory, at });
         let mut went = Went::On;
         let releases = effects.iter().any(|effect| matches!(effect, Effect::Dcs(DcsCall::ReleaseLeader { .. })));
         if who.side == Side::Inside && releases {
@@ -162,7 +166,7 @@ impl World {
             self.beat(who.node);
         }
         for effect in &effects {
-            if let Some(text) = telling(effect) {
+            if let Some(text) = self.log.on.then(|| telling(effect)).flatten() {
                 let text = format!("{} -> {text}", side_name(who.side));
                 self.say(who.node, &text);
             }

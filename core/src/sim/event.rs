@@ -22,14 +22,14 @@ pub(super) struct Who {
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     Tick { who: Who, life: u64 },
-    StoreArrive { who: Who, life: u64, flight: u64, request: Request, retried: bool },
+    StoreArrive { who: Who, life: u64, flight: u64, request: Box<Request>, retried: bool },
     StoreAnswer { who: Who, life: u64, flight: u64, answer: Answer },
     CallTimeout { who: Who, life: u64, flight: u64, reason: &'static str },
     Watch { who: Who, life: u64, stream: u64, cluster: Rc<Cluster> },
     WatchCheck { who: Who, life: u64, stream: u64 },
     WatchConnect { who: Who, life: u64 },
     PeerAsk { from: Who, life: u64, asked_at: Tick, to: usize },
-    PeerAnswered { from: Who, life: u64, asked_at: Tick, to: usize, answer: PeerAnswer },
+    PeerAnswered { from: Who, life: u64, asked_at: Tick, to: usize, answer: Box<PeerAnswer> },
     PeerTimeout { from: Who, life: u64, asked_at: Tick },
     LeaseDue(LeaseId),
 
@@ -45,7 +45,7 @@ pub(super) enum Event {
     Silence { node: usize, supervisor: u64 },
     ServerReady { node: usize, server: u64, attempt: u64 },
     Replayed { node: usize, server: u64 },
-    FollowApplied { node: usize, server: u64, upstream: Option<Upstream> },
+    FollowApplied { node: usize, server: u64, upstream: Option<Box<Upstream>> },
     PromotionDone { node: usize, server: u64, attempt: u64 },
     CheckpointDone { node: usize, server: u64, attempt: u64, redo: Lsn },
     StopCheckpoint { node: usize, server: u64 },
@@ -66,6 +66,7 @@ pub(super) enum Event {
     CycleBegins { node: usize, server: u64 },
 
     ClientTry { client: usize, attempt: u64 },
+    ClientLooks { client: usize },
     CommitFlush(Commit),
     CommitAck(Commit),
 
@@ -164,6 +165,7 @@ impl Event {
             | Event::Boot { .. }
             | Event::Feedback { .. }
             | Event::ClientTry { .. }
+            | Event::ClientLooks { .. }
             | Event::Fault
             | Event::Thaw { .. }
             | Event::Undo(_)

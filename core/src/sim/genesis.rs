@@ -9,7 +9,6 @@ use super::world::World;
 use crate::clock::Tick;
 use crate::ids::NodeName;
 use crate::member::Identity;
-use crate::peer::PeerStatus;
 use crate::tags::Tags;
 use serde_json::json;
 
@@ -53,7 +52,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         carried: None,
         step: None,
         cannot_write: false,
-        published: PeerStatus::default(),
+        published: None,
         frozen: Vec::new(),
         parked: Vec::new(),
         troubled_at: 0,

@@ -250,11 +250,11 @@ impl World {
         self.later(takes, Event::Archiver { node, server: life });
     }
 
-    /// A script of the site copies the new history file from the archive to every primary it finds.
+    /// A script of the site copies the new history file from the archive to every primary it finds, by `standby.signal`.
     pub(super) fn history_spreads(&mut self, from: usize, timeline: Timeline) {
         for node in (0..self.nodes.len()).filter(|node| *node != from) {
             let primary = self.server(node).is_some_and(|server| server.phase == Phase::Primary);
-            if let Some(data) = self.nodes[node].disk.data_mut().filter(|_| primary) {
+            if let Some(data) = self.nodes[node].disk.data_mut().filter(|data| primary && !data.standby_signal) {
                 data.foreign_history.insert(timeline);
                 self.trouble(node);
             }

@@ -65,6 +65,7 @@ impl World {
             // History files that hold nothing would keep the real ones from being fetched.
             data.foreign_history.clear();
         }
+        let upstream = upstream.map(Box::new);
         if let Some(life) = self.nodes[node].server_life() {
             self.soon(1, 40, Event::FollowApplied { node, server: life, upstream });
         }

@@ -153,10 +153,11 @@ pub(super) fn starting_as_primary(world: &mut World, node: usize, lease: &Lease)
 pub(super) fn branched(world: &mut World, node: usize, branch: BranchId, from: Position) {
     let result = i11::one_owner(world, node, branch);
     world.judge.verdict("I11", result);
-    let before = world.judge.lost_total;
-    let result = i05::nothing_reachable_is_lost(world, node, from);
+    let lost = i05::write_off(world, from);
+    world.judge.lost_total += lost.len() as u64;
+    let result = i05::nothing_reachable_is_lost(world, node, from, &lost);
     world.judge.verdict("I5", result);
-    let result = i14::goes_on_there(world, node, from, world.judge.lost_total - before);
+    let result = i14::goes_on_there(world, node, from, &lost);
     world.judge.verdict("I14", result);
     if let Some(handed_over) = &mut world.judge.handed_over {
         handed_over.over = true;

@@ -53,6 +53,8 @@ pub struct Options {
     pub seed: u64,
     /// A deliberate fault in the product, to prove that the world sees it.
     pub mutant: Option<Mutant>,
+    /// Whether to write down what happens.
+    pub log: bool,
 }
 
 /// What came of a run.
@@ -60,8 +62,10 @@ pub struct Options {
 pub struct Report {
     /// The seed.
     pub seed: u64,
-    /// Everything that happened, as text.
+    /// Everything that happened, as text, if it was asked for.
     pub log: String,
+    /// A digest of everything that happened: every event's time, every number drawn, every rule.
+    pub digest: u64,
     /// The broken invariant, if one was broken.
     pub broken: Option<Broken>,
     /// How often each rule was the reason of a decision.
@@ -132,6 +136,7 @@ pub fn run(options: &Options) -> Report {
         virtual_ms: world.now,
         settled_after_ms: world.judge.settled_after,
         events: world.events,
+        digest: world.digest,
         log: world.log.into_text(),
     }
 }

@@ -12,7 +12,7 @@ use crate::local::{Control, ControlState, Marker, Seal, Upstream};
 use crate::member::Identity;
 use crate::memory::Memory;
 use crate::outcome::Outcome;
-use crate::peer::{PeerStatus, PeerView};
+use crate::peer::PeerView;
 use crate::rule::Rule;
 use crate::seat::LeaveReason;
 use crate::settings::Settings;
@@ -39,7 +39,7 @@ pub(super) struct Node {
     pub(super) worker: Process,
     pub(super) supervisor: Process,
     /// The supervisor's copy of the worker's memory, from the last beat.
-    pub(super) beat: Option<Memory>,
+    pub(super) beat: Option<Rc<Memory>>,
     /// Since when the supervisor has the seat.
     pub(super) seat_since: Tick,
     /// A worker that has said hello and waits for the seat.
@@ -53,10 +53,11 @@ pub(super) struct Node {
     pub(super) supervised: bool,
     pub(super) stop_requested: bool,
     /// What a worker without a supervisor left for the next one in the same postmaster.
-    pub(super) carried: Option<Memory>,
+    pub(super) carried: Option<Rc<Memory>>,
     pub(super) step: Option<RunningStep>,
     pub(super) cannot_write: bool,
-    pub(super) published: PeerStatus,
+    /// What it was seen as last, and by which memory: `GET /patroni` is answered from that.
+    pub(super) published: Option<super::observe::Seen>,
     pub(super) frozen: Vec<(Frozen, u64)>,
     /// Events for processes that are frozen now, in order.
     pub(super) parked: Vec<Event>,
@@ -73,7 +74,7 @@ pub(super) struct Process {
     pub(super) alive: bool,
     /// It believes that it has the seat. In a correct world one of the two does.
     pub(super) acting: bool,
-    pub(super) memory: Memory,
+    pub(super) memory: Rc<Memory>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) peers: Vec<PeerView>,
     pub(super) tick_at: Option<u64>,

@@ -2,14 +2,17 @@
 
 use super::Mutant;
 use super::event::Who;
-use super::node::{DiskState, Phase, Server as Postmaster};
+use super::node::{DiskState, Node, Phase, Server as Postmaster};
 use super::world::World;
+use crate::clock::Tick;
 use crate::ids::{Lsn, Timeline};
 use crate::local::{DataDir, LocalView, PrimaryView, Receiver, Server, StandbyConnection, StandbyView};
 use crate::member;
+use crate::memory::Memory;
 use crate::peer::PeerStatus;
 use crate::view::Side;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 pub(super) fn local(world: &World, who: Who) -> LocalView {
     let node = &world.nodes[who.node];
@@ -102,10 +105,18 @@ fn standby(world: &World, node: usize, server: &Postmaster) -> StandbyView {
     }
 }
 
+/// What the last decision was made from, and what was remembered then.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) local: LocalView,
+    pub(super) memory: Rc<Memory>,
+    pub(super) at: Tick,
+}
+
 /// What `GET /patroni` says from the last snapshot on.
-pub(super) fn status(world: &World, who: Who, local: &LocalView) -> PeerStatus {
-    let memory = &world.process(who).memory;
-    let holds_lease = memory.lease.is_some_and(|lease| lease.valid_at(world.local(who.node)));
+pub(super) fn status(node: &Node) -> PeerStatus {
+    let Some(Seen { local, memory, at }) = &node.published else { return PeerStatus::default() };
+    let holds_lease = memory.lease.is_some_and(|lease| lease.valid_at(*at));
     let says_so = matches!(member::role(local, memory), "primary" | "promoted");
     let (lsn, timeline, receiving) = match &local.server {
         Server::Primary(primary) => (primary.flushed, Some(primary.timeline), false),
@@ -122,7 +133,7 @@ pub(super) fn status(world: &World, who: Who, local: &LocalView) -> PeerStatus {
         lsn,
         timeline,
         receiving,
-        tags: world.nodes[who.node].settings.tags.clone(),
+        tags: node.settings.tags.clone(),
         watchdog_failed: false,
     }
 }

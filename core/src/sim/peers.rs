@@ -43,8 +43,9 @@ impl World {
         }
         let answer = match node.seat() {
             None => PeerAnswer::Unreachable("connection refused".to_owned()),
-            Some(_) => PeerAnswer::Status(node.published.clone()),
+            Some(_) => PeerAnswer::Status(super::observe::status(node)),
         };
+        let answer = Box::new(answer);
         let delay_ms = self.net.delay(&mut self.rng, to, from.node);
         self.later(delay_ms, Event::PeerAnswered { from, life, asked_at, to, answer });
     }

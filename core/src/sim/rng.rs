@@ -30,6 +30,11 @@ impl Rng {
         out
     }
 
+    /// Part of the state, which every number drawn changes.
+    pub(super) fn peek(&self) -> u64 {
+        self.0[0]
+    }
+
     /// Uniform below `limit`; 0 for an empty range.
     pub(super) fn below(&mut self, limit: u64) -> u64 {
         if limit == 0 { 0 } else { self.next() % limit }

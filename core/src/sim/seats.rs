@@ -12,6 +12,7 @@ use crate::memory::Memory;
 use crate::outcome::Outcome;
 use crate::seat::LeaveReason;
 use crate::view::Side;
+use std::rc::Rc;
 
 /// How long a new supervisor waits for the worker of a server that runs already.
 const HELLO_MAX_MS: u64 = 5000;
@@ -30,7 +31,7 @@ impl World {
         self.soon(1, 30, Event::WatchConnect { who, life });
     }
 
-    fn give_seat(&mut self, who: Who, memory: Memory, reason: Option<LeaveReason>) {
+    fn give_seat(&mut self, who: Who, memory: Rc<Memory>, reason: Option<LeaveReason>) {
         if reason.is_some() {
             let since = self.local(who.node);
             self.nodes[who.node].seat_since = since;
@@ -68,7 +69,7 @@ impl World {
             }
             self.later(HELLO_MAX_MS, Event::HelloMissed { node, supervisor });
         } else {
-            self.give_seat(who, Memory::default(), None);
+            self.give_seat(who, Rc::default(), None);
         }
         self.later(1000, Event::Silence { node, supervisor });
     }
@@ -82,7 +83,7 @@ impl World {
             && here.beat.is_none();
         if undecided {
             self.say(node, "no worker has said hello: the supervisor takes the seat");
-            self.give_seat(Who { node, side: Side::Outside }, Memory::default(), None);
+            self.give_seat(Who { node, side: Side::Outside }, Rc::default(), None);
         }
     }
 
@@ -207,7 +208,7 @@ impl World {
         self.nodes[node].waiting = Some(worker);
         if !here_acts(self, node) && self.nodes[node].beat.is_none() {
             // The supervisor was still waiting for this hello.
-            self.give_seat(Who { node, side: Side::Outside }, Memory::default(), None);
+            self.give_seat(Who { node, side: Side::Outside }, Rc::default(), None);
         }
         self.pass_on_seat(node);
     }
@@ -241,7 +242,8 @@ impl World {
         self.say(node, "worker leaves the seat");
         self.nodes[node].worker.acting = false;
         let mut memory = self.nodes[node].worker.memory.clone();
-        memory.session = self.nodes[node].worker.store.session.or(memory.session);
+        let session = self.nodes[node].worker.store.session.or(memory.session);
+        Rc::make_mut(&mut memory).session = session;
         if in_place {
             judge::demoting_in_place(self, node, &reason);
         } else {

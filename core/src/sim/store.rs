@@ -18,6 +18,8 @@ pub(super) struct LeaseState {
     pub(super) expires: u64,
     /// How much later than `expires` its keys are removed.
     pub(super) revoke_lag: u64,
+    /// Somebody looks at it then.
+    pub(super) watched: bool,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,9 @@ impl Store {
     /// The present contents as a driver reads them.
     pub(super) fn cluster(&mut self) -> Rc<Cluster> {
         let raw = &self.raw;
-        self.parsed.get_or_insert_with(|| Rc::new(crate::parse::cluster(raw))).clone()
+        let parsed = self.parsed.get_or_insert_with(|| Rc::new(crate::parse::cluster(raw)));
+        debug_assert_eq!(**parsed, crate::parse::cluster(raw), "taken in key by key, it is the same");
+        parsed.clone()
     }
 
     pub(super) fn key(&self, path: &str) -> Option<&RawKey> {
@@ -107,8 +111,8 @@ impl Store {
         self.leases.get(&lease).map(|state| state.expires)
     }
 
-    pub(super) fn lease(&self, lease: LeaseId) -> Option<&LeaseState> {
-        self.leases.get(&lease)
+    pub(super) fn lease(&mut self, lease: LeaseId) -> Option<&mut LeaseState> {
+        self.leases.get_mut(&lease)
     }
 
     /// Carries out one request. `revoke_lag` is for a lease that is granted now.
@@ -124,7 +128,8 @@ impl Store {
             Request::Grant { ttl_ms } => {
                 self.next_lease += 0x11;
                 let lease = LeaseId(self.next_lease);
-                self.leases.insert(lease, LeaseState { ttl_ms: *ttl_ms, expires: now + ttl_ms, revoke_lag });
+                self.leases
+                    .insert(lease, LeaseState { ttl_ms: *ttl_ms, expires: now + ttl_ms, revoke_lag, watched: false });
                 Answer::Alive { lease, ttl_ms: *ttl_ms }
             }
             Request::CreateLeader { lease, seen, claim } => {
@@ -161,6 +166,7 @@ impl Store {
                     return Answer::No;
                 }
                 self.raw.keys.remove(LEADER_PATH);
+                self.parsed = None;
                 if let Some(status) = status {
                     self.put(&Key::Status.path(), status, None);
                 }
@@ -217,9 +223,16 @@ impl Store {
 
     /// Writes without any condition, as the operations above and an operator with `etcdctl` do.
     pub(super) fn put(&mut self, path: &str, value: &str, lease: Option<LeaseId>) -> Revision {
+        let parsed = self.parsed.take();
         let revision = self.next_revision();
         let created = self.raw.keys.get(path).map_or(revision, |key| key.created);
         let key = RawKey { value: value.to_owned(), created, modified: revision, lease };
+        self.parsed = parsed.map(|mut parsed| {
+            let shown = Rc::make_mut(&mut parsed);
+            shown.revision = revision;
+            crate::parse::take(shown, path, &key);
+            parsed
+        });
         self.raw.keys.insert(path.to_owned(), key);
         revision
     }

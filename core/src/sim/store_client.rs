@@ -48,6 +48,7 @@ impl World {
     }
 
     fn send_request(&mut self, who: Who, life: u64, flight: u64, request: Request) {
+        let request = Box::new(request);
         let store = self.net.store();
         if !self.store.up && self.rng.chance(500) {
             self.soon(0, 20, Event::CallTimeout { who, life, flight, reason: "connection refused" });
@@ -56,7 +57,7 @@ impl World {
         if self.rng.chance(self.lost_requests()) {
             return;
         }
-        if matches!(request, Request::Release { .. }) && self.healed_at.is_none() && self.rng.chance(40) {
+        if matches!(*request, Request::Release { .. }) && self.healed_at.is_none() && self.rng.chance(40) {
             // The one request that cannot be taken back, at its worst: given up long before it arrives.
             self.soon(500, 8000, Event::StoreArrive { who, life, flight, request, retried: true });
             return;
@@ -189,8 +190,9 @@ impl World {
     fn end_call(&mut self, who: Who, reply: DcsReply) {
         let at = self.local(who.node);
         let Some(flight) = self.process_mut(who).store.flight.take() else { return };
-        let text = format!("{} <- {reply:?}", super::driver::side_name(who.side));
-        if !matches!(reply, DcsReply::SessionKept { .. } | DcsReply::Kept(_) | DcsReply::Written(_)) {
+        let usual = matches!(reply, DcsReply::SessionKept { .. } | DcsReply::Kept(_) | DcsReply::Written(_));
+        if self.log.on && !usual {
+            let text = format!("{} <- {reply:?}", super::driver::side_name(who.side));
             self.say(who.node, &text);
         }
         match &reply {

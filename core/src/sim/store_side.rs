@@ -18,18 +18,7 @@ impl World {
             self.watch_lease(lease);
         }
         if self.store.revision() > before {
-            let text = match request {
-                Request::Write { edit, .. } => {
-                    format!("store: {} := {}", edit.key.path(), edit.value.as_deref().unwrap_or("(deleted)"))
-                }
-                Request::CreateLeader { lease, .. } => format!("store: leader := {name} on lease {lease}"),
-                Request::Adopt { lease, .. } => format!("store: leader {name} moves to lease {lease}"),
-                Request::Release { .. } => format!("store: leader {name} released"),
-                _ => "store: changed".to_owned(),
-            };
-            if !text.starts_with("store: members/") && !text.starts_with("store: status") {
-                self.say(node, &text);
-            }
+            self.tell_of(node, request);
             self.store_changed(leader.as_ref());
             match request {
                 Request::Write { edit, .. } if edit.key == Key::History => judge::history_written(self),
@@ -42,6 +31,22 @@ impl World {
             self.strike_the_doomed();
         }
         answer
+    }
+
+    fn tell_of(&mut self, node: usize, request: &Request) {
+        let name = &self.nodes[node].name;
+        let text = match request {
+            Request::Write { edit, .. } if matches!(edit.key, Key::Member(_) | Key::Status) => return,
+            _ if !self.log.on => return,
+            Request::Write { edit, .. } => {
+                format!("store: {} := {}", edit.key.path(), edit.value.as_deref().unwrap_or("(deleted)"))
+            }
+            Request::CreateLeader { lease, .. } => format!("store: leader := {name} on lease {lease}"),
+            Request::Adopt { lease, .. } => format!("store: leader {name} moves to lease {lease}"),
+            Request::Release { .. } => format!("store: leader {name} released"),
+            _ => "store: changed".to_owned(),
+        };
+        self.say(node, &text);
     }
 
     /// After any change: the judge looks at a change of leader, the watches hear of it.
@@ -57,18 +62,24 @@ impl World {
     }
 
     fn watch_lease(&mut self, lease: LeaseId) {
-        if let Some(state) = self.store.lease(lease) {
+        if let Some(state) = self.store.lease(lease).filter(|state| !state.watched) {
+            state.watched = true;
             let at = state.expires + state.revoke_lag;
             self.queue.push(at, Event::LeaseDue(lease));
         }
     }
 
     pub(super) fn lease_due(&mut self, lease: LeaseId) {
+        if let Some(state) = self.store.lease(lease) {
+            state.watched = false;
+        }
         let before = self.store.leader();
         if self.store.revoke_if_due(self.now, lease) {
             let text = format!("lease {lease} ended, its keys are gone");
             self.log.line(self.now, "store", &text);
             self.store_changed(before.as_ref());
+        } else if self.store.up {
+            self.watch_lease(lease);
         }
     }
 

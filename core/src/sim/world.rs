@@ -36,6 +36,7 @@ pub(super) struct World {
     pub(super) healed_at: Option<u64>,
     pub(super) over: bool,
     pub(super) events: u64,
+    pub(super) digest: u64,
     /// The next node that takes the leader key finds its disk full, for so long.
     pub(super) ambush: Option<u64>,
     /// The candidate of a hand-over that crashes when the key is released.
@@ -60,12 +61,13 @@ impl World {
             net: Net::new(nodes.len()),
             wal: Wal::default(),
             judge: Judge::default(),
-            log: Log::default(),
+            log: Log::new(options.log),
             rules: BTreeMap::new(),
             faults: BTreeMap::new(),
             healed_at: None,
             over: false,
             events: 0,
+            digest: 0,
             outcome_trouble: 1,
             ambush: None,
             doomed: None,
@@ -85,8 +87,15 @@ impl World {
             self.now = self.now.max(at);
             self.events += 1;
             self.deliver(event);
+            self.digest(at);
             super::judge::after_every_event(self);
         }
+    }
+
+    /// Takes what happened into the digest.
+    pub(super) fn digest(&mut self, what: u64) {
+        let mixed = self.digest.rotate_left(23) ^ what ^ self.rng.peek();
+        self.digest = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 
     pub(super) fn number(&mut self) -> u64 {
@@ -132,6 +141,9 @@ impl World {
     }
 
     pub(super) fn say(&mut self, node: usize, text: &str) {
+        if !self.log.on {
+            return;
+        }
         let name = self.nodes[node].name.as_str();
         self.log.line(self.now, name, text);
     }
@@ -173,10 +185,11 @@ impl World {
             Event::LeaseDue(lease) => self.lease_due(lease),
             Event::PeerAsk { from, life, asked_at, to } => self.peer_ask(from, life, asked_at, to),
             Event::PeerAnswered { from, life, asked_at, to, answer } => {
-                self.peer_answered(from, life, asked_at, to, answer);
+                self.peer_answered(from, life, asked_at, to, *answer);
             }
             Event::PeerTimeout { from, life, asked_at } => self.peer_timeout(from, life, asked_at),
             Event::ClientTry { client, attempt } => self.client_try(client, attempt),
+            Event::ClientLooks { client } => self.client_looks(client),
             Event::CommitFlush(commit) => self.commit_flush(commit),
             Event::CommitAck(commit) => self.commit_ack(&commit),
             Event::Fault => self.fault(),
@@ -202,7 +215,7 @@ impl World {
             Event::Silence { node, supervisor } => self.silence(node, supervisor),
             Event::ServerReady { node, server, attempt } => self.server_ready(node, server, attempt),
             Event::Replayed { node, server } => self.replayed(node, server),
-            Event::FollowApplied { node, server, upstream } => self.follow_applied(node, server, upstream.as_ref()),
+            Event::FollowApplied { node, server, upstream } => self.follow_applied(node, server, upstream.as_deref()),
             Event::PromotionDone { node, server, attempt } => self.promotion_done(node, server, attempt),
             Event::CheckpointDone { node, server, attempt, redo } => self.checkpoint_done(node, server, attempt, redo),
             Event::StopCheckpoint { node, server } => self.stop_checkpoint(node, server),

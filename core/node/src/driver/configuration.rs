@@ -93,7 +93,7 @@ impl Configuration {
     /// The store shows the cluster like this. `None` when that changes nothing; a dynamic configuration with a
     /// mistake is rejected as a whole, the last good one stays in force.
     pub fn follow(&mut self, cluster: &Cluster) -> Option<Result<Vec<Warning>, ConfigError>> {
-        let patroni = |(name, member): (&NodeName, &ha_core::cluster::Member)| {
+        let patroni = |(name, member): (&NodeName, &std::sync::Arc<ha_core::cluster::Member>)| {
             *name != self.config.name && member.version.is_some() && member.ha_ext_version.is_none()
         };
         let patroni_present = cluster.members.iter().any(patroni);

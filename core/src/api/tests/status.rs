@@ -104,7 +104,8 @@ fn the_cluster() {
     );
     assert_eq!(refused(answer), (200, expected.to_owned()));
     let mut in_recovery = cluster.clone();
-    in_recovery.members.get_mut(&NodeName::new("pg1")).expect("there").role = "replica".to_owned();
+    let member = in_recovery.members.get_mut(&NodeName::new("pg1")).expect("there");
+    std::sync::Arc::make_mut(member).role = "replica".to_owned();
     let (_, body) = refused(fresh(&primary(), &in_recovery, "GET", "/cluster", ""));
     assert!(!body.contains("leader"), "the key alone makes no primary: {body}");
     let answer = after_fresh(&Question::Cluster, Err("timeout"), &primary());

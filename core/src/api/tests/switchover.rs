@@ -8,7 +8,7 @@ fn switchover(cluster: &Cluster, path: &str, body: &str) -> Answer {
 fn willing() -> Cluster {
     let mut cluster = cluster();
     for member in cluster.members.values_mut() {
-        member.tags = crate::tags::Tags::default();
+        std::sync::Arc::make_mut(member).tags = crate::tags::Tags::default();
     }
     cluster
 }

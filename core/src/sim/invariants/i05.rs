@@ -26,13 +26,12 @@ pub(in crate::sim) fn snapshot(world: &World) -> Vanished {
 }
 
 pub(in crate::sim) fn nothing_reachable_is_lost(
-    world: &mut World,
+    world: &World,
     winner: usize,
     from: Position,
+    lost: &[Position],
 ) -> Result<(), String> {
-    let lost = write_off(world, from);
-    world.judge.lost_total += lost.len() as u64;
-    let Some(vanished) = world.judge.vanished.clone() else { return Ok(()) };
+    let Some(vanished) = &world.judge.vanished else { return Ok(()) };
     let named = world.judge.named.is_some_and(|(node, at)| node == winner && at + NAMED_FOR_MS > world.now);
     // With history and claims deleted, an old primary cannot know that others went further.
     if lost.is_empty() || named || world.judge.claims_wiped || troubled(world, winner, vanished.at) {
@@ -72,7 +71,7 @@ pub(in crate::sim) fn founded_once(world: &World) -> Result<(), String> {
 }
 
 /// Takes what is not part of the new leader's WAL off the books: it is judged once, when it is lost.
-fn write_off(world: &mut World, from: Position) -> Vec<Position> {
+pub(in crate::sim) fn write_off(world: &mut World, from: Position) -> Vec<Position> {
     let mut lost = Vec::new();
     for (branch, acks) in &mut world.judge.acks {
         let end = world.wal.end_seen_from(from, *branch);

@@ -72,12 +72,20 @@ fn held_to(world: &World, over: &HandedOver) -> bool {
     world.now - over.at <= LASTS_MS && calm(world, over.node, over) && calm(world, over.candidate, over)
 }
 
-/// Somebody was promoted, and `lost` acknowledged commits were not part of its WAL.
-pub(in crate::sim) fn goes_on_there(world: &World, winner: usize, from: Position, lost: u64) -> Result<(), String> {
+/// Somebody was promoted, and the acknowledged commits in `lost` were not part of its WAL. What the old leader never had (another that an
+/// operator had passed over acknowledged it) is not for it to hand over.
+pub(in crate::sim) fn goes_on_there(
+    world: &World,
+    winner: usize,
+    from: Position,
+    lost: &[Position],
+) -> Result<(), String> {
     let Some(over) = world.judge.handed_over.filter(|over| held_to(world, over)) else { return Ok(()) };
     if over.over || winner != over.candidate {
         return Ok(());
     }
+    let had = |commit: &&Position| commit.branch == over.end.branch || world.wal.contains(over.end, **commit);
+    let lost = lost.iter().filter(had).count();
     if lost > 0 {
         return Err(format!("a planned hand-over lost {lost} commits"));
     }

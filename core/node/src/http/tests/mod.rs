@@ -42,7 +42,7 @@ impl Node {
         cluster.config = Some(Versioned { value: json!({"ttl": 30}), revision: Revision(1) });
         for name in ["pg1", "pg2"] {
             let member = Member { state: "running".to_owned(), ..Member::default() };
-            cluster.members.insert(NodeName::new(name), member);
+            cluster.members.insert(NodeName::new(name), member.into());
         }
         let changed = Arc::new(watch::channel(0).0);
         Self { cluster: Arc::new(Mutex::new(cluster)), edits: Arc::default(), changed }
