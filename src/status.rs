@@ -25,7 +25,7 @@ pub fn leader_hint(cluster: Option<&Cluster>, me: &NodeName) -> String {
 
 /// `host:port (name)` of a member, its name alone if its address is not known.
 pub fn address_hint(cluster: &Cluster, name: &NodeName) -> String {
-    match cluster.members.get(name).and_then(Member::postgres_address) {
+    match cluster.members.get(name).and_then(|member| member.postgres_address()) {
         Some(address) => format!("{} ({name})", host_port(&address)),
         None => name.to_string(),
     }
@@ -124,7 +124,7 @@ fn members(driver: &Driver, cluster: &Cluster, local: &LocalView, seat: Option<S
     let here = driver.with_view(clock::now(), seat.unwrap_or(Seat::Inside { supervised: false }), local, |view| {
         own_obstacle(driver, view)
     });
-    let row = |(name, member): (&NodeName, &Member)| {
+    let row = |(name, member): (&NodeName, &std::sync::Arc<Member>)| {
         let leads = cluster.leads(name, member);
         let lsn = positions.get(name).copied();
         let lag = lsn.map(|at| newest.ahead_of(at));

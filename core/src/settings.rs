@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 // They are independent switches of the configuration, not a state.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+// A recorded schedule of the simulator may be older than a setting.
+#[serde(default)]
 pub struct Settings {
     /// `ttl`.
     pub ttl_ms: Millis,

@@ -8,8 +8,8 @@ const SEEDS: u64 = 600;
 /// The first seed that breaks with the mutant and does not without it.
 fn caught(mutant: Mutant) -> Option<(u64, &'static str)> {
     (1..=SEEDS).find_map(|seed| {
-        let broken = run(&Options { seed, mutant: Some(mutant), log: false }).broken?;
-        let sound = run(&Options { seed, mutant: None, log: false }).broken.is_none();
+        let broken = run(&Options { mutant: Some(mutant), ..Options::of(seed) }).broken?;
+        let sound = run(&Options::of(seed)).broken.is_none();
         sound.then_some((seed, broken.invariant))
     })
 }

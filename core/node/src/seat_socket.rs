@@ -255,7 +255,8 @@ mod tests {
     fn beat(peers: usize) -> ToSupervisor {
         let mut memory = Memory::default();
         for n in 0..peers {
-            memory.known_peers.insert(NodeName::new(format!("node{n:06}")), "u".repeat(80));
+            std::sync::Arc::make_mut(&mut memory.known_peers)
+                .insert(NodeName::new(format!("node{n:06}")), "u".repeat(80));
         }
         ToSupervisor::Beat { memory: Box::new(memory) }
     }

@@ -70,7 +70,7 @@ pub(super) enum Event {
     CommitFlush(Commit),
     CommitAck(Commit),
 
-    Fault,
+    Fault(usize),
     Thaw { node: usize, what: Frozen, number: u64 },
     Undo(Undo),
     Heal,
@@ -166,7 +166,7 @@ impl Event {
             | Event::Feedback { .. }
             | Event::ClientTry { .. }
             | Event::ClientLooks { .. }
-            | Event::Fault
+            | Event::Fault(_)
             | Event::Thaw { .. }
             | Event::Undo(_)
             | Event::Heal

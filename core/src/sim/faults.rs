@@ -1,154 +1,34 @@
-//! What goes wrong. Each kind has a weight that the seed draws; each fault that lasts plans its own end.
+//! What goes wrong. When and what is planned; each fault that lasts plans its own end.
 
 use super::event::{Event, Frozen, Undo};
+use super::kinds::{Kind, name};
 use super::node::{DiskState, Phase};
+use super::rng::Rng;
 use super::world::World;
 use crate::effect::StopMode;
 use crate::ids::NodeName;
 
-/// Kinds of faults, in the order of their weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    KillWorker,
-    KillPostmaster,
-    KillSupervisor,
-    CrashNode,
-    FreezeWorker,
-    StallMain,
-    FreezeSupervisor,
-    FreezeNode,
-    CutFromStore,
-    CutFromPeers,
-    Isolate,
-    BadLinks,
-    StoreDown,
-    StoreElection,
-    LostOutcomes,
-    DeleteLeaderKey,
-    DeleteKeys,
-    Switchover,
-    Failover,
-    CannotWrite,
-    StopNode,
-    StopServer,
-    LoseData,
-    NoSupervisor,
-    ClockRate,
-    HangServer,
-    Pause,
-    PromoteByHand,
-    StartByHand,
-}
-
-use Kind::{
+use super::kinds::Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
     LoseData, LostOutcomes, NoSupervisor, Pause, PromoteByHand, StallMain, StartByHand, StopNode, StopServer,
     StoreDown, StoreElection, Switchover,
 };
 
-const ALL: [Kind; 29] = [
-    KillWorker,
-    KillPostmaster,
-    KillSupervisor,
-    CrashNode,
-    FreezeWorker,
-    StallMain,
-    FreezeSupervisor,
-    FreezeNode,
-    CutFromStore,
-    CutFromPeers,
-    Isolate,
-    BadLinks,
-    StoreDown,
-    StoreElection,
-    LostOutcomes,
-    DeleteLeaderKey,
-    DeleteKeys,
-    Switchover,
-    Failover,
-    CannotWrite,
-    StopNode,
-    StopServer,
-    LoseData,
-    NoSupervisor,
-    ClockRate,
-    HangServer,
-    Pause,
-    PromoteByHand,
-    StartByHand,
-];
-
-pub(super) const KINDS: usize = ALL.len();
-
-/// The weights of a seed in which keys and data are lost all the time.
-pub(super) fn wipes() -> [u64; KINDS] {
-    ALL.map(|kind| match kind {
-        DeleteKeys | LoseData => 3,
-        CrashNode | StopServer | KillSupervisor => 1,
-        _ => 0,
-    })
-}
-
-/// The weights of a seed in which an operator deletes keys while leaders cannot see it.
-pub(super) fn blindness() -> [u64; KINDS] {
-    ALL.map(|kind| match kind {
-        DeleteLeaderKey | DeleteKeys | FreezeNode => 3,
-        CutFromStore | KillSupervisor | StallMain | Isolate => 1,
-        _ => 0,
-    })
-}
-
-/// The weights of a seed in which the lead is handed over all the time, and processes die on the way.
-pub(super) fn handovers() -> [u64; KINDS] {
-    ALL.map(|kind| match kind {
-        Switchover => 16,
-        KillWorker | KillPostmaster | KillSupervisor | LostOutcomes | NoSupervisor | CutFromStore | CrashNode
-        | FreezeWorker | FreezeNode | StallMain | HangServer => 1,
-        _ => 0,
-    })
-}
-
-/// The weights of a seed in which operators work in maintenance mode, and leaders and the store are lost meanwhile.
-pub(super) fn maintenance() -> [u64; KINDS] {
-    ALL.map(|kind| match kind {
-        Pause => 4,
-        PromoteByHand | StartByHand | StopServer | CutFromStore | StoreDown | Failover => 2,
-        KillWorker | KillPostmaster | KillSupervisor | CrashNode | FreezeNode | Isolate | Switchover | StopNode => 1,
-        _ => 0,
-    })
-}
-
-/// The weights of a seed in which leaders are lost, one at a time, and nothing else happens: what a vote must save is clear then.
-pub(super) fn failovers() -> [u64; KINDS] {
-    ALL.map(|kind| match kind {
-        CrashNode => 3,
-        Isolate | FreezeNode => 1,
-        _ => 0,
-    })
-}
-
 impl World {
-    /// One fault, and the time of the next.
-    pub(super) fn fault(&mut self) {
+    /// A planned fault. What it draws is its own: without the others it does the same.
+    pub(super) fn fault(&mut self, number: usize) {
+        let Some(planned) = self.plan.get(number).copied() else { return };
+        if let Some(next) = self.plan.get(number + 1) {
+            self.queue.push(next.at_ms.max(self.now), Event::Fault(number + 1));
+        }
         if self.healed_at.is_some() {
             return;
         }
-        let total: u64 = self.params.weights.iter().sum();
-        let mut at = self.rng.below(total);
-        let kind = ALL.iter().zip(self.params.weights).find_map(|(kind, weight)| {
-            if at < weight {
-                return Some(*kind);
-            }
-            at -= weight;
-            None
-        });
-        if let Some(kind) = kind {
-            *self.faults.entry(name(kind)).or_default() += 1;
-            self.strike(kind);
-        }
-        let mean = self.params.fault_every_ms;
-        self.soon(mean / 4, mean * 2, Event::Fault);
+        *self.faults.entry(name(planned.kind)).or_default() += 1;
+        let world = std::mem::replace(&mut self.rng, Rng::new(planned.draw));
+        self.strike(planned.kind, planned.lasts_ms);
+        self.rng = world;
     }
 
     /// The leader half of the time: that is where it hurts.
@@ -160,11 +40,9 @@ impl World {
         }
     }
 
-    fn strike(&mut self, kind: Kind) {
+    fn strike(&mut self, kind: Kind, short_or_long: u64) {
         let node = self.victim();
         let store = self.net.store();
-        let ttl = self.params.settings.ttl_ms.0;
-        let short_or_long = self.rng.skewed(200, ttl * 4);
         let text = format!("--- {} ({short_or_long} ms)", name(kind));
         self.say(node, &text);
         match kind {
@@ -363,39 +241,5 @@ impl World {
                 may_lead && data.at.branch == lost.branch && lost.lsn.ahead_of(data.at.lsn) < 10_000
             })
         })
-    }
-}
-
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        KillWorker => "loop worker killed",
-        KillPostmaster => "postmaster killed",
-        KillSupervisor => "supervisor killed",
-        CrashNode => "machine crashes",
-        FreezeWorker => "loop worker frozen",
-        StallMain => "main thread stalled",
-        FreezeSupervisor => "supervisor frozen",
-        FreezeNode => "machine frozen",
-        CutFromStore => "cut off from the store",
-        CutFromPeers => "cut off from peers",
-        Isolate => "isolated",
-        BadLinks => "slow and lossy links",
-        StoreDown => "store down",
-        StoreElection => "store elects a leader",
-        LostOutcomes => "outcomes lost",
-        DeleteLeaderKey => "leader key deleted",
-        DeleteKeys => "keys deleted",
-        Switchover => "switchover requested",
-        Failover => "failover requested",
-        CannotWrite => "disk full",
-        StopNode => "node stopped",
-        StopServer => "server stopped by hand",
-        LoseData => "data lost",
-        NoSupervisor => "supervisor gone for good",
-        ClockRate => "clock rate changes, time of day set",
-        HangServer => "postmaster hangs",
-        Pause => "maintenance mode begins or ends",
-        PromoteByHand => "promoted by hand",
-        StartByHand => "started by hand",
     }
 }

@@ -89,6 +89,8 @@ pub(super) fn begin(world: &mut World) {
     for client in 0..world.clients.len() {
         world.soon(500, 5000, Event::ClientTry { client, attempt: 0 });
     }
-    world.later(world.params.quiet_ms + 1, Event::Fault);
+    if let Some(first) = world.plan.first() {
+        world.queue.push(first.at_ms, Event::Fault(0));
+    }
     world.later(world.params.quiet_ms + world.params.faults_ms, Event::Heal);
 }

@@ -86,6 +86,10 @@ pub(super) struct Judge {
     pub(super) failovers: u64,
     pub(super) promotions: u64,
     pub(super) newest_history: Timeline,
+    /// Who took writes last, since when nobody does, and how long it took each time until another did.
+    pub(super) writer: Option<usize>,
+    pub(super) nobody_since: Option<u64>,
+    pub(super) failover_ms: Vec<u64>,
     pub(super) settled_since: Option<u64>,
     pub(super) settled_after: Option<u64>,
 }
@@ -97,6 +101,20 @@ impl Judge {
         }
     }
 
+    fn takes_writes(&mut self, writer: Option<usize>, now: u64) {
+        match writer {
+            None if self.writer.is_some() => {
+                self.nobody_since.get_or_insert(now);
+            }
+            None => {}
+            Some(_) if self.writer == writer => self.nobody_since = None,
+            Some(_) => {
+                self.failover_ms.extend(self.nobody_since.take().map(|since| now - since));
+                self.writer = writer;
+            }
+        }
+    }
+
     fn verdict(&mut self, invariant: &'static str, result: Result<(), String>) {
         if let Err(text) = result {
             self.report(invariant, text);
@@ -105,8 +123,10 @@ impl Judge {
 }
 
 pub(super) fn after_every_event(world: &mut World) {
-    let one_fence = i01::one_open_fence(world);
-    world.judge.verdict("I1", one_fence);
+    match i01::one_open_fence(world) {
+        Ok(writer) => world.judge.takes_writes(writer, world.now),
+        Err(text) => world.judge.report("I1", text),
+    }
     let stays_out = i08::stays_out(world);
     world.judge.verdict("I8", stays_out);
     let now = world.now;

@@ -1,12 +1,13 @@
 //! A seeded, deterministic world that drives [`crate::decide::decide`] through faults and watches the invariants.
 //!
-//! Two to five machines, each with both drivers, a model Postgres, a model network and clocks that are wrong, around a
+//! Two to seven machines, each with both drivers, a model Postgres, a model network and clocks that are wrong, around a
 //! model store. A driver here does what a real one does and nothing more: no rule of high availability is written in
 //! this module. One `u64` decides everything that happens: the same seed gives the same log, to the byte.
 //!
 //! A run has a safety phase with faults, in which invariants are checked after every event, and then heals and must
 //! come to one leader that everybody follows.
 
+mod campaign;
 mod client;
 mod clock;
 mod driver;
@@ -20,6 +21,7 @@ mod in_place;
 mod inside;
 mod invariants;
 mod judge;
+mod kinds;
 mod log;
 mod mutant;
 mod net;
@@ -30,9 +32,11 @@ mod params;
 mod peers;
 mod queue;
 mod rng;
+mod schedule;
 mod seats;
 mod server;
 mod server_end;
+mod shrink;
 mod steps;
 mod store;
 mod store_client;
@@ -41,20 +45,31 @@ mod stream;
 mod wal;
 mod world;
 
+pub use campaign::{Campaign, record};
 pub use mutant::Mutant;
+pub use schedule::Schedule;
+pub use shrink::{Shrunk, shrink};
 
 use crate::rule::Rule;
 use std::collections::BTreeMap;
 
 /// What to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Decides everything.
-    pub seed: u64,
+    pub schedule: Schedule,
     /// A deliberate fault in the product, to prove that the world sees it.
     pub mutant: Option<Mutant>,
     /// Whether to write down what happens.
     pub log: bool,
+}
+
+impl Options {
+    /// The product as it is, in the world that `seed` draws.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        Self { schedule: Schedule::of(seed), mutant: None, log: false }
+    }
 }
 
 /// What came of a run.
@@ -86,6 +101,8 @@ pub struct Report {
     pub virtual_ms: u64,
     /// Virtual time from the end of all faults until everybody followed one leader.
     pub settled_after_ms: Option<u64>,
+    /// Each time from when nobody took writes any more until somebody else did.
+    pub failover_ms: Vec<u64>,
     /// Events handled.
     pub events: u64,
 }
@@ -120,7 +137,7 @@ pub fn run(options: &Options) -> Report {
     let mut world = world::World::new(options);
     world.run();
     Report {
-        seed: options.seed,
+        seed: options.schedule.seed,
         broken: world.judge.violation.take().map(|broken| Broken {
             invariant: broken.invariant,
             text: broken.text,
@@ -134,6 +151,7 @@ pub fn run(options: &Options) -> Report {
         acknowledged: world.judge.acks_total,
         lost: world.judge.lost_total,
         virtual_ms: world.now,
+        failover_ms: std::mem::take(&mut world.judge.failover_ms),
         settled_after_ms: world.judge.settled_after,
         events: world.events,
         digest: world.digest,

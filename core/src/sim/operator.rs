@@ -80,6 +80,8 @@ impl World {
         let Some(data) = self.nodes[node].disk.data() else { return };
         let next = crate::ids::Timeline(self.wal.branch(data.at.branch).timeline.0 + 1);
         let free = self.store.key(&Key::TimelineClaim(next).path()).is_none();
+        // Whoever says that a node must not lead does not promote it.
+        let free = free && !self.nodes[node].settings.tags.nofailover();
         let free = free && self.wal.branches().iter().all(|branch| branch.timeline < next);
         // One that may not lead would be in its own way after a restart.
         let allowed = !self.nodes[node].settings.tags.nofailover();

@@ -3,11 +3,13 @@
 //! Each seed draws its own subset of faults ("swarm testing"): with every fault in every run, most runs would never
 //! get past the first few.
 
+use super::kinds::KINDS;
 use super::rng::Rng;
 use crate::clock::Millis;
 use crate::settings::Settings;
+use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Params {
     pub(super) nodes: usize,
     pub(super) settings: Settings,
@@ -15,10 +17,6 @@ pub(super) struct Params {
     pub(super) quiet_ms: u64,
     /// Length of the phase with faults.
     pub(super) faults_ms: u64,
-    /// Mean time between two faults.
-    pub(super) fault_every_ms: u64,
-    /// Relative frequency of each kind, by `Kind as usize`.
-    pub(super) weights: [u64; super::faults::KINDS],
     pub(super) lost_reply_per_mille: u64,
     pub(super) lost_request_per_mille: u64,
     pub(super) slow_commit_per_mille: u64,
@@ -33,42 +31,50 @@ pub(super) struct Params {
     pub(super) archive_max_ms: Option<u64>,
 }
 
+/// Which faults come, and how often.
+#[derive(Clone, Debug)]
+pub(super) struct Weather {
+    /// Mean time between two faults.
+    pub(super) every_ms: u64,
+    /// Relative frequency of each kind, by `Kind as usize`.
+    pub(super) weights: [u64; KINDS],
+}
+
 impl Params {
-    pub(super) fn draw(rng: &mut Rng) -> Self {
+    pub(super) fn draw(rng: &mut Rng) -> (Self, Weather) {
         let settings = settings(rng);
-        let nodes = [2, 3, 3, 3, 3, 4, 5][rng.index(7)];
-        let mut weights = [0; super::faults::KINDS];
+        let nodes = [2, 3, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7][rng.index(12)];
+        let mut weights = [0; KINDS];
         for weight in &mut weights {
             *weight = [0, 0, 0, 1, 1, 3][rng.index(6)];
         }
         if rng.chance(30) {
-            weights = super::faults::wipes();
+            weights = super::kinds::wipes();
         } else if rng.chance(60) {
-            weights = super::faults::blindness();
+            weights = super::kinds::blindness();
         }
         if rng.chance(80) {
-            weights = super::faults::maintenance();
+            weights = super::kinds::maintenance();
         }
         let handovers = rng.chance(120);
         if handovers {
-            weights = super::faults::handovers();
+            weights = super::kinds::handovers();
         }
         let rare = |rng: &mut Rng, value: u64| if rng.chance(350) { rng.between(1, value) } else { 0 };
         let plain = !handovers && rng.chance(80);
         if plain {
-            weights = super::faults::failovers();
+            weights = super::kinds::failovers();
         }
-        Self {
+        let every_ms = match (plain, handovers) {
+            // Far enough apart for the others to have been well for a while.
+            (true, _) => rng.between(30_000, 60_000),
+            (_, true) => rng.between(8000, 20_000),
+            _ => rng.skewed(3_000, 50_000),
+        };
+        let params = Self {
             nodes,
             quiet_ms: if rng.chance(800) { rng.between(15_000, 40_000) } else { 0 },
             faults_ms: rng.between(120_000, 500_000),
-            // Far enough apart for the others to have been well for a while.
-            fault_every_ms: match (plain, handovers) {
-                (true, _) => rng.between(30_000, 60_000),
-                (_, true) => rng.between(8000, 20_000),
-                _ => rng.skewed(3_000, 50_000),
-            },
-            weights,
             lost_reply_per_mille: rare(rng, 30),
             lost_request_per_mille: rare(rng, 30),
             slow_commit_per_mille: rare(rng, 30),
@@ -80,7 +86,8 @@ impl Params {
             one_nofailover: rng.chance(150),
             archive_max_ms: rng.chance(500).then(|| [200, 3000, 30_000][rng.index(3)]),
             settings,
-        }
+        };
+        (params, Weather { every_ms, weights })
     }
 }
 

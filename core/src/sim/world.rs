@@ -9,6 +9,7 @@ use super::node::{Node, Process, Server};
 use super::params::Params;
 use super::queue::Queue;
 use super::rng::Rng;
+use super::schedule::Planned;
 use super::store::Store;
 use super::wal::Wal;
 use super::{Mutant, Options};
@@ -23,6 +24,7 @@ pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) queue: Queue,
     pub(super) params: Params,
+    pub(super) plan: Vec<Planned>,
     pub(super) mutant: Option<Mutant>,
     pub(super) nodes: Vec<Node>,
     pub(super) store: Store,
@@ -49,8 +51,9 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(options: &Options) -> Self {
-        let mut rng = Rng::new(options.seed);
-        let params = Params::draw(&mut rng);
+        // Another sequence than the one the schedule was drawn from.
+        let mut rng = Rng::new(!options.schedule.seed);
+        let params = options.schedule.params.clone();
         let nodes = super::genesis::nodes(&mut rng, &params);
         let clients = Client::several(&mut rng, &params);
         Self {
@@ -74,6 +77,7 @@ impl World {
             next_number: 0,
             rng,
             params,
+            plan: options.schedule.faults.clone(),
             nodes,
             clients,
         }
@@ -192,7 +196,7 @@ impl World {
             Event::ClientLooks { client } => self.client_looks(client),
             Event::CommitFlush(commit) => self.commit_flush(commit),
             Event::CommitAck(commit) => self.commit_ack(&commit),
-            Event::Fault => self.fault(),
+            Event::Fault(number) => self.fault(number),
             Event::Thaw { node, what, number } => self.thaw(node, what, number),
             Event::Undo(undo) => self.undo(&undo),
             Event::Heal => self.heal(),

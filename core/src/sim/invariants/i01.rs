@@ -8,8 +8,8 @@
 use super::i07::is_overruled;
 use crate::sim::world::World;
 
-/// Checked after every event: opening is an event, and time alone only closes.
-pub(in crate::sim) fn one_open_fence(world: &World) -> Result<(), String> {
+/// Whose it is. Checked after every event: opening is an event, and time alone only closes.
+pub(in crate::sim) fn one_open_fence(world: &World) -> Result<Option<usize>, String> {
     let mut first: Option<usize> = None;
     for (index, node) in world.nodes.iter().enumerate() {
         let set = node.server.as_ref().is_some_and(|server| server.fence.deadline.0 > 0 || server.fence.unbound);
@@ -22,7 +22,7 @@ pub(in crate::sim) fn one_open_fence(world: &World) -> Result<(), String> {
         }
         first = Some(index);
     }
-    Ok(())
+    Ok(first)
 }
 
 /// Whoever takes the key finds every other fence closed.

@@ -1,0 +1,160 @@
+//! The kinds of faults, and how often each comes in a seed with a theme.
+
+use serde::{Deserialize, Serialize};
+
+/// Kinds of faults, in the order of their weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    KillWorker,
+    KillPostmaster,
+    KillSupervisor,
+    CrashNode,
+    FreezeWorker,
+    StallMain,
+    FreezeSupervisor,
+    FreezeNode,
+    CutFromStore,
+    CutFromPeers,
+    Isolate,
+    BadLinks,
+    StoreDown,
+    StoreElection,
+    LostOutcomes,
+    DeleteLeaderKey,
+    DeleteKeys,
+    Switchover,
+    Failover,
+    CannotWrite,
+    StopNode,
+    StopServer,
+    LoseData,
+    NoSupervisor,
+    ClockRate,
+    HangServer,
+    Pause,
+    PromoteByHand,
+    StartByHand,
+}
+
+use Kind::{
+    BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
+    FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
+    LoseData, LostOutcomes, NoSupervisor, Pause, PromoteByHand, StallMain, StartByHand, StopNode, StopServer,
+    StoreDown, StoreElection, Switchover,
+};
+
+pub(super) const ALL: [Kind; 29] = [
+    KillWorker,
+    KillPostmaster,
+    KillSupervisor,
+    CrashNode,
+    FreezeWorker,
+    StallMain,
+    FreezeSupervisor,
+    FreezeNode,
+    CutFromStore,
+    CutFromPeers,
+    Isolate,
+    BadLinks,
+    StoreDown,
+    StoreElection,
+    LostOutcomes,
+    DeleteLeaderKey,
+    DeleteKeys,
+    Switchover,
+    Failover,
+    CannotWrite,
+    StopNode,
+    StopServer,
+    LoseData,
+    NoSupervisor,
+    ClockRate,
+    HangServer,
+    Pause,
+    PromoteByHand,
+    StartByHand,
+];
+
+pub(super) const KINDS: usize = ALL.len();
+
+/// The weights of a seed in which keys and data are lost all the time.
+pub(super) fn wipes() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        DeleteKeys | LoseData => 3,
+        CrashNode | StopServer | KillSupervisor => 1,
+        _ => 0,
+    })
+}
+
+/// The weights of a seed in which an operator deletes keys while leaders cannot see it.
+pub(super) fn blindness() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        DeleteLeaderKey | DeleteKeys | FreezeNode => 3,
+        CutFromStore | KillSupervisor | StallMain | Isolate => 1,
+        _ => 0,
+    })
+}
+
+/// The weights of a seed in which the lead is handed over all the time, and processes die on the way.
+pub(super) fn handovers() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        Switchover => 16,
+        KillWorker | KillPostmaster | KillSupervisor | LostOutcomes | NoSupervisor | CutFromStore | CrashNode
+        | FreezeWorker | FreezeNode | StallMain | HangServer => 1,
+        _ => 0,
+    })
+}
+
+/// The weights of a seed in which operators work in maintenance mode, and leaders and the store are lost meanwhile.
+pub(super) fn maintenance() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        Pause => 4,
+        PromoteByHand | StartByHand | StopServer | CutFromStore | StoreDown | Failover => 2,
+        KillWorker | KillPostmaster | KillSupervisor | CrashNode | FreezeNode | Isolate | Switchover | StopNode => 1,
+        _ => 0,
+    })
+}
+
+/// The weights of a seed in which leaders are lost, one at a time, and nothing else happens: what a vote must save is clear then.
+pub(super) fn failovers() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        CrashNode => 3,
+        Isolate | FreezeNode => 1,
+        _ => 0,
+    })
+}
+
+pub(super) fn name(kind: Kind) -> &'static str {
+    match kind {
+        KillWorker => "loop worker killed",
+        KillPostmaster => "postmaster killed",
+        KillSupervisor => "supervisor killed",
+        CrashNode => "machine crashes",
+        FreezeWorker => "loop worker frozen",
+        StallMain => "main thread stalled",
+        FreezeSupervisor => "supervisor frozen",
+        FreezeNode => "machine frozen",
+        CutFromStore => "cut off from the store",
+        CutFromPeers => "cut off from peers",
+        Isolate => "isolated",
+        BadLinks => "slow and lossy links",
+        StoreDown => "store down",
+        StoreElection => "store elects a leader",
+        LostOutcomes => "outcomes lost",
+        DeleteLeaderKey => "leader key deleted",
+        DeleteKeys => "keys deleted",
+        Switchover => "switchover requested",
+        Failover => "failover requested",
+        CannotWrite => "disk full",
+        StopNode => "node stopped",
+        StopServer => "server stopped by hand",
+        LoseData => "data lost",
+        NoSupervisor => "supervisor gone for good",
+        ClockRate => "clock rate changes, time of day set",
+        HangServer => "postmaster hangs",
+        Pause => "maintenance mode begins or ends",
+        PromoteByHand => "promoted by hand",
+        StartByHand => "started by hand",
+    }
+}
