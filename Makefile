@@ -56,6 +56,10 @@ test-pg: setup ## What runs on every major, on one: make test-pg MAJOR=17 [SCENA
 fence-mutants: install-tested ## Show of each guard of the fence that a test fails without it (opt-in, about 10 min)
 	scripts/fence-mutants.sh $(GUARDS)
 
+.PHONY: soak
+soak: ## Run the simulator for hours: make soak HOURS=8 [FIRST=1000000] [THREADS=2]; writes what breaks to core/tests/regressions
+	$(CARGO) run --release -p ha_core --features sim --example soak -- $(or $(HOURS),1) $(or $(FIRST),1000000) $(THREADS)
+
 .PHONY: fix
 fix: ## Format the code
 	$(CARGO) fmt --all

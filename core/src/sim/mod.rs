@@ -124,7 +124,7 @@ impl Report {
     pub fn explain(&self) -> String {
         let what = self.broken.as_ref().map_or_else(String::new, |b| format!("{}: {}", b.invariant, b.text));
         format!(
-            "{}\n{what}\nreplay: SIM_SEED={} cargo test -p ha_core --features sim --test seeds -- --nocapture",
+            "{}\n{what}\nreplay: SIM_SEED={} cargo test --release -p ha_core --features sim --test seeds no_seed -- --nocapture",
             log::tail(&self.log, 80),
             self.seed
         )
