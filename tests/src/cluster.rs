@@ -257,7 +257,7 @@ impl Cluster {
         Conclusion { verdict, acks, refusals, flushed }
     }
 
-    /// Waits until the leader holds commits: nothing is acknowledged any more.
+    /// Waits until the leader holds commits: nothing is acknowledged for twelve times the pause between two writes.
     pub fn wait_held(&self, observation: &Observation) {
         let mut last = observation.writers.acked();
         self.wait("commits to be held", secs(10), || {

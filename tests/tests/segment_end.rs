@@ -2,6 +2,7 @@
 
 use ha_tests::census::Census;
 use ha_tests::cluster::Cluster;
+use ha_tests::hung_file::HungFile;
 use ha_tests::plan::Plan;
 use ha_tests::wait::{millis, poll, secs};
 use std::fs;
@@ -44,6 +45,45 @@ fn a_new_timeline_begins_in_a_segment_that_was_ready() {
     let conclusion = cluster.conclude(observation);
     conclusion.verdict.expect_nothing_lost("segment by segment");
     assert!(ready >= AT_LEAST, "only {ready} of 3 promotions had nothing to copy");
+}
+
+/// Bytes that are free in the segment that a leader writes.
+fn rest_of_segment(cluster: &Cluster, leader: usize) -> u64 {
+    let rest = "SELECT 16777216 - (pg_current_wal_insert_lsn() - '0/0')::bigint % 16777216";
+    let rest = cluster.nodes[leader].value(rest).expect("the leader can be read").expect("it has a position");
+    rest.parse().expect("a number of bytes")
+}
+
+/// Between the filling and the end of the log the files are made: with a disk that takes long for it the log has gone on into the next
+/// segment by then.
+#[test]
+fn a_log_that_has_gone_on_while_the_files_were_made_is_brought_to_the_next_end() {
+    let cluster = Cluster::running(Plan { nodes: 2, lag_bytes_max: 64 << 20, ..Plan::short() });
+    let mut ready = 0;
+    for _ in 0..3 {
+        let from = cluster.wait_ready_to_switch();
+        let to = cluster.other_than(from);
+        let empty = cluster.nodes[to].data().join("pg_wal/xlogtemp.ha_ext");
+        let made = cluster.wait("an empty segment", secs(20), || fs::metadata(&empty).ok()).ino();
+        // A quarter of a segment is left at most.
+        let near = rest_of_segment(&cluster, from).saturating_sub(4 << 20);
+        let message = |bytes: u64| format!("SELECT pg_logical_emit_message(true, '', repeat('x', {bytes}))");
+        cluster.nodes[from].sql(&message(near)).expect("the leader takes writes");
+        cluster.wait_caught_up(from);
+        std::thread::scope(|scope| {
+            let hung = HungFile::begin(&cluster.nodes[from]);
+            let asked = scope.spawn(|| cluster.switch_over(from, to));
+            cluster.wait("the log to be near the end of its segment", secs(5), || {
+                (rest_of_segment(&cluster, from) < 512 << 10).then_some(())
+            });
+            cluster.nodes[from].sql(&message(4 << 20)).expect("commits go on");
+            hung.end();
+            asked.join().expect("the switchover is made");
+        });
+        cluster.wait_healthy(secs(60));
+        ready += usize::from(begins_in(&cluster, to, made));
+    }
+    assert!(ready > 0, "no promotion of 3 began with a segment");
 }
 
 /// The empty segment has the name of one of the next timeline, and the server was not promoted: it leads to that timeline, or to a later

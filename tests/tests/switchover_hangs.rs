@@ -2,16 +2,10 @@
 
 use ha_tests::census::Census;
 use ha_tests::cluster::Cluster;
-use ha_tests::daemon::run;
+use ha_tests::hung_file::HungFile;
 use ha_tests::plan::Plan;
 use ha_tests::process::Proc;
 use ha_tests::wait::{millis, poll, secs};
-use rustix::fs::OFlags;
-use rustix::process::Signal;
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The promotion is given 3 s, the stop 2 s and what SIGQUIT may take; then comes a vote. `primary_start_timeout` is 300 s here.
@@ -95,23 +89,6 @@ fn a_worker_that_hangs_while_commits_are_held_is_not_waited_for_until_its_lease_
     assert!(cost < WORKER_COST_MAX, "clients waited for {cost:?}");
 }
 
-/// From now on whoever reads this file hangs until [`give`].
-fn withhold(file: &Path) {
-    let new = file.with_extension("new");
-    run(&["mkfifo", "-m", "644", &new.to_string_lossy()]).expect("a named pipe can be made");
-    fs::rename(&new, file).expect("it takes the place of the file");
-}
-
-/// Gives a reader that hangs the text, and puts the file back.
-fn give(file: &Path, text: &str) {
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("flags are small");
-    let open = || fs::OpenOptions::new().write(true).custom_flags(nonblocking).open(file).ok();
-    let mut pipe = poll(secs(10), open).expect("somebody reads the file");
-    pipe.write_all(text.as_bytes()).expect("a pipe takes a small file");
-    let new = file.with_extension("new");
-    fs::write(&new, text).and_then(|()| fs::rename(&new, file)).expect("the file can be put back");
-}
-
 /// The file thread hangs with the undoing of a first switchover before it: what is still there is no preparation for a second one.
 #[test]
 fn marks_that_are_about_to_be_removed_prepare_no_switchover() {
@@ -120,16 +97,14 @@ fn marks_that_are_about_to_be_removed_prepare_no_switchover() {
     cluster.wait_caught_up(from);
     let (to, node) = (cluster.other_than(from), &cluster.nodes[from]);
     let (before, observation) = (Census::take(&cluster), cluster.observe());
-    let text = fs::read_to_string(node.file()).expect("a node has a file");
     // The candidate never has the end of the log, so that the switchover is called off after a second.
     node.freeze_senders();
-    let first = std::thread::scope(|scope| {
+    let (first, hung) = std::thread::scope(|scope| {
         let asked = scope.spawn(|| cluster.switchover(from, to));
         assert!(cluster.saw_parked(from, secs(20)), "the switchover never came near the end of the log");
         cluster.wait_held(&observation);
-        withhold(&node.file());
-        node.worker().expect("a leader has a loop worker").signal(Signal::HUP);
-        asked.join().expect("asking does not panic").expect("the leader answers")
+        let hung = HungFile::begin(node);
+        (asked.join().expect("asking does not panic").expect("the leader answers"), hung)
     });
     node.thaw_senders();
     assert!(first.body.contains("did not receive the end of the log in time"), "{first:?}");
@@ -138,7 +113,7 @@ fn marks_that_are_about_to_be_removed_prepare_no_switchover() {
     assert_eq!(cluster.leader(), Some(from), "it handed over with marks that were about to go");
     let signal = node.data().join("standby.signal");
     assert!(signal.exists(), "the file thread did not hang");
-    give(&node.file(), &text);
+    hung.end();
     cluster.wait("the marks to be removed", secs(10), || (!signal.exists()).then_some(()));
     cluster.switch_over(from, to);
     cluster.wait_healthy(secs(60));

@@ -82,10 +82,25 @@ fn is_logger(title: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::is_logger;
+    use crate::process::{stat, title};
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    use std::process::Command;
 
     #[test]
     fn the_log_collector_is_known_by_its_title() {
         assert!(is_logger("postgres: logger") && is_logger("postgres: batman: logger"));
         assert!(!is_logger("postgres: logger logger [local] idle") && !is_logger("postgres: walwriter"));
+    }
+
+    #[test]
+    fn a_process_that_has_given_its_memory_back_is_named_all_the_same() {
+        let mut child = Command::new("true").spawn().expect("a program");
+        let pid = i32::try_from(child.id()).expect("an id");
+        let id = Pid::from_child(&child);
+        // It has ended, and nobody has asked what became of it: its id and its name are all that is left.
+        waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).expect("it ends");
+        assert_eq!(title(pid), "true, which is ending,", "{:?}", stat(pid));
+        assert!(!is_logger(&title(pid)));
+        child.wait().expect("it is ours");
     }
 }
