@@ -75,6 +75,12 @@ bench: setup install ## Measure beside Patroni and rewrite docs/benchmarks.md (B
 	scripts/clean-tests.sh
 	target/debug/bench --out docs/benchmarks.md $(BENCH_FLAGS)
 
+.PHONY: chaos
+chaos: install-tested ## Faults by seed on real nodes, judged for lost appends and stale reads (MINUTES=5 NODES=3 SEED=n ROUND=n ONLY="disk full")
+	scripts/clean-tests.sh
+	target/debug/chaos --minutes $(or $(MINUTES),5) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND)) \
+		$(if $(ONLY),--only "$(ONLY)")
+
 .PHONY: qemu-pause
 qemu-pause: install-tested ## Measure a leader whose virtual machine is paused (needs root; some minutes; QEMU_FLAGS="--runs 5 --ttl 30")
 	scripts/clean-tests.sh

@@ -149,15 +149,16 @@ impl Cluster {
     /// Waits until one node leads and every other streams from it on its timeline; who leads.
     #[allow(clippy::must_use_candidate)] // Often only the waiting matters.
     pub fn wait_healthy(&self, within: Duration) -> usize {
-        self.wait("one leader and all others streaming", within, || {
-            let leader = self.ready_leader()?;
-            let timeline = self.nodes[leader].primary_timeline()?;
-            let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != leader);
-            others
-                .map(|(_, node)| node)
-                .all(|node| node.streams_on(&timeline) && !node.is("/primary"))
-                .then_some(leader)
-        })
+        self.wait("one leader and all others streaming", within, || self.healthy())
+    }
+
+    /// Who leads, if every other node streams from it on its timeline.
+    #[must_use]
+    pub fn healthy(&self) -> Option<usize> {
+        let leader = self.ready_leader()?;
+        let timeline = self.nodes[leader].primary_timeline()?;
+        let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != leader);
+        others.map(|(_, node)| node).all(|node| node.streams_on(&timeline) && !node.is("/primary")).then_some(leader)
     }
 
     /// The members' current timeline, by the leader.

@@ -4,6 +4,8 @@
 
 use crate::daemon::run;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -107,6 +109,30 @@ impl Network {
         let netns = &self.hosts[host].netns;
         nft(netns, &format!("add rule inet cuts input ip saddr {address} drop"));
         nft(netns, &format!("add rule inet cuts output ip daddr {address} drop"));
+    }
+
+    /// A fault of its own, to be healed by [`Network::heal_fault`] while others go on: of what `from` sends, so many of a
+    /// hundred packets do not arrive at `to`.
+    pub fn lose(&self, fault: &str, pairs: &[(usize, usize)], percent: u32) {
+        let mut rules: BTreeMap<usize, String> = BTreeMap::new();
+        for (from, to) in pairs {
+            let table = format!("inet fault_{fault}");
+            let script = rules.entry(*to).or_insert_with(|| {
+                format!("add table {table}\nadd chain {table} input {{ type filter hook input priority 0; policy accept; }}\n")
+            });
+            let luck = if percent < 100 { format!("numgen random mod 100 < {percent}") } else { String::new() };
+            let _ = writeln!(script, "add rule {table} input ip saddr {} {luck} drop", self.hosts[*from].address);
+        }
+        for (to, script) in rules {
+            nft(&self.hosts[to].netns, &script);
+        }
+    }
+
+    /// Ends a fault.
+    pub fn heal_fault(&self, fault: &str, pairs: &[(usize, usize)]) {
+        for to in pairs.iter().map(|(_, to)| *to).collect::<BTreeSet<usize>>() {
+            nft(&self.hosts[to].netns, &format!("delete table inet fault_{fault}"));
+        }
     }
 
     /// Heals every cut.

@@ -194,7 +194,9 @@ pub fn compare(acks: &[Ack], flushed: &Flushed, present: &BTreeSet<(u32, u64)>) 
     Verdict { acked: acks.len(), lost, lost_though_flushed, overlaps: overlaps(acks), late: Vec::new(), gap: gap(acks) }
 }
 
-fn overlaps(acks: &[Ack]) -> Vec<String> {
+/// Acknowledgements by two servers at the same time, in words; at most a few of them.
+#[must_use]
+pub fn overlaps(acks: &[Ack]) -> Vec<String> {
     let mut found = Vec::new();
     let mut spans: BTreeMap<u32, (BTreeSet<&str>, Instant, Instant)> = BTreeMap::new();
     for ack in acks {

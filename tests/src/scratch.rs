@@ -53,7 +53,7 @@ impl Drop for Scratch {
 }
 
 /// Copies the logs of a failed test to `<temp>/ha_tests.failed/<test>`.
-fn keep_logs(from: &Path) {
+pub fn keep_logs(from: &Path) {
     let test = std::thread::current().name().unwrap_or("main").replace("::", ".");
     let to = std::env::temp_dir().join("ha_tests.failed").join(test);
     // A test may have several directories; only what an earlier run left goes.
