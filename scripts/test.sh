@@ -70,8 +70,6 @@ phase regress scripts/pg_regress.sh
 phase patroni scripts/patroni.sh
 phase harness scripts/run-tests.sh ha_tests/ha_tests ha_tests/bench ha_tests/demo ha_tests/chaos
 phase end-to-end scripts/end-to-end.sh
-# Always the same schedule: what it finds today is not chance. `make chaos` draws another one each time.
-phase chaos target/debug/chaos --minutes 5 --seed 4
 # The fence and the changes of role on the other majors.
 for major in ${HA_TEST_MAJORS-16 17 18}; do phase "majors-$major" scripts/major.sh "$major"; done
 phase clean-after scripts/clean-tests.sh

@@ -240,9 +240,11 @@ impl Facts {
         {
             return Err(format!("gone though it ends before the fork at {fork:X}"));
         }
+        let elected = self.elected(timeline);
         if let Some(end) = end {
-            self.nobody_better(timeline, end, change)?;
+            self.nobody_better(timeline, end, change, elected)?;
         }
+        self.recent(op, change, elected)?;
         let begun =
             || self.ops.iter().filter_map(Op::acked).filter(|(on, _)| *on == timeline).map(|(_, lsn)| lsn).min();
         let bytes = lsn.saturating_sub(fork.or_else(begun).unwrap_or(lsn));
@@ -252,11 +254,15 @@ impl Facts {
         Ok(bytes)
     }
 
-    /// Who was elected had not flushed it, nor anybody who could have been asked.
-    fn nobody_better(&self, timeline: u32, end: u64, change: &Change) -> Result<(), String> {
+    /// Who led on the next timeline that counts.
+    fn elected(&self, timeline: u32) -> Option<usize> {
         let heir = self.chain.keys().copied().chain([self.timeline]).find(|heir| *heir > timeline);
         let led = |op: &&Op| op.acked().is_some_and(|(on, _)| Some(on) == heir);
-        let elected = self.ops.iter().find(led).map(|op| op.node);
+        self.ops.iter().find(led).map(|op| op.node)
+    }
+
+    /// Who was elected had not flushed it, nor anybody who could have been asked.
+    fn nobody_better(&self, timeline: u32, end: u64, change: &Change, elected: Option<usize>) -> Result<(), String> {
         let had = |sample: &&Sample| sample.timeline == timeline && sample.lsn >= end && sample.at <= change.first;
         let lost_since = |sample: &Sample| {
             self.troubles
@@ -273,17 +279,21 @@ impl Facts {
                 return Err(format!("gone though n{name}, with which nothing was wrong, had flushed it"));
             }
         }
-        // Whoever streams and is elected lacks the last moment at most.
-        let calm =
-            elected.is_some_and(|node| !self.troubled(Some(node), change.last.saturating_sub(SETTLED), change.last));
-        let last = change.last;
-        let acked = self.ops.iter().filter(|op| op.acked().is_some_and(|(on, lsn)| on == timeline && lsn < end));
-        let at = acked.map(|op| op.ended).max().unwrap_or(last);
-        if calm && !change.named && at + WINDOW < last {
-            return Err(format!(
-                "gone though it was acknowledged {} ms before the leader fell silent",
-                (last - at) / 1000
-            ));
+        Ok(())
+    }
+
+    /// Whoever is elected lacks the last moment at most, counted from when something went wrong with it, the leader or the store.
+    fn recent(&self, op: &Op, change: &Change, elected: Option<usize>) -> Result<(), String> {
+        let concerned = |trouble: &&Trouble| {
+            let settled = trouble.until.saturating_add(SETTLED) < change.last;
+            let node = trouble.node;
+            !settled && trouble.from <= change.last && (node.is_none() || node == elected || node == Some(op.node))
+        };
+        let begun = self.troubles.iter().filter(concerned).map(|trouble| trouble.from).min();
+        let since = begun.unwrap_or(change.last);
+        if op.ended + WINDOW < since && !change.named {
+            let early_ms = (since - op.ended) / 1000;
+            return Err(format!("gone though it was acknowledged {early_ms} ms before anything went wrong"));
         }
         Ok(())
     }

@@ -53,13 +53,14 @@ pub fn run(world: &mut World, schedule: &Schedule) -> Outcome {
     let (terms, flushed) = (terms.stop(), watch.stop());
     let mut verdict = Verdict::default();
     if let (Some(leader), Some(())) = (healthy, writes) {
+        let (timeline, chain) = chain(world, leader);
         let facts = Facts {
             origin: world.origin,
             last: lists(&servers[leader]).unwrap_or_else(|error| panic!("the leader cannot be read: {error}")),
             ops,
             servers: names,
-            chain: chain(world, leader),
-            timeline: world.cluster.nodes[leader].primary_timeline().and_then(|text| text.parse().ok()).unwrap_or(0),
+            chain,
+            timeline,
             flushed,
             terms,
             troubles: world.troubles.clone(),
@@ -98,18 +99,23 @@ fn suffer(world: &mut World, schedule: &Schedule) {
     world.heal_all();
 }
 
-/// The timelines before the last one, and where each ends.
-fn chain(world: &World, leader: usize) -> BTreeMap<u32, u64> {
-    const HISTORY: &str =
-        "SELECT pg_read_file('pg_wal/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '.history', true)";
-    let text = world.cluster.nodes[leader].value(HISTORY).ok().flatten().unwrap_or_default();
+/// The last timeline, and those before it with the places where they end.
+fn chain(world: &World, leader: usize) -> (u32, BTreeMap<u32, u64>) {
+    let leader = &world.cluster.nodes[leader];
+    let timeline: u32 =
+        leader.primary_timeline().and_then(|text| text.parse().ok()).expect("the leader has a timeline");
+    if timeline == 1 {
+        return (1, BTreeMap::new());
+    }
+    let text = leader.value(&format!("SELECT pg_read_file('pg_wal/{timeline:08X}.history')"));
+    let text = text.expect("the leader has its own history").unwrap_or_default();
     let entry = |line: &str| {
         let mut words = line.split_whitespace();
         let timeline = words.next()?.parse().ok()?;
         let (high, low) = words.next()?.split_once('/')?;
         Some((timeline, u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?))
     };
-    text.lines().filter_map(entry).collect()
+    (timeline, text.lines().filter_map(entry).collect())
 }
 
 /// Every server shows what the leader does.

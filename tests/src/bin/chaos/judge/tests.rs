@@ -93,6 +93,22 @@ fn what_is_far_behind_the_fork_may_not_be_lost() {
 }
 
 #[test]
+fn what_is_older_than_the_trouble_may_not_be_lost() {
+    let mut facts = story(250, 2);
+    let later = |at: At| at + 30_000_000;
+    facts.ops[4].sent = later(facts.ops[4].sent);
+    facts.ops[4].ended = later(facts.ops[4].ended);
+    facts.troubles = vec![Trouble { node: Some(0), wiped: false, from: later(0), until: At::MAX }];
+    let mut last = append(0, 6, 1, 0, 30_050);
+    last.key = 2;
+    facts.ops.push(last);
+    facts.last.insert(2, vec![6]);
+    expect(&facts, "before anything went wrong");
+    facts.troubles[0].from = 1_000_000;
+    assert!(said(&facts).iter().all(|text| !text.contains("before anything")), "it was wrong for long");
+}
+
+#[test]
 fn nothing_is_lost_without_a_change_of_leader() {
     let mut facts = story(250, 2);
     facts.ops.retain(|op| op.node == 0);
