@@ -70,6 +70,8 @@ phase regress scripts/pg_regress.sh
 phase patroni scripts/patroni.sh
 phase harness scripts/run-tests.sh ha_tests/ha_tests ha_tests/bench ha_tests/demo ha_tests/chaos
 phase end-to-end scripts/end-to-end.sh
+# Always the same schedule; `make chaos` draws another one each time.
+phase chaos target/debug/chaos --seed 36 --rounds 6
 # The fence and the changes of role on the other majors.
 for major in ${HA_TEST_MAJORS-16 17 18}; do phase "majors-$major" scripts/major.sh "$major"; done
 phase clean-after scripts/clean-tests.sh
