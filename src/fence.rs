@@ -82,9 +82,10 @@ pub fn open(shared: &Shared, lease: &Lease) {
 /// The deadline of a fence that maintenance mode keeps open without one.
 const UNBOUND_NS: u64 = u64::MAX;
 
-/// Takes the deadline from an open fence, for the worker's main thread; [`open`] gives it one again. One that was closed meanwhile stays so.
+/// Takes the deadline from an open fence, for the worker's main thread; [`open`] gives it one again. One that was closed meanwhile, or whose deadline has passed, stays so.
 pub fn unbind(shared: &Shared) {
-    let is_open = |old: u64| (old != 0).then_some(UNBOUND_NS);
+    let now = now_ns();
+    let is_open = |old: u64| (old > now).then_some(UNBOUND_NS);
     let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_open);
 }
 

@@ -205,12 +205,14 @@ impl Supervisor {
     }
 }
 
-/// What the worker before us left, as long as its lease lasts or if it has demoted this server in place. It can be taken once.
+/// What the worker before us left, as long as its lease lasts, in maintenance mode, or if it has demoted this server in place. It can be taken once.
 fn inherited() -> Memory {
     let Some(shared) = shared() else { return Memory::default() };
     let memory = shared.legacy.read().and_then(|text| serde_json::from_str::<Memory>(&text).ok());
     shared.legacy.publish("");
     let now = ha_node::clock::now();
-    let counts = |memory: &Memory| memory.stage.in_place() || memory.lease.is_some_and(|lease| lease.valid_at(now));
+    let counts = |memory: &Memory| {
+        memory.paused || memory.stage.in_place() || memory.lease.is_some_and(|lease| lease.valid_at(now))
+    };
     memory.filter(counts).unwrap_or_default()
 }

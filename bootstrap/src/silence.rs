@@ -65,14 +65,15 @@ impl Silence {
         }
         let deadline = worker.memory.lease.map(|lease| lease.deadline());
         let kill_at = if holds { heard_at + KILL_MIN } else { kill_at(heard_at, deadline, ttl) };
-        if now >= kill_at && !self.killed {
+        // In maintenance mode its lease may be over for long; to kill it would restart the server.
+        if now >= kill_at && !self.killed && !worker.memory.paused {
             self.killed = true;
             tracing::error!(pid = worker.process().id.pid, "the worker is stuck and its lease at stake: it is killed");
             if let Err(error) = worker.process().signal(Signal::KILL) {
                 tracing::error!(%error, "the worker cannot be killed");
             }
         }
-        (now + pause).min(if self.killed { now + pause } else { kill_at })
+        (now + pause).min(if self.killed || worker.memory.paused { now + pause } else { kill_at })
     }
 }
 

@@ -50,8 +50,10 @@ pub fn state(local: &LocalView, memory: &Memory) -> &'static str {
 #[must_use]
 pub fn role(local: &LocalView, memory: &Memory) -> &'static str {
     match &local.server {
-        Server::Primary(_) => match &memory.stage {
+        Server::Primary(primary) => match &memory.stage {
             stage if memory.lease.is_some() && !stage.resigning() => "primary",
+            // Whatever became of the lease and the memory of it.
+            _ if primary.fence_unbound => "primary",
             _ => "demoted",
         },
         Server::Standby(standby) if standby.promoting => "promoted",

@@ -39,7 +39,9 @@ pub(crate) fn take(out: &mut Cluster, path: &str, key: &RawKey) {
             out.last_leader = value.map(|value| Versioned { value, revision: key.modified });
         }
         UNBOUND_PATH => {
-            out.unbound = serde_json::from_str(&key.value).unwrap_or_default();
+            // Who it is cannot be told then, but somebody may go on.
+            let unreadable = || [(NodeName::new("(unreadable)"), key.modified)].into();
+            out.unbound = serde_json::from_str(&key.value).unwrap_or_else(|_| unreadable());
             out.unbound_revision = Some(key.modified);
         }
         "initialize" => {

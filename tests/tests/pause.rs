@@ -88,6 +88,10 @@ fn the_leader_goes_on_without_the_store_and_stops_with_it_again_afterwards() {
     let again = patronictl(&cluster.nodes[leader].file(), &["pause"]).expect_err("it is paused");
     assert!(again.contains("Cluster is already paused"), "{again}");
 
+    // Somebody deletes what the store knows: it is told anew.
+    cluster.etcd.ctl(&["del", &cluster.key("ha_ext/unbound")]).expect("a key can be deleted");
+    cluster.wait("the store to be told anew", secs(10), || cluster.etcd.get(&cluster.key("ha_ext/unbound")));
+
     let observation = cluster.observe();
     cluster.etcd.kill();
     nobody_else_leads(&cluster, leader, ttl(&cluster) * 2 + secs(2));

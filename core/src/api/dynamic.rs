@@ -7,6 +7,7 @@ use crate::dcs::{Expect, Key, KeyEdit};
 use crate::ids::NodeName;
 use crate::parse;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// `GET /config`.
 pub(super) fn get(cluster: &Cluster) -> Reply {
@@ -57,11 +58,12 @@ fn write(cluster: &Cluster, current: &Value, next: &Value, expect: Expect, force
     let reply = Reply::json(200, json::dump(next));
     let edit = KeyEdit { key: Key::Config, value: Some(next.to_string()), expect, leased: false };
     // Maintenance mode ends first: in it they would say so again.
-    let told = cluster.unbound_revision.filter(|_| !unbound.is_empty()).map(|revision| KeyEdit {
-        key: Key::Unbound,
-        value: None,
-        expect: Expect::Unchanged(revision),
-        leased: false,
+    let told = cluster.unbound_revision.filter(|_| !unbound.is_empty()).map(|revision| {
+        // The leader's own name stays: it takes that back itself.
+        let rest: BTreeMap<_, _> =
+            cluster.unbound.iter().filter(|(name, _)| !unbound.contains(&name.as_str())).collect();
+        let value = (!rest.is_empty()).then(|| serde_json::json!(rest).to_string());
+        KeyEdit { key: Key::Unbound, value, expect: Expect::Unchanged(revision), leased: false }
     });
     match (cluster.config.is_some() && next == current, told) {
         (true, None) => Answer::Now(reply),

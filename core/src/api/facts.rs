@@ -17,8 +17,8 @@ impl<'a> Facts<'a> {
     /// Whether this is a promoted primary that holds the leader key, its lease not yet over at this moment.
     pub fn leads(&self) -> bool {
         let memory = &self.snapshot.memory;
-        matches!(self.snapshot.local.server, Server::Primary(_))
-            && memory.lease.is_some()
+        let Server::Primary(primary) = &self.snapshot.local.server else { return false };
+        (memory.lease.is_some() || primary.fence_unbound)
             && !memory.stage.resigning()
             && self.live.now < self.live.lease_deadline
             && !self.somebody_else_leads()

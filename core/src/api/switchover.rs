@@ -166,6 +166,13 @@ fn possible(action: Action, leader: Option<&str>, candidate: Option<&str>, clust
         return Err(format!("leader name does not match: {leads}"));
     }
     let word = action.title().to_lowercase();
+    let mut unbound = cluster.unbound_fences().map(NodeName::as_str);
+    if let Some(other) = unbound.find(|name| Some(*name) != present && Some(*name) != candidate) {
+        return Err(format!(
+            "{word} is not possible: {other} may acknowledge commits without a lease, since maintenance mode; make sure that its \
+             server does not run and use ha_resume(force => true) first"
+        ));
+    }
     if let Some(candidate) = candidate {
         if Some(candidate) == present {
             return Err(format!("{word} is not possible: {candidate} is the leader already"));

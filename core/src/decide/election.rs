@@ -44,11 +44,10 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
     // Who was asked for, or to whom the last leader itself handed over.
     let named = asked_for.or_else(|| announced(turn, cluster)?.candidate.as_ref());
     let am_named = named == Some(turn.me());
-    if pause::is_on(turn) {
-        if !am_named {
-            return Verdict::of(Rule::PauseNoElection).soon(1000);
-        }
-    } else if let Some(other) = pause::unbound(turn, cluster) {
+    if pause::is_on(turn) && !am_named {
+        return Verdict::of(Rule::PauseNoElection).soon(1000);
+    }
+    if let Some(other) = pause::unbound(turn, cluster) {
         return Verdict::of(Rule::ElectionAwaitingUnbound).because(other.to_string()).soon(1000);
     }
     if let Some(obstacle) = eligibility::obstacle(turn, standby, cluster, am_named) {

@@ -17,7 +17,7 @@ use crate::view::Side;
 use std::sync::Arc;
 
 /// Until when the fence is open of a leader that maintenance mode keeps open without a lease.
-const UNBOUND: Tick = Tick(u64::MAX);
+pub(super) const UNBOUND: Tick = Tick(u64::MAX);
 
 /// Outcomes of effects, in order.
 pub(super) fn outcomes(turn: &mut Turn<'_>) {
@@ -94,7 +94,7 @@ pub(super) fn fence(turn: &mut Turn<'_>) {
     let confirmed = turn.memory.lease.map(|lease| lease.deadline());
     turn.memory.fence_until = match &turn.view.local.server {
         Server::Primary(primary) if primary.fence_unbound => Some(UNBOUND),
-        Server::Primary(_) if turn.memory.fence_until == Some(UNBOUND) => confirmed,
+        Server::Primary(_) | Server::Standby(_) if turn.memory.fence_until == Some(UNBOUND) => confirmed,
         _ => turn.memory.fence_until.max(confirmed),
     };
     if let (Server::Primary(_), Some(lease)) = (&turn.view.local.server, turn.memory.lease) {

@@ -68,6 +68,9 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
         if let Effect::Dcs(DcsCall::ReleaseLeader { lease, .. }) = effect {
             turn.memory.released = Some(lease.leader_created);
         }
+        if matches!(effect, Effect::UnbindFence { .. }) {
+            turn.memory.fence_until = Some(fold::UNBOUND);
+        }
     }
     turn.memory.paused = pause::is_on(&turn);
     let wake_at = upkeep::wake_at(&turn, &verdict);

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 /// configuration, as whoever had the seat last knew it, or as it was when this node last ran.
 pub(super) fn is_on(turn: &Turn<'_>) -> bool {
     let known = turn.fresh().and_then(Cluster::paused);
-    known.unwrap_or_else(|| turn.memory.paused || turn.view.dcs.newest().is_none() && turn.view.settings.pause)
+    known.unwrap_or(turn.memory.paused || turn.view.settings.pause)
 }
 
 /// The timeline of a server that somebody promoted by hand: told at once, so that nobody makes it a second time (I11).
@@ -42,7 +42,16 @@ pub(super) fn leave_alone(turn: &Turn<'_>, primary: &PrimaryView, rule: Rule) ->
 
 /// Whether this primary goes on acknowledging although its lease is over or not to be confirmed.
 pub(super) fn goes_on(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
-    is_on(turn) && primary.fence_unbound
+    is_on(turn) && primary.fence_unbound && !forgotten(turn)
+}
+
+/// The store does not name this node any more: somebody deleted it, or brought an older state of the store back.
+fn forgotten(turn: &Turn<'_>) -> bool {
+    turn.fresh().is_some_and(|cluster| {
+        // A view from before it was told shows nothing of it.
+        let current = turn.memory.unbound_told.is_none_or(|told| cluster.revision >= told);
+        current && !cluster.unbound.contains_key(turn.me())
+    })
 }
 
 pub(super) fn without_store(turn: &mut Turn<'_>) -> Verdict {
@@ -52,7 +61,8 @@ pub(super) fn without_store(turn: &mut Turn<'_>) -> Verdict {
 
 /// What a leader with a valid lease does about its fence: unbound once the store was told, bound when maintenance mode is over.
 pub(super) fn fence(turn: &Turn<'_>, primary: &PrimaryView, lease: Lease) -> Option<Effect> {
-    match (is_on(turn) && turn.fresh().is_none_or(only_our_kind), primary.fence_unbound) {
+    let may = is_on(turn) && turn.fresh().is_none_or(only_our_kind) && !(primary.fence_unbound && forgotten(turn));
+    match (may, primary.fence_unbound) {
         (true, false) => {
             let known = turn.fresh().is_some_and(|cluster| knows(turn, cluster, lease));
             (known && primary.fence_open).then_some(Effect::UnbindFence { lease })
@@ -83,6 +93,10 @@ pub(super) fn tell(turn: &mut Turn<'_>) -> Option<Effect> {
         // Its fence is out of reach.
         (Server::Starting { .. } | Server::Stopping { .. } | Server::Leftover, _) => return None,
     };
+    if wanted.is_none() && known.is_some_and(|created| !is_own(turn, *created)) {
+        // Another machine of this name said so: it is the operator's to say that its server does not run.
+        return None;
+    }
     let settled = match leads {
         Some(lease) if wanted.is_some() => knows(turn, cluster, lease),
         _ => known == wanted.as_ref(),
@@ -95,6 +109,12 @@ pub(super) fn tell(turn: &mut Turn<'_>) -> Option<Effect> {
         turn.memory.unbound_told = None;
     }
     effect
+}
+
+/// Whether this node led by the key of that revision, as it remembers or its data directory shows.
+fn is_own(turn: &Turn<'_>, created: Revision) -> bool {
+    let marker = turn.view.local.marker.as_ref().is_some_and(|marker| marker.member == *turn.me());
+    turn.memory.led_by == Some(created) || marker
 }
 
 fn write(turn: &Turn<'_>, cluster: &Cluster, wanted: Option<Revision>) -> Option<Effect> {

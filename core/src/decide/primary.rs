@@ -197,6 +197,10 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
     if outdated(turn, primary, cluster) || cluster.members.values().any(on_newer) {
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }
+    if let Some(other) = pause::unbound(turn, cluster) {
+        let verdict = Verdict::of(Rule::ElectionAwaitingUnbound).with(Effect::CloseFence);
+        return verdict.because(other.to_string()).soon(1000);
+    }
     if let Some(mut verdict) = super::election::unleased(turn, cluster) {
         verdict.effects.insert(0, Effect::CloseFence);
         return verdict;

@@ -1,7 +1,7 @@
 //! A standby that holds the lease: claim a timeline, then promote.
 
 use super::turn::{Turn, Verdict};
-use super::{duties, in_place, lease, outside, primary, release};
+use super::{duties, in_place, lease, outside, pause, primary, release};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Member, TimelineClaim};
 use crate::dcs::ClaimAlong;
@@ -58,10 +58,12 @@ pub(super) fn not_ready(turn: &mut Turn<'_>) -> Verdict {
 pub(super) fn running(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
     let now = turn.now();
     let since = *turn.memory.not_running_since.get_or_insert(now);
-    if now.since(since) >= turn.view.settings.primary_start_timeout_ms.max(PROMOTION_MAX) {
+    // One by hand is left alone, however long it takes.
+    let ours = !pause::is_on(turn) || turn.memory.lease.is_some();
+    if ours && now.since(since) >= turn.view.settings.primary_start_timeout_ms.max(PROMOTION_MAX) {
         return primary::stop_standby(turn, Rule::StartTimedOut, LeaveReason::Shutdown, true);
     }
-    if receiver_hangs(turn, standby) && release::others_could_lead(turn) {
+    if ours && receiver_hangs(turn, standby) && release::others_could_lead(turn) {
         return primary::stop_standby(turn, Rule::PromotionHangs, LeaveReason::Shutdown, true);
     }
     let press_on = press_on(turn, standby);

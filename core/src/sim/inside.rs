@@ -38,6 +38,7 @@ impl World {
             return Went::Wrong;
         }
         server.fence.unbound = true;
+        self.judge.overruled.remove(&node);
         judge::unbound(self, node);
         Went::On
     }

@@ -64,7 +64,7 @@ pub(super) struct Judge {
     pub(super) named: Option<(usize, u64)>,
     /// Maintenance mode, by the store.
     pub(super) paused_since: Option<u64>,
-    /// Nodes that could acknowledge without a lease when another took the key in maintenance mode: an operator's doing.
+    /// Nodes that could acknowledge without a lease when an operator deleted what the store knew of that.
     pub(super) overruled: std::collections::BTreeSet<usize>,
     /// Branches that operators made with `pg_ctl promote`.
     pub(super) made_by_hand: std::collections::BTreeSet<BranchId>,
@@ -233,7 +233,6 @@ pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, afte
     if let Some(leader) = after {
         let taker = world.nodes.iter().position(|node| node.name == leader.name);
         world.judge.released.retain(|(node, _)| Some(*node) != taker);
-        i07::overrule(world, taker);
         let result = i01::taker_is_alone(world, taker);
         world.judge.verdict("I1", result);
     }

@@ -112,6 +112,7 @@ pub(super) fn maintenance() -> [u64; KINDS] {
         Pause => 4,
         PromoteByHand | StartByHand | StopServer | CutFromStore | StoreDown | Failover => 2,
         KillWorker | KillPostmaster | KillSupervisor | CrashNode | FreezeNode | Isolate | Switchover | StopNode => 1,
+        DeleteKeys | DeleteLeaderKey => 1,
         _ => 0,
     })
 }

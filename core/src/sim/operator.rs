@@ -135,6 +135,9 @@ impl World {
             self.judge.newest_history = crate::ids::Timeline(0);
         }
         self.judge.initialize_wiped |= matches!(prefix, "" | "all" | "initialize");
+        if matches!(prefix, "all" | "ha_ext") {
+            super::invariants::i07::wiped(self);
+        }
         match prefix {
             "" => self.store.delete_where(|path| !path.starts_with("ha_ext/")),
             "all" => {

@@ -154,6 +154,11 @@ fn maintenance_mode_that_is_ended_by_force_forgets_who_may_go_on() {
     let Answer::Write { edit, then } = after_write(then, &DcsReply::Written(Revision(50))) else { panic!("a write") };
     assert_eq!((edit.key, edit.value, edit.expect), (Key::Unbound, None, Expect::Unchanged(Revision(40))));
     assert_eq!(refused(after_write(then, &DcsReply::Written(Revision(51)))).0, 200);
+    // What the operator was not shown stays: the leader takes it back itself.
+    let leader = cluster().leader.expect("it has a leader").name;
+    let Answer::Write { then, .. } = resume(&paused(&[leader.as_str(), "pg7"])) else { panic!("a write") };
+    let Answer::Write { edit, .. } = after_write(then, &DcsReply::Written(Revision(50))) else { panic!("a write") };
+    assert_eq!(edit.value, Some(json!({ leader.as_str(): 5 }).to_string()));
     // The first write came through last time, and the second did not.
     let mut ended = paused(&["pg7"]);
     ended.config = cluster().config;

@@ -196,3 +196,18 @@ fn a_scheduled_switchover_can_be_taken_back() {
         (200, "scheduled switchover deleted".to_owned())
     );
 }
+
+#[test]
+fn nobody_is_put_beside_one_that_may_go_on_without_a_lease() {
+    let mut held = willing();
+    held.unbound = [(NodeName::new("pg7"), Revision(5))].into();
+    for (path, body) in
+        [("/switchover", r#"{"leader":"pg1","candidate":"pg2"}"#), ("/failover", r#"{"candidate":"pg2"}"#)]
+    {
+        let (status, text) = refused(switchover(&held, path, body));
+        assert!(status == 412 && text.contains("pg7 may acknowledge") && text.contains("ha_resume"), "{status} {text}");
+    }
+    held.unbound = [(NodeName::new("pg1"), Revision(5))].into();
+    let answer = switchover(&held, "/switchover", r#"{"leader":"pg1","candidate":"pg2"}"#);
+    assert!(matches!(answer, Answer::Write { .. }), "the leader hands over itself: {answer:?}");
+}

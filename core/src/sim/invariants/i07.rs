@@ -19,17 +19,11 @@ pub(in crate::sim) fn told(world: &mut World, node: usize) -> Result<(), String>
     Err(format!("{name} goes on without a deadline, and the store does not know"))
 }
 
-/// Taken in maintenance mode, by an operator's hand: whoever could go on without a lease then is his to stop.
-pub(in crate::sim) fn overrule(world: &mut World, taker: Option<usize>) {
-    if !world.paused() {
-        return;
-    }
-    for index in 0..world.nodes.len() {
-        let unbound = world.server(index).is_some_and(|server| server.fence.unbound);
-        if Some(index) != taker && unbound {
-            world.judge.overruled.insert(index);
-        }
-    }
+/// Somebody has deleted what the store knows: whoever goes on without a lease, and cannot see that, is his to stop.
+pub(in crate::sim) fn wiped(world: &mut World) {
+    let unbound = |index: &usize| world.server(*index).is_some_and(|server| server.fence.unbound);
+    let nodes: Vec<usize> = (0..world.nodes.len()).filter(unbound).collect();
+    world.judge.overruled.extend(nodes);
 }
 
 /// Whether two open fences are an operator's doing.
