@@ -111,8 +111,8 @@ pub(super) fn maintenance() -> [u64; KINDS] {
     ALL.map(|kind| match kind {
         Pause => 4,
         PromoteByHand | StartByHand | StopServer | CutFromStore | StoreDown | Failover => 2,
-        KillWorker | KillPostmaster | KillSupervisor | CrashNode | FreezeNode | Isolate | Switchover | StopNode => 1,
-        DeleteKeys | DeleteLeaderKey => 1,
+        KillWorker | KillPostmaster | KillSupervisor | CrashNode | FreezeNode | Isolate | Switchover | StopNode
+        | DeleteKeys | DeleteLeaderKey => 1,
         _ => 0,
     })
 }
