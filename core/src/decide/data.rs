@@ -182,6 +182,13 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
 fn behind(turn: &mut Turn<'_>, cluster: &Cluster, leader: &LeaderKey, control: &Control) -> Verdict {
     let upstream = turn.upstream(cluster, &leader.name);
     if was_standby(control) {
+        // A rewind onto a leader that has no WAL of where its timeline begins (it was copied since) ends like this: recovery went on along
+        // this node's own old timeline, and no server starts from such a checkpoint. Another rewind would end there too.
+        let reached = WalEnd::LastRecord(control.checkpoint);
+        if rejoin::compare(cluster, control.timeline, reached) == Branch::Diverged {
+            turn.memory.rewind_failed = true;
+            return mend(turn, cluster, upstream);
+        }
         let end = WalEnd::Received(control.min_recovery_point);
         let timeline = control.min_recovery_timeline.max(control.timeline);
         return match rejoin::compare(cluster, timeline, end) {
