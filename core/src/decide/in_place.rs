@@ -108,7 +108,8 @@ pub(super) fn watch(turn: &mut Turn<'_>) -> Verdict {
     }
     let stragglers = if turn.memory.stragglers_ended || stopping { None } else { turn.run(Step::EndStragglers) };
     // Whoever was acknowledged was so before: the fence was closed before the server went down, and nobody is there to open it.
-    let release = stragglers.is_none().then(|| left_to_release(turn)).flatten();
+    // Somebody stops it: then the release waits until it is down.
+    let release = (stragglers.is_none() && !stopping).then(|| left_to_release(turn)).flatten();
     Verdict::of(Rule::DemotionRecovering).and(stragglers.or(release)).soon(100)
 }
 
