@@ -138,6 +138,8 @@ impl Commands {
                 Stage::Writing(then)
             }
             Answer::AwaitSwitchover(wait) => Stage::Waiting(wait),
+            // A member asks another through REST alone.
+            Answer::Promise(_) => return self.answer(ticket, &api::Reply::page(501)),
         };
         self.open.push(Open { ticket, since, stage });
     }

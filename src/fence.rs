@@ -89,6 +89,14 @@ pub fn unbind(shared: &Shared) {
     let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_open);
 }
 
+/// Moves the deadline of an open fence out to `until`, by what the other members promised, for the worker's main thread. One that was
+/// closed meanwhile stays so.
+pub fn extend(shared: &Shared, until: Tick) {
+    let new = until.0.saturating_mul(1_000_000);
+    let moves = |old: u64| (old != 0 && old < new).then_some(new);
+    let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, moves);
+}
+
 /// Whether the fence is open without a deadline.
 pub fn unbound(shared: &Shared) -> bool {
     shared.gate.deadline_ns.load(Ordering::Acquire) == UNBOUND_NS

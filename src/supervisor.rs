@@ -147,11 +147,10 @@ impl Supervisor {
         }
     }
 
-    /// What the supervisor needs to go on at any moment.
-    pub fn beat(&mut self, memory: &Memory) {
-        if self.acting && self.link.is_some() {
-            self.send(&ToSupervisor::Beat { memory: Box::new(memory.clone()) }, false);
-        }
+    /// What the supervisor needs to go on at any moment. `false` if it did not get that; without one there is nobody to go on from it.
+    pub fn beat(&mut self, memory: &Memory) -> bool {
+        let listens = self.acting && self.link.is_some();
+        !listens || self.send(&ToSupervisor::Beat { memory: Box::new(memory.clone()) }, false)
     }
 
     /// We act no more. `false` without a supervisor to take over.
@@ -164,7 +163,7 @@ impl Supervisor {
             return false;
         }
         self.hand_on(waits);
-        self.send(&ToSupervisor::Leaving { reason: reason.clone(), memory: Box::new(memory.clone()) }, false);
+        let _ = self.send(&ToSupervisor::Leaving { reason: reason.clone(), memory: Box::new(memory.clone()) }, false);
         self.link.is_some()
     }
 
@@ -190,11 +189,11 @@ impl Supervisor {
         }
     }
 
-    fn send(&mut self, message: &ToSupervisor, with_rest: bool) {
-        let Some(link) = self.link.as_mut() else { return };
+    fn send(&mut self, message: &ToSupervisor, with_rest: bool) -> bool {
+        let Some(link) = self.link.as_mut() else { return false };
         let fds: Vec<BorrowedFd<'_>> = if with_rest { self.rest.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
         match link.send(message, &fds) {
-            Ok(()) => {}
+            Ok(()) => return true,
             // A supervisor that is stopped or slow misses a beat; it knows that.
             Err(SendError::Full) if matches!(message, ToSupervisor::Beat { .. }) => {}
             Err(error) => {
@@ -202,6 +201,7 @@ impl Supervisor {
                 self.link = None;
             }
         }
+        false
     }
 }
 

@@ -276,6 +276,9 @@ impl Outside {
             Effect::CloseFence => Ok(()),
             Effect::Dcs(_)
             | Effect::PollPeers { .. }
+            | Effect::AskFailsafe { .. }
+            | Effect::AnswerFailsafe { .. }
+            | Effect::ExtendFence { .. }
             | Effect::OpenFence { .. }
             | Effect::UnbindFence { .. }
             | Effect::Promote { .. }

@@ -63,7 +63,9 @@ impl Silence {
             self.kept_at = Some(now);
             driver.keep_session();
         }
-        let deadline = worker.memory.lease.map(|lease| lease.deadline());
+        // With the store out of reach the others may have promised it more time than the lease has.
+        let promised = worker.memory.failsafe.extended;
+        let deadline = worker.memory.lease.map(|lease| lease.deadline().max(promised.unwrap_or_default()));
         let kill_at = if holds { heard_at + KILL_MIN } else { kill_at(heard_at, deadline, ttl) };
         // In maintenance mode its lease may be over for long; to kill it would restart the server.
         if now >= kill_at && !self.killed && !worker.memory.paused {

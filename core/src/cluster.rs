@@ -36,6 +36,10 @@ pub struct Cluster {
     pub refused: Option<(Revision, String)>,
     /// The `status` key.
     pub status: Status,
+    /// The `failsafe` key: names and `api_url`s, if it holds any.
+    pub failsafe: Option<Versioned<BTreeMap<NodeName, String>>>,
+    /// The revision of that key.
+    pub failsafe_revision: Option<Revision>,
     /// The `history` key; empty when absent.
     pub history: Vec<HistoryRow>,
     /// `ha_ext/timeline/<n>`: who made which timeline.

@@ -38,6 +38,8 @@ pub enum Key {
     Config,
     /// `failover`
     Failover,
+    /// `failsafe`
+    Failsafe,
     /// `history`
     History,
     /// `status`
@@ -60,6 +62,7 @@ impl Key {
             Key::Initialize => "initialize".to_owned(),
             Key::Config => "config".to_owned(),
             Key::Failover => "failover".to_owned(),
+            Key::Failsafe => "failsafe".to_owned(),
             Key::History => "history".to_owned(),
             Key::Status => "status".to_owned(),
             Key::Member(name) => format!("members/{name}"),

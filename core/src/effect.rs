@@ -3,8 +3,10 @@
 //! Order is part of the contract: seal before demote, demote before release, acquire before promote.
 //! An effect whose outcome matters ([`Effect::Dcs`], [`Effect::Run`]) ends the list of its decision.
 
+use crate::clock::Tick;
 use crate::dcs::DcsCall;
-use crate::ids::{NodeName, Timeline};
+use crate::failsafe::Reply;
+use crate::ids::{NodeName, Revision, Timeline};
 use crate::lease::Lease;
 use crate::local::Upstream;
 use crate::seat::LeaveReason;
@@ -20,6 +22,25 @@ pub enum Effect {
     PollPeers {
         /// Name and `api_url` of each.
         targets: Vec<(NodeName, String)>,
+    },
+    /// Ask these members, all at once, to stay away from the leader key; answers arrive in `View::promises`.
+    AskFailsafe {
+        /// Name and `api_url` of each.
+        targets: Vec<(NodeName, String)>,
+        /// Create revision of the leader key that this node leads by.
+        created: Revision,
+    },
+    /// Answer a question of `View::questions`. What was promised must be known to whoever acts for this node next before it is told.
+    AnswerFailsafe {
+        /// Which.
+        question: u64,
+        /// What it is told.
+        reply: Reply,
+    },
+    /// Keep an open fence open until then, by what every other member promised (inside).
+    ExtendFence {
+        /// Until when.
+        until: Tick,
     },
     /// Let commits be acknowledged until the lease's deadline (inside).
     OpenFence {
@@ -168,6 +189,9 @@ impl Effect {
         match self {
             Effect::Dcs(_) | Effect::Run(_) | Effect::Demote { .. } | Effect::Exit { .. } => true,
             Effect::PollPeers { .. }
+            | Effect::AskFailsafe { .. }
+            | Effect::AnswerFailsafe { .. }
+            | Effect::ExtendFence { .. }
             | Effect::OpenFence { .. }
             | Effect::UnbindFence { .. }
             | Effect::CloseFence
@@ -189,8 +213,13 @@ impl Effect {
     pub fn seat(&self) -> Option<crate::view::Side> {
         use crate::view::Side;
         match self {
-            Effect::Dcs(_) | Effect::PollPeers { .. } | Effect::CloseFence => None,
-            Effect::OpenFence { .. }
+            Effect::Dcs(_)
+            | Effect::PollPeers { .. }
+            | Effect::AskFailsafe { .. }
+            | Effect::AnswerFailsafe { .. }
+            | Effect::CloseFence => None,
+            Effect::ExtendFence { .. }
+            | Effect::OpenFence { .. }
             | Effect::UnbindFence { .. }
             | Effect::Promote { .. }
             | Effect::PressOn(_)
@@ -208,14 +237,24 @@ impl Effect {
     }
 }
 
+fn names(targets: &[(NodeName, String)]) -> String {
+    let names: Vec<&str> = targets.iter().map(|(name, _)| name.as_str()).collect();
+    names.join(", ")
+}
+
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Effect::Dcs(call) => write!(f, "store: {call:?}"),
-            Effect::PollPeers { targets } => {
-                let names: Vec<&str> = targets.iter().map(|(name, _)| name.as_str()).collect();
-                write!(f, "ask {}", names.join(", "))
+            Effect::PollPeers { targets } => write!(f, "ask {}", names(targets)),
+            Effect::AskFailsafe { targets, .. } => write!(f, "ask {} to stay away from the leader key", names(targets)),
+            Effect::AnswerFailsafe { reply: Reply::Accepted(lasts), .. } => {
+                write!(f, "promise to stay away from the leader key for {lasts}")
             }
+            Effect::AnswerFailsafe { reply: Reply::Off, .. } => f.write_str("promise nothing: failsafe mode is off"),
+            Effect::AnswerFailsafe { reply: Reply::Leads, .. } => f.write_str("promise nothing: this node leads"),
+            Effect::AnswerFailsafe { reply: Reply::Refused(why), .. } => write!(f, "promise nothing: {why}"),
+            Effect::ExtendFence { .. } => f.write_str("keep the fence open, as every member stays away"),
             Effect::OpenFence { lease } => write!(f, "open the fence for lease {}", lease.id),
             Effect::UnbindFence { lease } => {
                 write!(f, "keep the fence open without a deadline, as lease {} is paused", lease.id)

@@ -13,6 +13,7 @@ pub mod config;
 pub mod dcs;
 pub mod decide;
 pub mod effect;
+pub mod failsafe;
 pub mod ids;
 pub mod lease;
 pub mod local;

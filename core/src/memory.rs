@@ -4,6 +4,7 @@ use crate::clock::{Millis, Tick};
 use crate::clocks::Clocks;
 use crate::cluster::LeaderKey;
 use crate::effect::Pressure;
+use crate::failsafe::Failsafe;
 use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use crate::lease::Lease;
 use serde::{Deserialize, Serialize};
@@ -115,6 +116,8 @@ pub struct Memory {
     pub receiver_stops_since: Option<Tick>,
     /// This node must be rewound, and the leader's first checkpoint is all that is missing: its member key says so.
     pub awaits_checkpoint: bool,
+    /// Promises made and given while the store cannot be reached.
+    pub failsafe: Failsafe,
     /// A rewind onto this timeline failed: copy anew instead, if that is allowed.
     pub rewind_failed: bool,
 }

@@ -8,6 +8,7 @@ use crate::dcs::{LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKe
 use crate::ids::{Lsn, NodeName, Revision, SystemId, Timeline};
 use crate::tags::Tags;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a refusal is called in the `failover` key.
@@ -57,6 +58,10 @@ pub(crate) fn take(out: &mut Cluster, path: &str, key: &RawKey) {
             out.failover = failover(key);
             out.failover_revision = Some(key.modified);
             out.refused = refused(key);
+        }
+        "failsafe" => {
+            out.failsafe = failsafe(key);
+            out.failsafe_revision = Some(key.modified);
         }
         "status" => out.status = status(&key.value),
         "history" => out.history = history(&key.value),
@@ -132,6 +137,21 @@ fn refused(key: &RawKey) -> Option<(Revision, String)> {
     let refused = value.get(REFUSED)?;
     let request = serde_json::from_value(refused.get("request")?.clone()).ok()?;
     Some((request, refused.get("reason")?.as_str()?.to_owned()))
+}
+
+fn failsafe(key: &RawKey) -> Option<Versioned<BTreeMap<NodeName, String>>> {
+    let Ok(Value::Object(map)) = serde_json::from_str(&key.value) else { return None };
+    // A member without an address can be asked nothing, and is one of them all the same.
+    let url = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let value: BTreeMap<NodeName, String> =
+        map.iter().map(|(name, at)| (NodeName::new(name.as_str()), url(at))).collect();
+    (!value.is_empty()).then_some(Versioned { value, revision: key.modified })
+}
+
+/// Whether a dynamic configuration turns failsafe mode on.
+#[must_use]
+pub fn failsafe_mode(config: &Value) -> bool {
+    config.get("failsafe_mode").and_then(boolean) == Some(true)
 }
 
 fn status(text: &str) -> Status {

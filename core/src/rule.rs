@@ -117,6 +117,11 @@ rules! {
     PauseDiverged = "pause.diverged", "Maintenance mode: this standby would have to be stopped to rejoin, and is left alone.";
     PauseLeaving = "pause.leaving", "Maintenance mode: the supervisor ends and the server goes on.";
     ElectionAwaitingUnbound = "election.awaiting_unbound", "A former leader may acknowledge without a lease, by maintenance mode; it has to take that back, or an operator to override it.";
+    ElectionPromised = "election.promised", "There is no leader key, but this member promised a leader without the store to stay away from it; wait until that is over.";
+    ElectionMayHavePromised = "election.may_have_promised", "This member has forgotten what it promised a leader without the store; it stays away from the leader key for one `ttl`.";
+    ElectionNotInFailsafe = "election.not_in_failsafe", "There is no leader, and this member is not among those that a leader without the store asks; it stays away from the leader key.";
+    FailsafeAsking = "failsafe.asking", "The store does not confirm the lease; the members are asked to stay away from the leader key.";
+    FailsafeLeading = "failsafe.leading", "The lease is over and the store out of reach; commits are acknowledged for as long as every member stays away from the leader key.";
     PromotionLeaseLost = "promotion.lease_lost", "The lease was lost before the promotion began; go back to following.";
     OutsideWaitingForWorker = "outside.waiting_for_worker", "The server is up or starting; the worker will report in.";
     OutsideLeaderStarting = "outside.leader_starting", "The leader's server is starting; the lease is kept.";

@@ -31,6 +31,9 @@ pub struct Settings {
     pub use_slots: bool,
     /// `postgresql.demote_method` is not `restart`: a leader becomes a standby without being stopped, where that is safe.
     pub demote_in_place: bool,
+    /// `failsafe_mode`.
+    #[serde(default)]
+    pub failsafe_mode: bool,
     /// `pause`.
     pub pause: bool,
     /// Our tags.
@@ -52,6 +55,7 @@ impl Default for Settings {
             replace_diverged: false,
             use_slots: true,
             demote_in_place: true,
+            failsafe_mode: false,
             pause: false,
             tags: Tags::default(),
             bootstrap_dcs: serde_json::Value::Object(serde_json::Map::new()),

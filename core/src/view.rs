@@ -3,6 +3,7 @@
 use crate::clock::Tick;
 use crate::clocks::Clocks;
 use crate::cluster::Cluster;
+use crate::failsafe::{PromiseView, Question};
 use crate::ids::NodeName;
 use crate::local::LocalView;
 use crate::outcome::Outcome;
@@ -32,6 +33,10 @@ pub struct View<'a> {
     pub local: &'a LocalView,
     /// What the peers said.
     pub peers: &'a [PeerView],
+    /// What became of asking the members to stay away from the leader key.
+    pub promises: &'a [PromiseView],
+    /// Leaders that ask this node for that. Each is answered by the decision it is part of.
+    pub questions: &'a [Question],
     /// What became of earlier effects since the last tick, in order.
     pub outcomes: &'a [Outcome],
     /// A request to the store is under way; a decision sends no other.

@@ -1,10 +1,11 @@
 //! The order contract of effects: decisions that break it must not pass [`Decision::check`].
 
 use ha_core::clock::{Millis, Tick};
-use ha_core::cluster::{Cluster, LeaderKey, Released};
+use ha_core::cluster::{Cluster, LeaderKey, Released, Versioned};
 use ha_core::dcs::DcsCall;
 use ha_core::decide::{Decision, Violation};
 use ha_core::effect::{DemoteMethod, Effect};
+use ha_core::failsafe::{Failsafe, Given, Promised};
 use ha_core::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use ha_core::lease::Lease;
 use ha_core::local::{DataDir, InPlace, LocalView, PrimaryView, Seal, Server, StandbyConnection, StandbyView};
@@ -63,6 +64,16 @@ fn in_place(reason: LeaveReason) -> Vec<Effect> {
 }
 
 fn verdict(seat: Seat, server: Server, memory: Memory, effects: Vec<Effect>) -> Result<(), Violation> {
+    judged(&Settings::default(), seat, server, memory, effects)
+}
+
+fn judged(
+    settings: &Settings,
+    seat: Seat,
+    server: Server,
+    memory: Memory,
+    effects: Vec<Effect>,
+) -> Result<(), Violation> {
     let mut cluster = Cluster { revision: Revision(100), ..Cluster::default() };
     cluster.leader = Some(LeaderKey { name: NodeName::new("n2"), lease: LeaseId(9), created: Revision(90) });
     let local = LocalView {
@@ -76,7 +87,7 @@ fn verdict(seat: Seat, server: Server, memory: Memory, effects: Vec<Effect>) -> 
         pending_restart: BTreeMap::new(),
         founding: false,
     };
-    let (me, identity, settings) = (NodeName::new("n1"), Identity::default(), Settings::default());
+    let (me, identity) = (NodeName::new("n1"), Identity::default());
     let view = View {
         now: NOW,
         clocks: None,
@@ -84,10 +95,12 @@ fn verdict(seat: Seat, server: Server, memory: Memory, effects: Vec<Effect>) -> 
         me: &me,
         scope: "demo",
         identity: &identity,
-        settings: &settings,
+        settings,
         dcs: DcsView::Fresh(&cluster),
         local: &local,
         peers: &[],
+        promises: &[],
+        questions: &[],
         outcomes: &[],
         dcs_busy: false,
         stop_requested: false,
@@ -181,4 +194,61 @@ fn reads_are_admitted_after_the_comparison() {
     // Nothing is known of the leader that the key names.
     let unknown = verdict(seat, Server::Standby(standby), Memory::default(), vec![Effect::ServeReads]);
     assert_eq!(unknown, Err(Violation::ReadsBeforeComparison));
+}
+
+/// Two other members, one of which has promised until tick `end`.
+fn promised_until(end: u64) -> Memory {
+    let members = ["n1", "n2", "n3"].map(|name| (NodeName::new(name), String::new()));
+    let given = |lasts: u64| Given { asked_at: Tick(0), counts_from: Tick(0), lasts: Millis(lasts) };
+    let failsafe = Failsafe {
+        map: Some(Versioned { value: members.into(), revision: Revision(7) }),
+        written: Some(Revision(7)),
+        given: [(NodeName::new("n2"), given(900_000)), (NodeName::new("n3"), given(end))].into(),
+        ..Failsafe::default()
+    };
+    Memory { lease: Some(lease()), failsafe, ..Memory::default() }
+}
+
+#[test]
+fn a_fence_is_kept_open_no_longer_than_every_member_promised() {
+    let extend = |memory: Memory, until: u64| {
+        let settings = Settings { failsafe_mode: true, ..Settings::default() };
+        let seat = Seat::Inside { supervised: true };
+        judged(
+            &settings,
+            seat,
+            Server::Primary(PrimaryView::default()),
+            memory,
+            vec![Effect::ExtendFence { until: Tick(until) }],
+        )
+    };
+    let end = promised_until(130_000).failsafe.until(&NodeName::new("n1"), NOW, Millis(30_000)).expect("promised");
+    assert_eq!(extend(promised_until(130_000), end.0), Ok(()));
+    assert_eq!(extend(promised_until(130_000), end.0 + 1), Err(Violation::ExtendedUnpromised));
+    let mut without = promised_until(130_000);
+    without.failsafe.given.clear();
+    assert_eq!(extend(without, NOW.0 + 1), Err(Violation::ExtendedUnpromised));
+    let lost = Memory { lease: None, ..promised_until(130_000) };
+    assert_eq!(extend(lost, NOW.0 + 1), Err(Violation::ExtendedUnpromised), "the key is not ours");
+    let off = inside(PrimaryView::default(), promised_until(130_000), vec![Effect::ExtendFence { until: end }]);
+    assert_eq!(off, Err(Violation::ExtendedUnpromised), "failsafe mode is off");
+}
+
+#[test]
+fn nobody_takes_the_key_against_a_promise() {
+    let promised = |until: u64| {
+        let promised = [(NodeName::new("n2"), Promised { until: Tick(until), created: None })].into();
+        Memory { failsafe: Failsafe { promised, ..Failsafe::default() }, ..Memory::default() }
+    };
+    let seat = Seat::Inside { supervised: true };
+    for call in [
+        DcsCall::AcquireLeader { seen: Revision(100), claim: None },
+        DcsCall::AdoptLeader { old: LeaseId(5), created: Revision(50) },
+    ] {
+        let take = |until| {
+            verdict(seat, Server::Standby(StandbyView::default()), promised(until), vec![Effect::Dcs(call.clone())])
+        };
+        assert_eq!(take(NOW.0 + 1), Err(Violation::PromiseBroken));
+        assert_eq!(take(NOW.0), Ok(()));
+    }
 }

@@ -260,6 +260,10 @@ impl Port for Inside {
                 self.empty_settings_soon();
                 Ok(())
             }
+            Effect::ExtendFence { until } => {
+                fence::extend(self.shared, *until);
+                Ok(())
+            }
             Effect::UnbindFence { .. } => {
                 fence::unbind(self.shared);
                 Ok(())
@@ -322,9 +326,12 @@ impl Port for Inside {
                     }
                 }
             }
-            Effect::Dcs(_) | Effect::PollPeers { .. } | Effect::Run(_) | Effect::Exit { .. } => {
-                Err("it is not for the worker to do".to_owned())
-            }
+            Effect::Dcs(_)
+            | Effect::PollPeers { .. }
+            | Effect::AskFailsafe { .. }
+            | Effect::AnswerFailsafe { .. }
+            | Effect::Run(_)
+            | Effect::Exit { .. } => Err("it is not for the worker to do".to_owned()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Asks the other members directly: `GET /patroni` (wire.md 4, item 1).
 
-use ha_core::clock::Tick;
+use ha_core::api::PROMISE_HEADER;
+use ha_core::clock::{Millis, Tick};
+use ha_core::failsafe::{PromiseAnswer, PromiseView};
 use ha_core::ids::{Lsn, NodeName, Timeline};
 use ha_core::parse;
 use ha_core::peer::{PeerAnswer, PeerStatus, PeerView};
@@ -48,6 +50,31 @@ impl Asker {
         PeerView { name, asked_at, answer }
     }
 
+    /// Asks one member to stay away from the leader key, as [`Asker::ask`] does. What it says counts only if it says for how long.
+    #[must_use]
+    pub fn promise(&self, open: PromiseView, api_url: &str, body: &str) -> PromiseView {
+        let answer = match self.post(&failsafe_url(api_url), body) {
+            Ok(lasts) => lasts,
+            Err(error) => PromiseAnswer::Refused(error.to_string()),
+        };
+        PromiseView { answer, ..open }
+    }
+
+    fn post(&self, url: &str, body: &str) -> Result<PromiseAnswer, ureq::Error> {
+        let mut request = self.agent.post(url).content_type("application/json");
+        if let Some(value) = &self.authorization {
+            request = request.header("Authorization", value);
+        }
+        let mut response = request.send(body)?;
+        let status = response.status().as_u16();
+        let lasts = response.headers().get(PROMISE_HEADER).and_then(|lasts| lasts.to_str().ok()?.parse().ok());
+        let text = response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string()?;
+        Ok(match lasts {
+            Some(lasts) if status == 200 && text.trim() == "Accepted" => PromiseAnswer::Promised(Millis(lasts)),
+            _ => PromiseAnswer::Refused(format!("{status} {}", text.lines().next().unwrap_or_default())),
+        })
+    }
+
     fn get(&self, api_url: &str) -> Result<String, ureq::Error> {
         let mut request = self.agent.get(api_url);
         if let Some(value) = &self.authorization {
@@ -55,6 +82,12 @@ impl Asker {
         }
         request.call()?.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string()
     }
+}
+
+/// Where a member whose `api_url` this is takes the question.
+fn failsafe_url(api_url: &str) -> String {
+    let base = api_url.trim_end_matches('/');
+    format!("{}/failsafe", base.strip_suffix("/patroni").unwrap_or(base))
 }
 
 fn answer(text: &str) -> PeerAnswer {
@@ -184,6 +217,31 @@ mod tests {
         let request = request.join().expect("request");
         assert!(request.starts_with("GET /patroni "), "{request}");
         assert!(request.to_lowercase().contains("authorization: basic ytpi"), "{request}");
+    }
+
+    #[test]
+    fn only_an_answer_that_says_for_how_long_is_a_promise() {
+        let promise = |reply: &'static str| {
+            let (url, request) = server(Some(reply));
+            let (name, created) = (NodeName::new("pg2"), ha_core::ids::Revision(70));
+            let open = PromiseView { name, asked_at: Tick(7), created, answer: PromiseAnswer::Pending };
+            let view = Asker::new(Some("Basic YTpi".to_owned())).promise(open, &url, "{\"name\":\"pg1\"}");
+            assert_eq!((view.asked_at, view.created), (Tick(7), created));
+            let request = request.join().expect("request");
+            assert!(request.starts_with("POST /failsafe "), "{request}");
+            assert!(request.to_lowercase().contains("authorization: basic ytpi"), "{request}");
+            view.answer
+        };
+        let ours = "HTTP/1.0 200 x\r\nha-ext-promise-ms: 30000\r\nlsn: 5\r\n\r\nAccepted";
+        assert_eq!(promise(ours), PromiseAnswer::Promised(Millis(30_000)));
+        for other in [
+            "HTTP/1.0 200 x\r\nlsn: 5\r\n\r\nAccepted",
+            "HTTP/1.0 500 x\r\nha-ext-promise-ms: 30000\r\n\r\nRunning as a leader",
+            "HTTP/1.0 200 x\r\nha-ext-promise-ms: x\r\n\r\nAccepted",
+            "HTTP/1.0 200 x\r\nha-ext-promise-ms: 30000\r\n\r\nno",
+        ] {
+            assert!(matches!(promise(other), PromiseAnswer::Refused(_)), "{other}");
+        }
     }
 
     #[test]

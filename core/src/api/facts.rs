@@ -36,6 +36,14 @@ impl<'a> Facts<'a> {
         lease.is_some_and(|lease| lease.valid_at(self.live.now)) && !self.somebody_else_leads()
     }
 
+    /// Whether this leader goes on, or this member stays away from the leader key, because a store cannot be reached.
+    pub fn failsafe_is_active(&self) -> bool {
+        let (memory, now) = (&self.snapshot.memory, self.live.now);
+        let leads = self.leads() && memory.lease.is_some_and(|lease| !lease.valid_at(now));
+        let extended = memory.failsafe.extended.is_some_and(|until| now < until);
+        (leads && extended) || memory.failsafe.binds(now).is_some()
+    }
+
     pub fn state(&self) -> &'static str {
         member::state(&self.snapshot.local, &self.snapshot.memory)
     }

@@ -117,7 +117,11 @@ fn cluster(facts: &Facts<'_>, m: &mut Metrics) {
     let unlocked = facts.current_cluster().is_none_or(|cluster| cluster.leader.is_none());
     let timeline = facts.primary().map(|primary| primary.timeline).or_else(|| facts.standby().map(|s| s.timeline));
     m.gauge("patroni_cluster_unlocked", "Value is 1 if the cluster is unlocked, 0 if locked.", u8::from(unlocked));
-    m.gauge("patroni_failsafe_mode_is_active", "Value is 1 if failsafe mode is active, 0 if inactive.", 0);
+    m.gauge(
+        "patroni_failsafe_mode_is_active",
+        "Value is 1 if failsafe mode is active, 0 if inactive.",
+        u8::from(facts.failsafe_is_active()),
+    );
     m.gauge(
         "patroni_postgres_timeline",
         "Postgres timeline of this node (if running), 0 otherwise.",

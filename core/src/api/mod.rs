@@ -7,6 +7,7 @@ mod auth;
 mod cluster_view;
 mod dynamic;
 mod facts;
+mod failsafe;
 mod health;
 mod json;
 mod metrics;
@@ -20,6 +21,7 @@ pub mod time;
 #[cfg(test)]
 mod tests;
 
+pub use failsafe::{Asking, PROMISE_HEADER, after_promise};
 pub use reply::{Reply, reason};
 pub use snapshot::{LiveNow, ServerFacts, Snapshot};
 pub use switchover::{Action, SwitchoverWait, edit as failover_edit};
@@ -59,6 +61,8 @@ pub enum Answer {
         /// What it is for.
         then: Written,
     },
+    /// Have the driver decide about this, then call [`after_promise`].
+    Promise(Asking),
     /// Watch the cluster until [`SwitchoverWait::result`] has one.
     AwaitSwitchover(SwitchoverWait),
 }
@@ -119,10 +123,9 @@ pub fn route(request: &Request<'_>, snapshot: Option<&Snapshot>, live: LiveNow) 
         ("GET", "cluster") => Answer::Fresh(Question::Cluster),
         ("GET", "history") => from_view(&facts, cluster_view::history, Question::History),
         ("GET", "config") => from_view(&facts, dynamic::get, Question::Config),
-        // Failsafe mode is off.
-        ("GET", "failsafe") => now(Reply::page(502)),
+        ("GET", "failsafe") => now(failsafe::get(&facts)),
         ("GET", _) => now(health::get(&facts, request.path, request.query)),
-        ("PATCH" | "PUT", "config") | ("POST", "switchover" | "failover") | ("DELETE", "switchover") => {
+        ("PATCH" | "PUT", "config") | ("POST", "switchover" | "failover" | "failsafe") | ("DELETE", "switchover") => {
             let wanted = snapshot.config.restapi.authentication.as_ref();
             match auth::refusal(wanted, request.authorization) {
                 Some(refusal) => now(refusal),
@@ -152,6 +155,9 @@ fn change(request: &Request<'_>, segment: &str) -> Answer {
         Ok(Value::Object(map)) if !map.is_empty() => map,
         _ => return Answer::Now(Reply::page(400)),
     };
+    if segment == "failsafe" {
+        return failsafe::post(&body);
+    }
     Answer::Fresh(match (request.method, segment) {
         ("PATCH", _) => Question::PatchConfig { patch: Value::Object(body), forced },
         ("PUT", _) => Question::PutConfig { next: Value::Object(body), forced },

@@ -38,6 +38,9 @@ fn body(facts: &Facts<'_>) -> Object {
     if snapshot.settings.pause {
         out.put("pause", true);
     }
+    if facts.failsafe_is_active() {
+        out.put("failsafe_mode_is_active", true);
+    }
     if facts.current_cluster().is_none_or(|cluster| cluster.leader.is_none()) {
         out.put("cluster_unlocked", true);
     }

@@ -119,6 +119,7 @@ pub(super) fn dynamic(merged: &Merged) -> Dynamic {
         loop_wait_ms: merged.millis("loop_wait", 10_000),
         retry_timeout_ms: merged.millis("retry_timeout", 10_000),
         maximum_lag_on_failover_bytes: lag,
+        failsafe_mode: merged.bool("failsafe_mode", false),
         primary_start_timeout_ms: merged.millis("primary_start_timeout", 300_000),
         pause: merged.bool("pause", false),
     }

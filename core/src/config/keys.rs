@@ -123,6 +123,7 @@ pub const KEYS: &[Key] = &[
     key("maximum_lag_on_failover", Kind::Size, Layer::Any, "", "1MB", "A standby further behind the last known position does not take over by itself."),
     key("pause", Kind::Bool, Layer::Store, "", "false", "Maintenance mode: roles change only by name, what is stopped stays stopped, and the leader goes on without the store."),
     key("primary_start_timeout", SECONDS, Layer::Any, "", "300", "How long a crashed leader may take to start again before it gives up the lead; 0 gives it up at once."),
+    key("failsafe_mode", Kind::Bool, Layer::Store, "", "off", "A leader that cannot reach the store goes on for as long as every member promises it to stay away from the leader key."),
 
     key("restapi.listen", Kind::Address(8008), Layer::Local, "RESTAPI_LISTEN", "", "Where the REST API listens. Required."),
     key("restapi.connect_address", Kind::Address(8008), Layer::Local, "RESTAPI_CONNECT_ADDRESS", "restapi.listen", "How others reach the REST API. Required when restapi.listen is a wildcard."),
@@ -211,7 +212,6 @@ pub const NOT_BUILT: &[NotBuilt] = &[
     not_built("synchronous_mode_strict", "replication stays asynchronous"),
     not_built("synchronous_node_count", "replication stays asynchronous"),
     not_built("maximum_lag_on_syncnode", "replication stays asynchronous"),
-    not_built("failsafe_mode", "a leader that loses the store stops acknowledging commits when its lease ends"),
     not_built("member_slots_ttl", "slots of absent members are kept while the member key or the slot exists"),
     not_built("slots", "permanent slots are not made"),
     not_built("ignore_slots", ""),

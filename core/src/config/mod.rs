@@ -188,6 +188,7 @@ impl Config {
             replace_diverged: self.postgresql.remove_data_directory_on_diverged_timelines,
             use_slots: self.postgresql.use_slots,
             demote_in_place: self.postgresql.demote_in_place,
+            failsafe_mode: self.dynamic.failsafe_mode,
             pause: self.dynamic.pause,
             tags: self.tags.clone(),
             bootstrap_dcs: self.bootstrap.dcs.clone(),

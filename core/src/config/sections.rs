@@ -212,6 +212,8 @@ pub struct Dynamic {
     pub retry_timeout_ms: Millis,
     /// `maximum_lag_on_failover`.
     pub maximum_lag_on_failover_bytes: u64,
+    /// `failsafe_mode`.
+    pub failsafe_mode: bool,
     /// `primary_start_timeout`.
     pub primary_start_timeout_ms: Millis,
     /// `pause`.

@@ -1,7 +1,7 @@
 //! The invariants of a decision, asserted in tests and in production: a broken one means stop acting, let the
 //! lease lapse, shout.
 
-use super::{Decision, handover, rejoin};
+use super::{Decision, failsafe, handover, rejoin};
 use crate::cluster::{Cluster, Released};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
@@ -38,6 +38,10 @@ pub enum Violation {
     ReadsBeforeComparison,
     /// A fence is kept open without a deadline outside maintenance mode, or before the store was told.
     UnboundUntold,
+    /// A fence is kept open for longer than every member promised to stay away from the leader key.
+    ExtendedUnpromised,
+    /// The leader key is taken by a node that promised not to.
+    PromiseBroken,
     /// Two changes of role at once.
     TwoRoleChanges,
 }
@@ -56,6 +60,8 @@ impl fmt::Display for Violation {
             Violation::BackAfterRelease => "a way back after the release",
             Violation::ReadsBeforeComparison => "reads admitted before the comparison",
             Violation::UnboundUntold => "a fence without a deadline that nobody was told of",
+            Violation::ExtendedUnpromised => "a fence kept open without the promise of every member",
+            Violation::PromiseBroken => "the leader key taken against a promise",
             Violation::TwoRoleChanges => "two changes of role at once",
         })
     }
@@ -159,8 +165,19 @@ impl Decision {
                 Effect::ServeReads if !compared(view) => return Err(Violation::ReadsBeforeComparison),
                 // Whatever ends the server then, recovery begins as that of a standby.
                 Effect::Park if !checkpointed(&view.local.server) => return Err(Violation::UnpreparedInPlace),
+                Effect::ExtendFence { until } if !failsafe::is_promised(&self.memory, view, *until) => {
+                    return Err(Violation::ExtendedUnpromised);
+                }
+                Effect::Dcs(DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. })
+                    if self.memory.failsafe.binds(view.now).is_some() =>
+                {
+                    return Err(Violation::PromiseBroken);
+                }
                 Effect::Dcs(_)
                 | Effect::PollPeers { .. }
+                | Effect::AskFailsafe { .. }
+                | Effect::AnswerFailsafe { .. }
+                | Effect::ExtendFence { .. }
                 | Effect::PressOn(_)
                 | Effect::Demote { method: DemoteMethod::Restart, .. }
                 | Effect::Checkpoint
@@ -177,6 +194,7 @@ impl Decision {
             let goes_back = matches!(
                 effect,
                 Effect::OpenFence { .. }
+                    | Effect::ExtendFence { .. }
                     | Effect::UnbindFence { .. }
                     | Effect::Unseal
                     | Effect::Unpark

@@ -1,6 +1,7 @@
 //! A clock that jumps says that time may have passed unseen: what is left of the lease is counted as if it had, and the lease is
 //! proven anew at once.
 
+use super::failsafe;
 use super::turn::Turn;
 use crate::clocks::Jumps;
 use crate::lease::Lease;
@@ -12,6 +13,7 @@ pub(super) fn observe(turn: &mut Turn<'_>) -> Option<Jumps> {
     let jumps = clocks.jumps_since(&turn.memory.clocks.replace(clocks)?)?;
     turn.memory.clock_jumps = turn.memory.clock_jumps.saturating_add(1);
     let (since, mut unseen) = (turn.now(), jumps.unseen());
+    failsafe::doubted(&mut turn.memory, unseen);
     if let Some(lease) = &mut turn.memory.lease {
         lease.sent_at = lease.sent_at - unseen;
         // Nothing was confirmed since the jump before: what is still on its way may be from before that.

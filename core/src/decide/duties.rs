@@ -1,5 +1,6 @@
 //! What a leader writes into the store, one request at a time, the most urgent first.
 
+use super::failsafe;
 use super::turn::Turn;
 use crate::cluster::{Cluster, HistoryRow, Initialize, LastLeader, TimelineClaim};
 use crate::dcs::{ClaimAlong, Expect, Key};
@@ -45,6 +46,7 @@ pub(super) fn next(turn: &Turn<'_>, primary: &PrimaryView, lease: Lease) -> Opti
     initialize(turn, cluster, lease)
         .or_else(|| last_leader(turn, cluster, lease))
         .or_else(|| config(turn, cluster))
+        .or_else(|| failsafe::map(turn, cluster, lease))
         .or_else(|| history(turn, cluster, primary, lease))
         .or_else(|| status(turn, cluster, primary, lease))
 }

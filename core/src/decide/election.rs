@@ -4,7 +4,7 @@
 //! later can be missing from what was compared.
 
 use super::turn::{Turn, Verdict};
-use super::{eligibility, pause, primary, promotion};
+use super::{eligibility, failsafe, pause, primary, promotion};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Initialize, Released, Versioned};
 use crate::dcs::DcsCall;
@@ -49,6 +49,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
     }
     if let Some(other) = pause::unbound(turn, cluster) {
         return Verdict::of(Rule::ElectionAwaitingUnbound).because(other.to_string()).soon(1000);
+    }
+    if let Some(rule) = failsafe::barred(turn) {
+        return failsafe::wait(turn, rule);
     }
     if let Some(obstacle) = eligibility::obstacle(turn, standby, cluster, am_named) {
         return Verdict::of(obstacle.rule()).soon(1000);

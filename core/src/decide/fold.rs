@@ -45,6 +45,9 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
             turn.memory.lease = Some(clocks::believed(turn, *lease));
             turn.memory.refused = None;
             turn.memory.claim = None;
+            let failsafe = &mut turn.memory.failsafe;
+            (failsafe.written, failsafe.extended) = (None, None);
+            failsafe.given.clear();
         }
         DcsReply::Kept(lease) => {
             kept(turn, lease.id, lease.sent_at);
@@ -91,7 +94,7 @@ fn kept(turn: &mut Turn<'_>, lease: LeaseId, sent_at: Tick) {
 
 /// The fence may be open until the newest deadline, whatever becomes of the lease.
 pub(super) fn fence(turn: &mut Turn<'_>) {
-    let confirmed = turn.memory.lease.map(|lease| lease.deadline());
+    let confirmed = turn.memory.lease.map(|lease| lease.deadline()).max(turn.memory.failsafe.extended);
     turn.memory.fence_until = match &turn.view.local.server {
         Server::Primary(primary) if primary.fence_unbound => Some(UNBOUND),
         Server::Primary(_) | Server::Standby(_) if turn.memory.fence_until == Some(UNBOUND) => confirmed,
@@ -146,6 +149,7 @@ fn written(turn: &mut Turn<'_>, edit: &KeyEdit, revision: Revision, at: Tick) {
                 turn.memory.bootstrap_failed = false;
             }
         }
+        Key::Failsafe => turn.memory.failsafe.written = edit.value.is_some().then_some(revision),
         Key::Config | Key::Failover | Key::History | Key::LastLeader => {}
         Key::Unbound => turn.memory.unbound_told = Some(revision),
     }
@@ -204,6 +208,8 @@ fn seat_taken(turn: &mut Turn<'_>, reason: &LeaveReason) {
         LeaveReason::Shutdown | LeaveReason::Switchover => true,
         LeaveReason::LeaseLost | LeaveReason::Rejoin => false,
         LeaveReason::WorkerLost => {
+            // It may have sent what nobody heard of.
+            turn.memory.failsafe.written = None;
             if !demoting {
                 turn.memory.stage = Stage::Steady;
             }

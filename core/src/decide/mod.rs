@@ -6,6 +6,7 @@ mod data;
 mod duties;
 mod election;
 mod eligibility;
+mod failsafe;
 mod fold;
 mod handover;
 mod in_place;
@@ -62,8 +63,12 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     fold::outcomes(&mut turn);
     fold::fence(&mut turn);
     fold::cluster(&mut turn);
+    // Before anything is decided: who promises to stay away from the leader key does so at once.
+    let answers = failsafe::observe(&mut turn);
     let mut verdict = route(&mut turn);
     upkeep::add(&mut turn, &mut verdict);
+    verdict.effects.splice(0..0, answers);
+    failsafe::sent(&mut turn.memory, &verdict.effects);
     for effect in &verdict.effects {
         if let Effect::Dcs(DcsCall::ReleaseLeader { lease, .. }) = effect {
             turn.memory.released = Some(lease.leader_created);

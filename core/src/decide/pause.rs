@@ -127,7 +127,7 @@ fn write(turn: &Turn<'_>, cluster: &Cluster, wanted: Option<Revision>) -> Option
 }
 
 /// A member of another kind would take over without looking.
-fn only_our_kind(cluster: &Cluster) -> bool {
+pub(super) fn only_our_kind(cluster: &Cluster) -> bool {
     cluster.members.values().all(|member| member.ha_ext_version.is_some())
 }
 

@@ -1,7 +1,7 @@
 //! This server is out of recovery: it leads, gets its key back, or is demoted.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{clocks, duties, handover, in_place, lease, pause, promotion, switchover, upkeep};
+use super::{clocks, duties, failsafe, handover, in_place, lease, pause, promotion, switchover, upkeep};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
@@ -35,6 +35,7 @@ pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdict {
     match turn.standing() {
         Standing::Leads(lease) => leading(turn, primary, lease),
         Standing::Overdue(_) if pause::goes_on(turn, primary) => pause::without_store(turn),
+        Standing::Overdue(_) if failsafe::goes_on(turn, primary) => failsafe::without_store(turn, primary),
         Standing::Overdue(_) => overdue(turn, primary),
         Standing::None => match turn.view.dcs {
             DcsView::Fresh(cluster) => without_lease(turn, primary, cluster),
@@ -63,6 +64,7 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
     let rule = match pause::is_on(turn) {
         _ if clocks::in_doubt(turn, &lease) => Rule::LeaderClockJumped,
         true => Rule::PauseLeading,
+        false if failsafe::needed(turn, &lease) => Rule::FailsafeAsking,
         false => Rule::LeaderLeading,
     };
     let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(rule));
@@ -74,6 +76,9 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
     }
     if verdict.closed() || handover::holds_commits(turn) {
         return verdict;
+    }
+    if failsafe::needed(turn, &lease) {
+        verdict = verdict.and(failsafe::lean(turn, primary, lease)).soon(500);
     }
     if matches!(turn.memory.stage, Stage::Steady | Stage::Preparing { .. }) {
         // What is left of a preparation that was given up, in this life of the worker or another.
@@ -168,6 +173,9 @@ pub(super) fn may_adopt(turn: &Turn<'_>, leader: &LeaderKey) -> bool {
 
 /// Takes the key over.
 pub(super) fn adopt(turn: &Turn<'_>, leader: &LeaderKey) -> Option<Effect> {
+    if failsafe::bound(turn).is_some() {
+        return None;
+    }
     turn.store(DcsCall::AdoptLeader { old: leader.lease, created: leader.created })
 }
 
@@ -210,6 +218,11 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
     }
     if let Some(lease) = super::eligibility::predecessor(turn, cluster) {
         let mut verdict = super::election::wait_for_predecessor(turn, lease);
+        verdict.effects.insert(0, Effect::CloseFence);
+        return verdict;
+    }
+    if let Some(rule) = failsafe::barred(turn) {
+        let mut verdict = failsafe::wait(turn, rule);
         verdict.effects.insert(0, Effect::CloseFence);
         return verdict;
     }

@@ -1,6 +1,6 @@
 //! One turn: the snapshot, and the memory as it will be afterwards.
 
-use super::in_place;
+use super::{failsafe, in_place};
 use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
 use crate::dcs::{ClaimAlong, DcsCall, Expect, Key, KeyEdit};
@@ -123,6 +123,9 @@ impl<'a> Turn<'a> {
     /// Takes the leader key, if a request may be sent now, under the condition that nobody led since `cluster` was read: what was
     /// proven of the predecessor there would say nothing of another. Whoever promotes then claims its timeline along.
     pub fn acquire(&self, cluster: &Cluster, claim: Option<ClaimAlong>) -> Option<Effect> {
+        if failsafe::barred(self).is_some() {
+            return None;
+        }
         self.store(DcsCall::AcquireLeader { seen: cluster.revision, claim })
     }
 

@@ -9,6 +9,7 @@ use crate::clocks::Clocks;
 use crate::dcs::{DcsCall, Key};
 use crate::decide::{Decision, decide};
 use crate::effect::{DemoteMethod, Effect};
+use crate::failsafe::Question;
 use crate::local::LocalView;
 use crate::outcome::Outcome;
 use crate::seat::LeaveReason;
@@ -115,6 +116,7 @@ impl World {
             Side::Inside => Seat::Inside { supervised: node.supervisor.alive },
             Side::Outside => Seat::Outside,
         };
+        let questions: Vec<Question> = process.questions.iter().map(|asked| asked.question.clone()).collect();
         let cluster = process.store.cluster.as_deref();
         let dcs = match (process.store.lost_since, cluster) {
             (None, Some(cluster)) => DcsView::Fresh(cluster),
@@ -131,6 +133,8 @@ impl World {
             dcs,
             local,
             peers: &process.peers,
+            promises: &process.promises,
+            questions: &questions,
             outcomes,
             dcs_busy: process.store.flight.is_some() || process.leaving.is_some(),
             stop_requested: node.stop_requested && who.side == Side::Outside,
@@ -139,6 +143,7 @@ impl World {
         let mut decision = decide(&process.memory, &view);
         if let Some(mutant) = self.mutant {
             mutant.bend(&mut decision, &view);
+            self.bend_members(who.node, &mut decision);
         } else if let Err(broken) = decision.check(&view) {
             let text = format!("{}: Decision::check: {broken} (rule {})", node.name, decision.rule.code());
             self.judge.report("contract", text);
@@ -160,8 +165,9 @@ impl World {
         let at = self.local(who.node);
         self.nodes[who.node].published = Some(Seen { local, memory, at });
         let mut went = Went::On;
+        let promises = effects.iter().any(|effect| matches!(effect, Effect::AnswerFailsafe { .. }));
         let releases = effects.iter().any(|effect| matches!(effect, Effect::Dcs(DcsCall::ReleaseLeader { .. })));
-        if who.side == Side::Inside && releases {
+        if who.side == Side::Inside && (releases || promises) {
             // Whoever goes on must know of it.
             self.beat(who.node);
         }
@@ -215,6 +221,9 @@ impl World {
         match effect {
             Effect::Dcs(call) => self.call(who, call.clone()),
             Effect::PollPeers { targets } => self.poll_peers(who, targets),
+            Effect::AskFailsafe { targets, created } => self.ask_promises(who, targets, *created),
+            Effect::AnswerFailsafe { question, reply } => self.answer_question(who, *question, reply),
+            Effect::ExtendFence { until } => return self.extend_fence(who.node, *until),
             Effect::CloseFence => self.close_fence(who.node),
             Effect::OpenFence { lease } => return self.open_fence(who.node, lease),
             Effect::UnbindFence { .. } => return self.unbind_fence(who.node),

@@ -5,7 +5,8 @@ use super::store::{Answer, Request};
 use super::wal::Position;
 use crate::clock::Tick;
 use crate::cluster::Cluster;
-use crate::ids::{LeaseId, Lsn};
+use crate::failsafe::PromiseAnswer;
+use crate::ids::{LeaseId, Lsn, Revision};
 use crate::local::Upstream;
 use crate::peer::PeerAnswer;
 use crate::view::Side;
@@ -31,6 +32,10 @@ pub(super) enum Event {
     PeerAsk { from: Who, life: u64, asked_at: Tick, to: usize },
     PeerAnswered { from: Who, life: u64, asked_at: Tick, to: usize, answer: Box<PeerAnswer> },
     PeerTimeout { from: Who, life: u64, asked_at: Tick },
+    PromiseAsk { from: Who, life: u64, asked_at: Tick, to: usize, created: Revision },
+    PromiseAnswered { from: Who, life: u64, asked_at: Tick, to: usize, answer: PromiseAnswer },
+    PromiseTimeout { from: Who, life: u64, asked_at: Tick },
+    PromiseTested { leader: usize, member: usize },
     LeaseDue(LeaseId),
 
     Boot { node: usize, boot: u64 },
@@ -130,7 +135,10 @@ impl Event {
             | Event::Watch { who, .. }
             | Event::WatchCheck { who, .. }
             | Event::WatchConnect { who, .. } => Addressee::Driver(*who, false),
-            Event::PeerAnswered { from, .. } | Event::PeerTimeout { from, .. } => Addressee::Driver(*from, false),
+            Event::PeerAnswered { from, .. }
+            | Event::PeerTimeout { from, .. }
+            | Event::PromiseAnswered { from, .. }
+            | Event::PromiseTimeout { from, .. } => Addressee::Driver(*from, false),
             Event::WorkerGone { node, .. }
             | Event::Hello { node, .. }
             | Event::HelloMissed { node, .. }
@@ -161,6 +169,8 @@ impl Event {
             Event::CommitFlush(commit) | Event::CommitAck(commit) => Addressee::Machine(commit.node()),
             Event::StoreArrive { .. }
             | Event::PeerAsk { .. }
+            | Event::PromiseAsk { .. }
+            | Event::PromiseTested { .. }
             | Event::LeaseDue(_)
             | Event::Boot { .. }
             | Event::Feedback { .. }

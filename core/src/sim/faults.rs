@@ -133,7 +133,7 @@ impl World {
 
     // ---- machines ----
 
-    fn crash_node(&mut self, node: usize) {
+    pub(super) fn crash_node(&mut self, node: usize) {
         if !self.nodes[node].up {
             return;
         }

@@ -55,6 +55,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         published: None,
         frozen: Vec::new(),
         parked: Vec::new(),
+        first_members: None,
         troubled_at: 0,
     }
 }

@@ -5,6 +5,7 @@ use super::event::Event;
 use super::judge;
 use super::node::{Fence, Phase};
 use super::world::World;
+use crate::clock::Tick;
 use crate::ids::Timeline;
 use crate::lease::Lease;
 use crate::local::Upstream;
@@ -26,8 +27,22 @@ impl World {
         if !matches!(server.phase, Phase::Primary | Phase::Standby) || leaving {
             return Went::Wrong;
         }
-        server.fence = Fence { open: true, deadline, lease: Some(lease.id), unbound: false };
+        server.fence = Fence { open: true, deadline, lease: Some(lease.id), ..Fence::default() };
         judge::deadline_stored(self, node);
+        Went::On
+    }
+
+    pub(super) fn extend_fence(&mut self, node: usize, until: Tick) -> Went {
+        let leaving = self.nodes[node].worker.leaving.is_some();
+        let Some(server) = &mut self.nodes[node].server else { return Went::Wrong };
+        if server.phase != Phase::Primary || leaving {
+            return Went::Wrong;
+        }
+        let fence = &mut server.fence;
+        if fence.open && fence.deadline.0 > 0 && fence.deadline < until {
+            (fence.deadline, fence.promised) = (until, true);
+            judge::extended(self, node);
+        }
         Went::On
     }
 

@@ -4,7 +4,7 @@
 use super::invariants::{i01, i02, i03, i05, i06, i07, i08, i09, i11, i12, i13, i14};
 use super::wal::{BranchId, Position};
 use super::world::World;
-use crate::clock::Tick;
+use crate::clock::{Millis, Tick};
 use crate::cluster::LeaderKey;
 use crate::effect::Step;
 use crate::ids::{LeaseId, Timeline};
@@ -70,6 +70,11 @@ pub(super) struct Judge {
     pub(super) made_by_hand: std::collections::BTreeSet<BranchId>,
     /// Servers (by node and life) that are being stopped, from before maintenance mode or for an operator.
     pub(super) stopping: std::collections::BTreeSet<(usize, u64)>,
+    /// Who has promised whom to stay away from the leader key, and until when by true time; what a node forgets counts all the same.
+    pub(super) promises: BTreeMap<(usize, usize), u64>,
+    pub(super) extensions: u64,
+    /// An operator deleted the list of members: whoever is not on it cannot know.
+    pub(super) map_wiped: bool,
     /// The operator named whom he had promoted by hand.
     pub(super) stalemate_ended: bool,
     /// An operator deleted the timeline claims: who owns what can no longer be known.
@@ -142,6 +147,19 @@ pub(super) fn after_every_event(world: &mut World) {
 pub(super) fn deadline_stored(world: &mut World, node: usize) {
     let result = i02::deadline_within_lease(world, node);
     world.judge.verdict("I2", result);
+}
+
+/// A node told a leader that it stays away from the leader key.
+pub(super) fn promised(world: &mut World, node: usize, to: usize, lasts: Millis) {
+    let until = world.nodes[node].clock.true_time(world.local(node) + lasts);
+    world.judge.promises.insert((node, to), until);
+}
+
+/// A fence stays open by promises.
+pub(super) fn extended(world: &mut World, node: usize) {
+    let result = i02::promised_by_all(world, node);
+    world.judge.verdict("I2", result);
+    world.judge.extensions += 1;
 }
 
 /// A fence has no deadline any more.

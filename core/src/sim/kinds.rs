@@ -117,6 +117,18 @@ pub(super) fn maintenance() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which leaders and members lose the store, and processes die meanwhile.
+pub(super) fn blackouts() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        StoreDown | CutFromStore => 6,
+        BadLinks => 2,
+        KillWorker | KillPostmaster | KillSupervisor | CrashNode | FreezeWorker | StallMain | FreezeSupervisor
+        | FreezeNode | CutFromPeers | Isolate | StoreElection | LostOutcomes | Switchover | Failover | StopNode
+        | ClockRate => 1,
+        _ => 0,
+    })
+}
+
 /// The weights of a seed in which leaders are lost, one at a time, and nothing else happens: what a vote must save is clear then.
 pub(super) fn failovers() -> [u64; KINDS] {
     ALL.map(|kind| match kind {

@@ -30,6 +30,7 @@ mod observe;
 mod operator;
 mod params;
 mod peers;
+mod promises;
 mod queue;
 mod rng;
 mod schedule;

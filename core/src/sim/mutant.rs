@@ -6,7 +6,7 @@ use crate::cluster::Released;
 use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
 use crate::decide::Decision;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
-use crate::ids::Revision;
+use crate::ids::{NodeName, Revision};
 use crate::lease::Lease;
 use crate::local::Server;
 use crate::memory::Stage;
@@ -80,11 +80,23 @@ pub enum Mutant {
     UnboundForgotten,
     /// Elections are held in maintenance mode.
     ElectionInPause,
+    /// A leader without the store goes on although one member has not promised to stay away from the leader key.
+    AllButOnePromised,
+    /// What was promised is forgotten with the process, and nobody waits for it.
+    PromiseForgotten,
+    /// A promise counts from when its answer was read.
+    ExtensionFromAnswer,
+    /// Who has promised to stay away takes the key.
+    PromisedStands,
+    /// A leader asks the members that it had when it was first written down who they are.
+    OldMembers,
+    /// A member that is not written down takes the key.
+    UnlistedStands,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 31] = [
+    pub const ALL: [Mutant; 37] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -116,6 +128,12 @@ impl Mutant {
         Mutant::UnboundIgnored,
         Mutant::UnboundForgotten,
         Mutant::ElectionInPause,
+        Mutant::AllButOnePromised,
+        Mutant::PromiseForgotten,
+        Mutant::ExtensionFromAnswer,
+        Mutant::PromisedStands,
+        Mutant::OldMembers,
+        Mutant::UnlistedStands,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -127,8 +145,23 @@ impl Mutant {
         }
     }
 
+    /// The rule that this mutant does not let keep it from the leader key.
+    fn stands_in_spite_of(self) -> Option<Rule> {
+        Some(match self {
+            Mutant::PromisedStands => Rule::ElectionPromised,
+            Mutant::UnlistedStands => Rule::ElectionNotInFailsafe,
+            Mutant::ElectionInPause => Rule::PauseNoElection,
+            Mutant::UnboundIgnored => Rule::ElectionAwaitingUnbound,
+            Mutant::IgnorePredecessor => Rule::ElectionPredecessorAlive,
+            _ => return None,
+        })
+    }
+
     /// What this mutant makes of a decision.
     pub(super) fn bend(self, decision: &mut Decision, view: &View<'_>) {
+        if self.stands_in_spite_of() == Some(decision.rule) {
+            acquire(decision, view);
+        }
         match self {
             // These are in the hands, not in the head: the world's executors and observers ask for them.
             Mutant::LateDeadline
@@ -140,15 +173,19 @@ impl Mutant {
             | Mutant::PromoteFileLeft
             | Mutant::NoCheckpointGuard
             | Mutant::NewerHistoryIgnored
-            | Mutant::NoArchiveGuard => {}
+            | Mutant::NoArchiveGuard
+            | Mutant::PromiseForgotten
+            | Mutant::ExtensionFromAnswer
+            | Mutant::OldMembers
+            | Mutant::PromisedStands
+            | Mutant::UnlistedStands
+            | Mutant::ElectionInPause
+            | Mutant::UnboundIgnored
+            | Mutant::IgnorePredecessor => {}
+            Mutant::AllButOnePromised => all_but_one(decision, view),
             Mutant::UnboundUntold => {
                 if let (Rule::PauseLeading, Some(lease)) = (decision.rule, decision.memory.lease) {
                     decision.effects.insert(0, Effect::UnbindFence { lease });
-                }
-            }
-            Mutant::UnboundIgnored => {
-                if decision.rule == Rule::ElectionAwaitingUnbound {
-                    acquire(decision, view);
                 }
             }
             Mutant::UnboundForgotten => {
@@ -158,11 +195,6 @@ impl Mutant {
                     let edit =
                         KeyEdit { key: Key::Unbound, value: None, expect: Expect::Unchanged(revision), leased: false };
                     decision.effects = vec![Effect::Dcs(DcsCall::Write(edit))];
-                }
-            }
-            Mutant::ElectionInPause => {
-                if decision.rule == Rule::PauseNoElection {
-                    acquire(decision, view);
                 }
             }
             Mutant::ReleaseUnconfirmed => release_now(decision, view, Rule::SwitchoverConfirming),
@@ -200,11 +232,6 @@ impl Mutant {
                     acquire(decision, view);
                 }
             }
-            Mutant::IgnorePredecessor => {
-                if decision.rule == Rule::ElectionPredecessorAlive {
-                    acquire(decision, view);
-                }
-            }
             Mutant::TakeBlindly => {
                 let recorded = view.dcs.fresh().is_none_or(|cluster| cluster.last_leader.is_some());
                 if decision.rule == Rule::ElectionPredecessorAlive && !recorded {
@@ -226,6 +253,19 @@ impl Mutant {
                 decision.effects.retain(|effect| !matches!(effect, Effect::Follow { upstream: Some(_) }));
             }
         }
+    }
+}
+
+/// The one that is missing counts as if it had promised with the others.
+fn all_but_one(decision: &mut Decision, view: &View<'_>) {
+    let failsafe = &mut decision.memory.failsafe;
+    let others = failsafe.members().into_iter().flatten().map(|(name, _)| name.clone());
+    let old =
+        |name: &NodeName| failsafe.given.get(name).is_none_or(|given| view.now.since(given.asked_at) >= given.lasts);
+    let missing: Vec<NodeName> = others.filter(|name| name != view.me && old(name)).collect();
+    if let ([name], Some(newest)) = (&missing[..], failsafe.given.values().copied().max_by_key(|given| given.asked_at))
+    {
+        failsafe.given.insert(name.clone(), newest);
     }
 }
 

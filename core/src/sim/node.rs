@@ -7,6 +7,7 @@ use crate::clock::Tick;
 use crate::cluster::Cluster;
 use crate::dcs::DcsCall;
 use crate::effect::Step;
+use crate::failsafe::PromiseView;
 use crate::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
 use crate::local::{Control, ControlState, Marker, Seal, Upstream};
 use crate::member::Identity;
@@ -61,6 +62,8 @@ pub(super) struct Node {
     pub(super) frozen: Vec<(Frozen, u64)>,
     /// Events for processes that are frozen now, in order.
     pub(super) parked: Vec<Event>,
+    /// For a mutant: the members as they were first written down.
+    pub(super) first_members: Option<std::collections::BTreeMap<NodeName, String>>,
     /// When something last went wrong with or around this node.
     pub(super) troubled_at: u64,
 }
@@ -77,6 +80,8 @@ pub(super) struct Process {
     pub(super) memory: Rc<Memory>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) peers: Vec<PeerView>,
+    pub(super) promises: Vec<PromiseView>,
+    pub(super) questions: Vec<super::promises::Asked>,
     pub(super) tick_at: Option<u64>,
     pub(super) rule: Option<Rule>,
     pub(super) heartbeat: Tick,
@@ -271,6 +276,8 @@ pub(super) struct Fence {
     pub(super) lease: Option<LeaseId>,
     /// Open without a deadline: maintenance mode.
     pub(super) unbound: bool,
+    /// The deadline is that of promises.
+    pub(super) promised: bool,
 }
 
 /// A walreceiver that streams.

@@ -138,6 +138,7 @@ impl World {
         if matches!(prefix, "all" | "ha_ext") {
             super::invariants::i07::wiped(self);
         }
+        self.judge.map_wiped |= matches!(prefix, "" | "all");
         match prefix {
             "" => self.store.delete_where(|path| !path.starts_with("ha_ext/")),
             "all" => {

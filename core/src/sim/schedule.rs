@@ -34,7 +34,8 @@ impl Schedule {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let (params, weather) = Params::draw(&mut rng);
+        let (mut params, mut weather) = Params::draw(&mut rng);
+        super::promises::among_them(&mut params, &mut weather, seed);
         let faults = plan(&mut rng, &params, &weather);
         Self { seed, about: String::new(), params, faults }
     }

@@ -40,9 +40,11 @@ impl World {
         process.store.session = memory.session.or(process.store.session);
         process.memory = memory;
         process.outcomes.clear();
+        process.questions.clear();
         process.outcomes.extend(reason.map(Outcome::SeatTaken));
         process.leaving = None;
         process.acting = true;
+        self.forget_promises(who.node, who.side);
         self.wake(who);
     }
 
@@ -320,7 +322,9 @@ impl World {
                 self.call(Who { node, side: Side::Outside }, DcsCall::KeepSession);
             }
         }
-        if now >= kill_at(heard_at, memory.lease.map(|lease| lease.deadline()), ttl) {
+        let promised = memory.failsafe.extended.unwrap_or_default();
+        let deadline = memory.lease.map(|lease| lease.deadline().max(promised));
+        if now >= kill_at(heard_at, deadline, ttl) {
             self.say(node, "the worker is stuck: the supervisor kills it");
             self.kill_worker(node);
         }

@@ -224,6 +224,7 @@ impl World {
         if server.fence.open && awake && !lost {
             server.fence.deadline = self.mutant.map_or(lease.deadline(), |mutant| mutant.deadline(lease, now));
             server.fence.lease = Some(lease.id);
+            server.fence.promised = false;
             super::judge::deadline_stored(self, who.node);
         }
     }

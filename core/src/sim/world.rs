@@ -192,6 +192,14 @@ impl World {
                 self.peer_answered(from, life, asked_at, to, *answer);
             }
             Event::PeerTimeout { from, life, asked_at } => self.peer_timeout(from, life, asked_at),
+            Event::PromiseAsk { from, life, asked_at, to, created } => {
+                self.promise_ask(from, life, asked_at, to, created);
+            }
+            Event::PromiseAnswered { from, life, asked_at, to, answer } => {
+                self.promise_answered(from, life, asked_at, to, answer);
+            }
+            Event::PromiseTimeout { from, life, asked_at } => self.promise_timeout(from, life, asked_at),
+            Event::PromiseTested { leader, member } => self.test_promise(leader, member),
             Event::ClientTry { client, attempt } => self.client_try(client, attempt),
             Event::ClientLooks { client } => self.client_looks(client),
             Event::CommitFlush(commit) => self.commit_flush(commit),

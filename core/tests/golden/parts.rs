@@ -1,9 +1,10 @@
 //! Parts of a view, read from a few words each.
 
 use super::world::{json_of, number};
-use ha_core::clock::Tick;
+use ha_core::clock::{Millis, Tick};
 use ha_core::cluster::Address;
-use ha_core::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
+use ha_core::failsafe::{PromiseAnswer, PromiseView, Question};
+use ha_core::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
 use ha_core::local::{
     Control, ControlState, InPlace, Marker, PrimaryView, Receiver, Seal, Server, StandbyConnection, StandbyView,
     Upstream,
@@ -149,4 +150,27 @@ pub fn peer(rest: &str) -> Result<PeerView, String> {
         }
     };
     Ok(PeerView { name, asked_at, answer })
+}
+
+/// `NAME ASKED_AT pending` / `refused` / `LASTS_MS`, for leader key 50.
+pub fn promise(rest: &str) -> Result<PromiseView, String> {
+    let mut words = rest.split(' ');
+    let name = NodeName::new(words.next().unwrap_or_default());
+    let asked_at = Tick(number(words.next().unwrap_or_default())?);
+    let answer = match words.next().unwrap_or_default() {
+        "pending" => PromiseAnswer::Pending,
+        "refused" => PromiseAnswer::Refused("timed out".to_owned()),
+        lasts => PromiseAnswer::Promised(Millis(number(lasts)?)),
+    };
+    Ok(PromiseView { name, asked_at, created: Revision(50), answer })
+}
+
+/// `NUMBER FROM [CREATED]`.
+pub fn question(rest: &str) -> Result<Question, String> {
+    let mut words = rest.split(' ');
+    Ok(Question {
+        number: number(words.next().unwrap_or_default())?,
+        from: NodeName::new(words.next().unwrap_or_default()),
+        created: words.next().map(number).transpose()?.map(Revision),
+    })
 }

@@ -1,11 +1,12 @@
 //! From input lines to a view, and from a decision to text.
 
-use super::parts::{SYSTEM, control, history, marker, peer, server};
+use super::parts::{SYSTEM, control, history, marker, peer, promise, question, server};
 use ha_core::clock::Tick;
 use ha_core::clocks::{Clocks, Jumps};
 use ha_core::dcs::{DcsCall, DcsReply, Key, RawCluster, RawKey};
 use ha_core::decide;
 use ha_core::effect::{Effect, Step};
+use ha_core::failsafe::{PromiseView, Question};
 use ha_core::ids::{LeaseId, NodeName, Revision};
 use ha_core::local::{DataDir, LocalView, Server};
 use ha_core::member::Identity;
@@ -37,6 +38,8 @@ struct Scene {
     data: Option<DataDir>,
     local: LocalView,
     peers: Vec<PeerView>,
+    promises: Vec<PromiseView>,
+    questions: Vec<Question>,
     outcomes: Vec<Outcome>,
     busy: bool,
     stop_requested: bool,
@@ -98,6 +101,8 @@ impl Scene {
                 founding: false,
             },
             peers: Vec::new(),
+            promises: Vec::new(),
+            questions: Vec::new(),
             outcomes: Vec::new(),
             busy: false,
             stop_requested: false,
@@ -153,6 +158,8 @@ impl Scene {
             "founding" => self.local.founding = true,
             "cannot_write" => self.local.cannot_write = Some("No space left on device".to_owned()),
             "peer" => self.peers.push(peer(rest)?),
+            "promise" => self.promises.push(promise(rest)?),
+            "asked" => self.questions.push(question(rest)?),
             "call" => self.take_call(rest)?,
             "step" => self.take_step(rest)?,
             "taken" => {
@@ -269,6 +276,8 @@ impl Scene {
             },
             local: &self.local,
             peers: &self.peers,
+            promises: &self.promises,
+            questions: &self.questions,
             outcomes: &self.outcomes,
             dcs_busy: self.busy,
             stop_requested: self.stop_requested,
@@ -317,6 +326,7 @@ fn telling(effect: &Effect) -> String {
             let leased = if edit.leased { " on the node lease" } else { "" };
             format!("store: {} := {value} if {:?}{leased}", edit.key.path(), edit.expect)
         }
+        Effect::ExtendFence { until } => format!("{effect}, until {}", until.0),
         Effect::Promote { skip, .. } if !skip.is_empty() => format!("{effect}, skipping {skip:?}"),
         other => other.to_string(),
     }

@@ -3,6 +3,7 @@
 //! The driver holds no rule. It keeps the [`Memory`], sends requests to the store and questions to peers through the
 //! [`crate::net`] thread, and hands everything else to its [`Port`].
 
+mod asking;
 mod configuration;
 mod events;
 mod jitter;
@@ -29,11 +30,12 @@ use ha_core::config::{Config, ConfigError, Warning};
 use ha_core::dcs::{DcsCall, DcsReply};
 use ha_core::decide::{Decision, decide};
 use ha_core::effect::Effect;
+use ha_core::failsafe::{PromiseView, Question, Reply};
 use ha_core::ids::NodeName;
 use ha_core::local::LocalView;
 use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
-use ha_core::peer::{PeerAnswer, PeerView};
+use ha_core::peer::PeerView;
 use ha_core::rule::Rule;
 use ha_core::settings::Settings;
 use ha_core::view::{DcsView, Seat, View};
@@ -57,6 +59,8 @@ pub struct Driver {
     /// The request that failed last at the store, so that what is repeated is logged once.
     store_failure: Option<String>,
     peers: BTreeMap<NodeName, PeerView>,
+    promises: BTreeMap<NodeName, PromiseView>,
+    questions: Vec<Question>,
     outcomes: Vec<Outcome>,
     written: Vec<(u64, DcsReply)>,
     rest: Rest,
@@ -74,8 +78,6 @@ pub struct Driver {
     died: Died,
 }
 
-/// Answers of peers older than this are of no use to anybody.
-const PEER_ANSWERS_KEPT: Millis = Millis::from_secs(300);
 /// How soon to try again after an effect failed.
 const RETRY_AFTER_FAILURE: Millis = Millis(1000);
 
@@ -103,6 +105,8 @@ impl Driver {
             store_answered_unix_s: 0,
             store_failure: None,
             peers: BTreeMap::new(),
+            promises: BTreeMap::new(),
+            questions: Vec::new(),
             outcomes: Vec::new(),
             written: Vec::new(),
             rest: Rest::default(),
@@ -122,12 +126,13 @@ impl Driver {
 
     /// One turn of the loop.
     pub fn tick(&mut self, port: &mut impl Port) -> Ticked {
-        self.tick_telling(port, &mut |_| ())
+        self.tick_telling(port, &mut |_| true)
     }
 
-    /// The same; `tell` is called with what is to be remembered just before the leader key is released. Who goes on from it leads by that
-    /// key no more, whatever becomes of the request.
-    pub fn tick_telling(&mut self, port: &mut impl Port, tell: &mut dyn FnMut(&Memory)) -> Ticked {
+    /// The same; `tell` is called with what is to be remembered just before the leader key is released, and before another leader is
+    /// promised anything; it says whether that was heard. Who goes on from it leads by that key no more, whatever becomes of the request,
+    /// and keeps the promise.
+    pub fn tick_telling(&mut self, port: &mut impl Port, tell: &mut dyn FnMut(&Memory) -> bool) -> Ticked {
         let now = port.now();
         self.take_news(port);
         if self.patience.ends(self.dcs_busy, self.settings().retry_timeout_ms, Instant::now()) {
@@ -140,6 +145,7 @@ impl Driver {
             self.seated = false;
             // Of requests that served the other side; its memory is what counts.
             self.outcomes.retain(|outcome| !matches!(outcome, Outcome::Dcs { .. }));
+            self.questions.clear();
             return Ticked { next_wake: now + self.settings().loop_wait_ms, rule: None, rule_changed: false };
         };
         if !self.seated {
@@ -166,10 +172,18 @@ impl Driver {
         let rule_changed = self.rule != Some(decision.rule);
         self.say(&decision, &local, now);
         self.memory = decision.memory;
-        if decision.effects.iter().any(|effect| matches!(effect, Effect::Dcs(DcsCall::ReleaseLeader { .. }))) {
-            tell(&self.memory);
+        let mut effects = decision.effects;
+        let told = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Dcs(DcsCall::ReleaseLeader { .. }) | Effect::AnswerFailsafe { reply: Reply::Accepted(_), .. }
+            )
+        };
+        if effects.iter().any(told) && !tell(&self.memory) {
+            asking::promise_nothing(&mut effects);
         }
-        let next_wake = self.execute(port, now, decision.wake_at, &decision.effects);
+        self.questions.clear();
+        let next_wake = self.execute(port, now, decision.wake_at, &effects);
         self.publish(port.server_facts(), local, decision.rule, now, next_wake);
         self.serve_awaited();
         Ticked { next_wake, rule: Some(decision.rule), rule_changed }
@@ -287,6 +301,7 @@ impl Driver {
     /// [`ha_core::decide::eligibility`] and the like.
     pub fn with_view<T>(&self, now: Tick, seat: Seat, local: &LocalView, use_it: impl FnOnce(&View<'_>) -> T) -> T {
         let peers: Vec<PeerView> = self.peers.values().cloned().collect();
+        let promises: Vec<PromiseView> = self.promises.values().cloned().collect();
         let dcs = match &self.store {
             StoreHealth::Fresh => self.cluster.as_deref().map(DcsView::Fresh),
             StoreHealth::Unreachable { since, .. } => {
@@ -305,6 +320,8 @@ impl Driver {
             dcs: dcs.unwrap_or(DcsView::Unreachable { since: now, last: None }),
             local,
             peers: &peers,
+            promises: &promises,
+            questions: &self.questions,
             outcomes: &self.outcomes,
             dcs_busy: self.dcs_busy || self.leaving,
             stop_requested: false,
@@ -339,6 +356,14 @@ impl Driver {
                     self.poll(targets, now);
                     Ok(())
                 }
+                Effect::AskFailsafe { targets, created } => {
+                    self.ask_failsafe(targets, *created, now);
+                    Ok(())
+                }
+                Effect::AnswerFailsafe { question, reply } => {
+                    self.net.send(Command::AnswerFailsafe { question: *question, reply: reply.clone() });
+                    Ok(())
+                }
                 other => self.execute_here(port, other),
             };
             if let Err(reason) = done {
@@ -370,15 +395,6 @@ impl Driver {
             }
             other => port.execute(other, &self.memory),
         }
-    }
-
-    fn poll(&mut self, targets: &[(NodeName, String)], now: Tick) {
-        self.peers.retain(|_, view| now.since(view.asked_at) < PEER_ANSWERS_KEPT);
-        for (name, _) in targets {
-            let pending = PeerView { name: name.clone(), asked_at: now, answer: PeerAnswer::Pending };
-            self.peers.insert(name.clone(), pending);
-        }
-        self.net.send(Command::Poll { targets: targets.to_vec(), asked_at: now });
     }
 }
 

@@ -8,8 +8,17 @@ use ha_core::outcome::Outcome;
 
 impl Driver {
     pub(super) fn take_news(&mut self, port: &mut impl Port) {
-        let News { cluster, health, outcomes, peers, written, rest_stopped, store_answered_unix_s } =
-            self.net.take_news();
+        let News {
+            cluster,
+            health,
+            outcomes,
+            peers,
+            promises,
+            questions,
+            written,
+            rest_stopped,
+            store_answered_unix_s,
+        } = self.net.take_news();
         if !outcomes.is_empty() {
             self.dcs_busy = false;
             for outcome in &outcomes {
@@ -23,6 +32,13 @@ impl Driver {
             self.rest.waits.extend(waits);
         }
         self.store_answered_unix_s = store_answered_unix_s.unwrap_or(self.store_answered_unix_s);
+        self.questions.extend(questions);
+        for view in promises {
+            let newer = self.promises.get(&view.name).is_none_or(|known| known.asked_at <= view.asked_at);
+            if newer {
+                self.promises.insert(view.name.clone(), view);
+            }
+        }
         for view in peers {
             // An answer to an earlier question must not hide that a later one is still open.
             let newer = self.peers.get(&view.name).is_none_or(|known| known.asked_at <= view.asked_at);

@@ -40,7 +40,7 @@ impl Driver {
         let mut said = Vec::new();
         for effect in &decision.effects {
             let text = effect.to_string();
-            if matches!(effect, Effect::Dcs(_) | Effect::PollPeers { .. }) {
+            if matches!(effect, Effect::Dcs(_) | Effect::PollPeers { .. } | Effect::AskFailsafe { .. }) {
                 tracing::debug!("{text}");
                 continue;
             }

@@ -360,6 +360,7 @@ fn a_release_is_told_before_it_is_sent() {
         node.driver.tick_telling(&mut node.port, &mut |memory| {
             std::thread::sleep(Duration::from_millis(200));
             told = Some((memory.released, etcd.ctl(&["get", "--print-value-only", LEADER])));
+            true
         });
         let _ = node.wakes.recv_timeout(Duration::from_millis(50));
     }

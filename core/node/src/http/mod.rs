@@ -10,9 +10,10 @@ mod tests;
 
 pub use waiting::MovedWait;
 
-use ha_core::api::{LiveNow, Snapshot, SwitchoverWait};
+use ha_core::api::{Asking, LiveNow, Snapshot, SwitchoverWait};
 use ha_core::cluster::Cluster;
 use ha_core::dcs::{DcsReply, KeyEdit};
+use ha_core::failsafe;
 use io::{BoundedIo, Phase};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -49,6 +50,11 @@ pub trait Backend {
     fn write(&self, edit: KeyEdit) -> LocalFuture<DcsReply>;
     /// A linearizable read of the cluster, with a deadline inside.
     fn fresh(&self) -> LocalFuture<Result<Cluster, String>>;
+    /// Has the driver decide whether this node stays away from the leader key; `None` if it did not in time.
+    fn promise(&self, asking: Asking) -> LocalFuture<Option<failsafe::Reply>> {
+        let _ = asking;
+        Box::pin(std::future::ready(None))
+    }
     /// Changes with every new view of the cluster.
     fn changes(&self) -> watch::Receiver<u64>;
 }

@@ -94,6 +94,10 @@ impl Service {
                     api::after_fresh(&question, cluster.as_ref().map_err(String::as_str), snapshot)
                 }
                 Answer::Write { edit, then } => api::after_write(then, &backend.write(edit).await),
+                Answer::Promise(asking) => {
+                    let Some(snapshot) = snapshot.as_deref() else { return Reply::page(503) };
+                    return api::after_promise(backend.promise(asking).await.as_ref(), snapshot);
+                }
                 Answer::AwaitSwitchover(wait) => {
                     self.wait.replace(Some(wait.clone()));
                     let leaving = self.shared.leaving.subscribe();

@@ -5,6 +5,7 @@ use crate::clock;
 use ha_core::clock::Tick;
 use ha_core::cluster::Cluster;
 use ha_core::dcs::DcsReply;
+use ha_core::failsafe::{PromiseView, Question};
 use ha_core::outcome::Outcome;
 use ha_core::peer::PeerView;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +38,10 @@ pub struct News {
     pub outcomes: Vec<Outcome>,
     /// Answers of peers, in the order of arrival.
     pub peers: Vec<PeerView>,
+    /// What became of asking the members to stay away from the leader key, in the order of arrival.
+    pub promises: Vec<PromiseView>,
+    /// Leaders that ask this node for that.
+    pub questions: Vec<Question>,
     /// Ends of writes that were no decision's, by ticket.
     pub written: Vec<(u64, DcsReply)>,
     /// REST is no longer served; these clients wait for a switchover.
@@ -87,6 +92,14 @@ impl Inbox {
 
     pub(super) fn peer(&self, view: PeerView) {
         self.add(|news| news.peers.push(view));
+    }
+
+    pub(super) fn promise(&self, view: PromiseView) {
+        self.add(|news| news.promises.push(view));
+    }
+
+    pub(super) fn question(&self, question: Question) {
+        self.add(|news| news.questions.push(question));
     }
 
     pub(super) fn written(&self, ticket: u64, reply: DcsReply) {

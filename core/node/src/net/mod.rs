@@ -21,7 +21,8 @@ use crate::runtime::{self, Died};
 use ha_core::api::Snapshot;
 use ha_core::clock::{Millis, Tick};
 use ha_core::dcs::{DcsCall, DcsReply, KeyEdit};
-use ha_core::ids::{LeaseId, NodeName};
+use ha_core::failsafe::{self, PromiseAnswer, PromiseView};
+use ha_core::ids::{LeaseId, NodeName, Revision};
 use ha_core::lease::Lease;
 use ha_core::peer::{PeerAnswer, PeerView};
 use std::io;
@@ -73,6 +74,10 @@ pub(crate) enum Command {
     Call(DcsCall),
     /// Ask these peers, all at once.
     Poll { targets: Vec<(NodeName, String)>, asked_at: Tick },
+    /// Ask these members to stay away from the leader key, all at once.
+    AskFailsafe { targets: Vec<(NodeName, String)>, created: Revision, asked_at: Tick, body: Arc<str> },
+    /// What this node answers to the question of that number.
+    AnswerFailsafe { question: u64, reply: failsafe::Reply },
     /// The seat came with this: go on with it.
     Resume { session: Option<LeaseId>, lease: Option<Lease> },
     /// `ttl` and `retry_timeout` have changed.
@@ -181,13 +186,20 @@ async fn serve(
 ) {
     let mut asker = Asker::new(options.peer_authorization);
     let mut store = store::Link::new(options.store, &options.hooks, inbox.clone(), acting);
-    let backend =
-        Rc::new(rest::Rest::new(snapshot, options.hooks.lease_deadline.clone(), store.rest_store(), store.changes()));
+    let backend = rest::Rest::new(snapshot, options.hooks.lease_deadline.clone(), store.rest_store(), store.changes());
+    let backend = Rc::new(backend.asking(inbox.clone()));
     let mut server: Option<http::Server> = None;
     while let Some(command) = commands.recv().await {
         match command {
             Command::Call(call) => store.call(call),
             Command::Poll { targets, asked_at } => poll(&asker, targets, asked_at, &inbox),
+            Command::AskFailsafe { targets, created, asked_at, body } => {
+                for (name, api_url) in targets {
+                    let open = PromiseView { name, asked_at, created, answer: PromiseAnswer::Pending };
+                    promise(&asker, open, api_url, body.clone(), &inbox);
+                }
+            }
+            Command::AnswerFailsafe { question, reply } => backend.answer(question, reply),
             Command::Resume { session, lease } => store.resume(session, lease),
             Command::Timing { ttl, retry_timeout } => store.set_timing(ttl, retry_timeout),
             Command::Reconfigure { store: options, peer_authorization } => {
@@ -237,6 +249,16 @@ fn poll(asker: &Asker, targets: Vec<(NodeName, String)>, asked_at: Tick, inbox: 
             inbox.peer(question.await.unwrap_or_else(failed));
         });
     }
+}
+
+/// Asks one member to stay away from the leader key.
+fn promise(asker: &Asker, open: PromiseView, api_url: String, body: Arc<str>, inbox: &Arc<Inbox>) {
+    let (asker, inbox, whom) = (asker.clone(), inbox.clone(), open.clone());
+    let question = tokio::task::spawn_blocking(move || asker.promise(whom, &api_url, &body));
+    tokio::task::spawn_local(async move {
+        let failed = |error| PromiseView { answer: PromiseAnswer::Refused(format!("{error}")), ..open };
+        inbox.promise(question.await.unwrap_or_else(failed));
+    });
 }
 
 /// Starts a task that the thread cannot do without. `tokio` keeps a panic to itself; this one tells it.

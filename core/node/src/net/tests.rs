@@ -54,8 +54,7 @@ impl Main {
     fn until<T>(&mut self, what: &str, within_ms: u64, done: impl Fn(&mut News) -> Option<T>) -> T {
         let deadline = clock::now() + Millis(within_ms);
         loop {
-            let News { cluster, health, outcomes, peers, written, rest_stopped: _, store_answered_unix_s: _ } =
-                self.net.take_news();
+            let News { cluster, health, outcomes, peers, written, .. } = self.net.take_news();
             self.news.cluster = cluster.or(self.news.cluster.take());
             self.news.health = health.or(self.news.health.take());
             self.news.outcomes.extend(outcomes);

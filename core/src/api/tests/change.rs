@@ -68,7 +68,6 @@ fn what_is_not_supported_says_so_in_patronis_words() {
         ("POST", "/restart"),
         ("POST", "/reload"),
         ("POST", "/reinitialize"),
-        ("POST", "/failsafe"),
         ("DELETE", "/restart"),
         ("PUT", "/x"),
         ("TRACE", "/"),
@@ -90,7 +89,7 @@ fn whoever_changes_something_must_be_known() {
     let mut snapshot = primary();
     snapshot.config = Arc::new(config(&json!({"authentication": {"username": "u", "password": "p"}})));
     let status = |method, path, authorization| {
-        let request = Request { authorization, ..request(method, path, Some("{\"ttl\":20}")) };
+        let request = Request { authorization, ..request(method, path, Some("{\"ttl\":20,\"name\":\"pg2\"}")) };
         match route(&request, Some(&snapshot), live(5000)) {
             Answer::Now(reply) => reply.status,
             _ => 0,
@@ -101,6 +100,7 @@ fn whoever_changes_something_must_be_known() {
         ("PUT", "/config"),
         ("POST", "/switchover"),
         ("POST", "/failover"),
+        ("POST", "/failsafe"),
         ("DELETE", "/switchover"),
     ] {
         assert_eq!(status(method, path, None), 401, "{method} {path}");

@@ -1,4 +1,5 @@
 use super::*;
+use crate::failsafe::Reply as Decided;
 
 #[test]
 fn a_server_that_may_not_acknowledge_shows_no_location() {
@@ -152,4 +153,61 @@ fn metrics_of_a_standby() {
     }
     let down = at_once(&snapshot(Server::Down), live(0), "GET", "/metrics").body;
     assert!(down.contains("patroni_postgres_state{scope=\"demo\",name=\"pg1\"} 12\n"), "{down}");
+}
+
+#[test]
+fn who_is_asked_while_the_store_is_out_of_reach() {
+    let mut snapshot = standby();
+    snapshot.settings.failsafe_mode = true;
+    assert_eq!(at_once(&snapshot, live(0), "GET", "/failsafe").body, "{}");
+    let value = [(NodeName::new("pg1"), "http://10.0.0.1:8008/patroni".to_owned())].into();
+    snapshot.memory.failsafe.map = Some(Versioned { value, revision: Revision(5) });
+    let reply = at_once(&snapshot, live(0), "GET", "/failsafe");
+    assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"pg1":"http://10.0.0.1:8008/patroni"}"#));
+    snapshot.settings.failsafe_mode = false;
+    assert_eq!(at_once(&snapshot, live(0), "GET", "/failsafe").status, 502);
+}
+
+#[test]
+fn a_leader_asks_and_is_told_in_patronis_words_and_ours() {
+    let asked = |body: &str| route(&request("POST", "/failsafe", Some(body)), Some(&standby()), live(0));
+    let pg2 = |created| Answer::Promise(Asking { from: NodeName::new("pg2"), created });
+    assert_eq!(asked(r#"{"name":"pg2","conn_url":"","api_url":"","slots":{"pg1":5}}"#), pg2(None));
+    assert_eq!(asked(r#"{"name":"pg2","ha_ext":{"created":70}}"#), pg2(Some(Revision(70))));
+    assert_eq!(refused(asked(r#"{"conn_url":"x"}"#)).0, 400);
+    let told = |decided: Option<Decided>| after_promise(decided.as_ref(), &standby());
+    let accepted = told(Some(Decided::Accepted(Millis(30_000))));
+    assert_eq!((accepted.status, accepted.body.as_str()), (200, "Accepted"));
+    let header = |name: &str| accepted.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    assert_eq!((header("lsn"), header(PROMISE_HEADER)), (Some("67395656"), Some("30000")));
+    let leads = told(Some(Decided::Leads));
+    assert_eq!((leads.status, leads.body.as_str()), (500, "Running as a leader"));
+    let statuses =
+        [Some(Decided::Off), Some(Decided::Refused("no".to_owned())), None].map(|decided| told(decided).status);
+    assert_eq!(statuses, [502, 503, 503]);
+}
+
+#[test]
+fn failsafe_mode_is_active_where_somebody_counts_on_it() {
+    let shown = |snapshot: &Snapshot, live: LiveNow| {
+        let status = at_once(snapshot, live, "GET", "/patroni").body.contains("\"failsafe_mode_is_active\": true");
+        let metrics = at_once(snapshot, live, "GET", "/metrics").body;
+        let metric =
+            metrics.lines().any(|line| line.starts_with("patroni_failsafe_mode_is_active{") && line.ends_with(" 1"));
+        assert_eq!(status, metric);
+        status
+    };
+    let mut leader = primary();
+    assert!(!shown(&leader, live(5000)));
+    let until = Tick(NOW.0 + 20_000);
+    leader.memory.failsafe.extended = Some(until);
+    assert!(!shown(&leader, live(5000)), "its lease is not over");
+    leader.memory.lease = Some(Lease { sent_at: Tick(NOW.0 - 30_000), ..lease() });
+    assert!(shown(&leader, live(5000)));
+    assert!(!shown(&leader, live(0)), "its fence is closed");
+    let mut member = standby();
+    assert!(!shown(&member, live(0)));
+    let promised = crate::failsafe::Promised { until, created: None };
+    member.memory.failsafe.promised.insert(NodeName::new("pg2"), promised);
+    assert!(shown(&member, live(0)));
 }

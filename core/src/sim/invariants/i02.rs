@@ -3,10 +3,14 @@
 //!
 //! Why: after the lease's end another node may lead; what is acknowledged then exists on one branch only. The deadline
 //! counts from when the keepalive was sent, which is before the store received it, and a margin covers clock rates.
+//! In failsafe mode a deadline may lie later, but no later than every other member stays away from the leader key.
 //! Source: architecture section 3.
 
+use crate::dcs::Key;
+use crate::ids::NodeName;
 use crate::sim::judge::Ack;
 use crate::sim::world::World;
+use std::collections::BTreeMap;
 
 pub(in crate::sim) fn deadline_within_lease(world: &World, node: usize) -> Result<(), String> {
     let here = &world.nodes[node];
@@ -25,6 +29,32 @@ pub(in crate::sim) fn deadline_within_lease(world: &World, node: usize) -> Resul
     }
 }
 
+/// A deadline beyond the lease: every other member that is written down stays away from the leader key until then.
+pub(in crate::sim) fn promised_by_all(world: &World, node: usize) -> Result<(), String> {
+    let here = &world.nodes[node];
+    let Some(server) = &here.server else { return Ok(()) };
+    let ends = here.clock.true_time(server.fence.deadline);
+    let expires = server.fence.lease.and_then(|lease| world.store.expires(lease));
+    if ends <= world.now || expires.is_some_and(|expires| ends <= expires) || world.judge.map_wiped {
+        return Ok(());
+    }
+    let map = world.store.key(&Key::Failsafe.path()).map(|key| key.value.clone()).unwrap_or_default();
+    let Ok(map) = serde_json::from_str::<BTreeMap<NodeName, String>>(&map) else {
+        return Err(format!("{} goes on without the store, and nobody is written down", here.name));
+    };
+    for (index, other) in world.nodes.iter().enumerate() {
+        let promised = world.judge.promises.get(&(index, node)).copied().unwrap_or(0);
+        if index != node && map.contains_key(&other.name) && promised < ends {
+            let short = ends - promised.max(world.now);
+            return Err(format!(
+                "{} goes on without the store {short} ms longer than {} stays away",
+                here.name, other.name
+            ));
+        }
+    }
+    Ok(())
+}
+
 pub(in crate::sim) fn flushed_before_deadline(world: &World, ack: &Ack) -> Result<(), String> {
     let here = &world.nodes[ack.node];
     let Some(server) = &here.server else { return Ok(()) };
@@ -34,6 +64,9 @@ pub(in crate::sim) fn flushed_before_deadline(world: &World, ack: &Ack) -> Resul
     }
     if ack.flushed_at >= server.fence.deadline {
         return Err(format!("{} acknowledged a commit that was flushed after its deadline", here.name));
+    }
+    if server.fence.promised {
+        return promised_by_all(world, ack.node);
     }
     let alive = server.fence.lease.and_then(|lease| world.store.expires(lease)).is_some_and(|ends| world.now <= ends);
     if !alive {

@@ -1,6 +1,7 @@
 //! The REST server of a driver.
 
 use super::*;
+use ha_core::peer::PeerAnswer;
 
 /// Sends one request and gives back the status line and the body, once there is an answer.
 fn http(port: u16, request: String) -> std::sync::mpsc::Receiver<(String, String)> {

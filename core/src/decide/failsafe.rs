@@ -1,0 +1,251 @@
+//! Failsafe mode: with the store out of reach a leader goes on for as long as every member it has written down promises to stay away from
+//! the leader key.
+//!
+//! The fence keeps a deadline all the while: that of the promise that ends first. Whoever has promised does not take the key before his
+//! promise is over, whatever the store shows; whoever is not written down does not take it at all.
+
+use super::turn::{Standing, Turn, Verdict};
+use super::{lease, pause};
+use crate::clock::{Millis, Tick};
+use crate::cluster::Cluster;
+use crate::dcs::{DcsCall, Expect, Key};
+use crate::effect::Effect;
+use crate::failsafe::{Given, PromiseAnswer, Promised, Question, Reply};
+use crate::ids::NodeName;
+use crate::lease::Lease;
+use crate::local::{PrimaryView, Server};
+use crate::memory::{Memory, Stage};
+use crate::rule::Rule;
+use crate::view::View;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Time between two rounds of questions as long as somebody has not promised.
+const ROUND_PAUSE: Millis = Millis(500);
+/// After this long a question has its answer or will never have one.
+const QUESTION_MAX: Millis = Millis(2500);
+/// An extension by less is left for later.
+const STEP_MIN: Millis = Millis(250);
+
+/// By the same snapshot as everything else; a store that was wiped changes nothing.
+fn is_on(view: &View<'_>) -> bool {
+    let config = view.dcs.newest().and_then(|cluster| cluster.config.as_ref());
+    config.map_or(view.settings.failsafe_mode, |config| crate::parse::failsafe_mode(&config.value))
+}
+
+/// Takes in what the store shows and what the members answered, and answers those who ask.
+pub(super) fn observe(turn: &mut Turn<'_>) -> Vec<Effect> {
+    let now = turn.now();
+    if let Some(cluster) = turn.fresh() {
+        // Deleted with the leader key, or after it: members that see that promise nothing more, and what they promised ends within one ttl.
+        let early = cluster.leader.is_none() && !turn.passed(turn.memory.leader_gone_at, turn.view.settings.ttl_ms);
+        if cluster.failsafe.is_some() || !early {
+            turn.memory.failsafe.map = cluster.failsafe.clone();
+        }
+        // Who released its key had closed its fence before, and never leads by that key again.
+        let released = cluster.released.as_ref();
+        let over = |name: &NodeName, promised: &Promised| {
+            released.is_some_and(|released| released.leader == *name && promised.created == Some(released.created))
+        };
+        turn.memory.failsafe.promised.retain(|name, promised| !over(name, promised));
+    }
+    turn.memory.failsafe.promised.retain(|_, promised| now < promised.until);
+    if is_on(turn.view) || turn.memory.failsafe.map.is_some() {
+        turn.memory.failsafe.complete_since.get_or_insert(now);
+    }
+    take_promises(turn);
+    let questions = turn.view.questions;
+    questions
+        .iter()
+        .map(|question| Effect::AnswerFailsafe { question: question.number, reply: reply(turn, question) })
+        .collect()
+}
+
+fn take_promises(turn: &mut Turn<'_>) {
+    let Some(held) = turn.memory.lease else { return };
+    for view in turn.view.promises.iter().filter(|view| view.created == held.leader_created) {
+        let PromiseAnswer::Promised(lasts) = view.answer else { continue };
+        let known = turn.memory.failsafe.given.get(&view.name);
+        if known.is_some_and(|known| known.asked_at >= view.asked_at) {
+            continue;
+        }
+        let doubt = turn.memory.doubt.filter(|doubt| view.asked_at < doubt.since);
+        let counts_from = view.asked_at - doubt.map_or(Millis(0), |doubt| doubt.unseen);
+        let given = Given { asked_at: view.asked_at, counts_from, lasts };
+        turn.memory.failsafe.given.insert(view.name.clone(), given);
+    }
+}
+
+/// Time has passed that the clock does not know of: every promise ends sooner.
+pub(super) fn doubted(memory: &mut Memory, unseen: Millis) {
+    for given in memory.failsafe.given.values_mut() {
+        given.counts_from = given.counts_from - unseen;
+    }
+}
+
+/// Only a leader that this node itself saw lead last is promised anything: no request of this node for the leader key can come through
+/// after that one had it.
+fn reply(turn: &mut Turn<'_>, question: &Question) -> Reply {
+    let memory = &turn.memory;
+    if !is_on(turn.view) {
+        return Reply::Off;
+    }
+    let promoting = match &turn.view.local.server {
+        Server::Primary(_) => true,
+        Server::Standby(standby) => standby.promoting,
+        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => memory.may_acknowledge,
+    };
+    if promoting || memory.lease.is_some() || memory.bootstrapping || question.from == *turn.me() {
+        return Reply::Leads;
+    }
+    let leads = memory.last_leader.as_ref().is_some_and(|leader| leader.name == question.from);
+    if !leads || memory.leader_gone_at.is_some() {
+        return Reply::Refused(format!("{} is not the leader that this member knows", question.from));
+    }
+    let lasts = turn.view.settings.ttl_ms;
+    let promised = Promised { until: turn.now() + lasts, created: question.created };
+    turn.memory.failsafe.promised.insert(question.from.clone(), promised);
+    Reply::Accepted(lasts)
+}
+
+/// Why this node must not take the leader key now, whatever else speaks for it.
+pub(super) fn barred(turn: &Turn<'_>) -> Option<Rule> {
+    let listed = turn.memory.failsafe.map.as_ref().is_none_or(|map| map.value.contains_key(turn.me()));
+    match bound(turn) {
+        None if !listed && !turn.memory.bootstrapping => Some(Rule::ElectionNotInFailsafe),
+        rule => rule,
+    }
+}
+
+/// The same for a key that stands in its name already.
+pub(super) fn bound(turn: &Turn<'_>) -> Option<Rule> {
+    if turn.memory.failsafe.binds(turn.now()).is_some() {
+        return Some(Rule::ElectionPromised);
+    }
+    // A primary has promised nobody anything since it was promoted.
+    let primary = matches!(turn.view.local.server, Server::Primary(_));
+    let known = turn.memory.failsafe.complete_since;
+    let forgotten = known.is_some() && !turn.passed(known, turn.view.settings.ttl_ms);
+    (forgotten && !primary && !turn.memory.bootstrapping).then_some(Rule::ElectionMayHavePromised)
+}
+
+/// Whoever would stand for election waits, and goes on as he is.
+pub(super) fn wait(turn: &Turn<'_>, rule: Rule) -> Verdict {
+    let verdict = Verdict::of(rule).soon(1000);
+    match turn.memory.failsafe.binds(turn.now()) {
+        Some((name, left)) => verdict.because(name.to_string()).soon(left.0.clamp(5, 1000)),
+        None => verdict,
+    }
+}
+
+/// What the leader keeps written: every member that can be asked, and itself. Once per leadership in any case: a request of an earlier
+/// leader that comes late finds the key changed.
+pub(super) fn map(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Effect> {
+    let known = cluster.failsafe_revision;
+    if !is_on(turn.view) && known.is_none() {
+        return None;
+    }
+    // Until then the members that are written down keep to their promise, and others would not know of it.
+    if turn.memory.failsafe.extended.is_some_and(|until| until > lease.deadline()) {
+        return None;
+    }
+    let wanted = is_on(turn.view).then(|| wanted(turn, cluster));
+    let own = turn.memory.failsafe.written.is_some() && turn.memory.failsafe.written == known;
+    if own && cluster.failsafe.as_ref().map(|map| &map.value) == wanted.as_ref() {
+        return None;
+    }
+    let value = wanted.map(|map| json!(map).to_string());
+    turn.write(Key::Failsafe, value, known.map_or(Expect::Absent, Expect::Unchanged))
+}
+
+fn wanted(turn: &Turn<'_>, cluster: &Cluster) -> BTreeMap<NodeName, String> {
+    let urls = cluster.members.iter().filter_map(|(name, member)| Some((name.clone(), member.api_url.clone()?)));
+    let mut map: BTreeMap<NodeName, String> = urls.collect();
+    map.insert(turn.me().clone(), turn.view.identity.api_url.clone());
+    map
+}
+
+/// What was sent may come through: nothing is known of the key before the answer.
+pub(super) fn sent(memory: &mut Memory, effects: &[Effect]) {
+    let writes = |effect: &Effect| matches!(effect, Effect::Dcs(DcsCall::Write(edit)) if edit.key == Key::Failsafe);
+    if effects.iter().any(writes) {
+        memory.failsafe.written = None;
+    }
+}
+
+/// Whether a leader has to count on the members: the store has not confirmed its lease for too long.
+pub(super) fn needed(turn: &Turn<'_>, lease: &Lease) -> bool {
+    let half = Millis(lease.ttl.0 / 2);
+    is_on(turn.view) && (turn.fresh().is_none() || turn.passed(Some(lease.sent_at), half))
+}
+
+/// Whether this primary goes on acknowledging although its lease is over.
+pub(super) fn goes_on(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
+    primary.fence_open && may_lean(turn, primary) && until(turn).is_some()
+}
+
+fn until(turn: &Turn<'_>) -> Option<Tick> {
+    turn.memory.failsafe.until(turn.me(), turn.now(), turn.view.settings.ttl_ms)
+}
+
+fn may_lean(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
+    let stays = matches!(turn.memory.stage, Stage::Steady | Stage::Preparing { .. });
+    let gave_up = turn.memory.lease.is_none_or(|lease| turn.gave_up(lease));
+    // A member of another kind forgets with its process what it has promised.
+    let ours = turn.view.dcs.newest().is_none_or(pause::only_our_kind);
+    is_on(turn.view) && stays && !gave_up && ours && !primary.fence_unbound && !pause::is_on(turn)
+}
+
+/// Asks whoever has not promised lately, and moves the deadline to where all promises reach.
+pub(super) fn lean(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Vec<Effect> {
+    if !may_lean(turn, primary) {
+        return Vec::new();
+    }
+    let mut effects: Vec<Effect> = ask(turn, lease).into_iter().collect();
+    let reached = turn.memory.failsafe.extended.unwrap_or_default().max(lease.deadline());
+    if let Some(until) = until(turn).filter(|until| *until >= reached + STEP_MIN)
+        && primary.fence_open
+    {
+        turn.memory.failsafe.extended = Some(until);
+        effects.push(Effect::ExtendFence { until });
+    }
+    effects
+}
+
+fn ask(turn: &mut Turn<'_>, lease: Lease) -> Option<Effect> {
+    let recent = lease::renew_every(turn);
+    let due = |(name, _): &(&NodeName, &String)| {
+        let open = turn.view.promises.iter().any(|view| {
+            let waits = view.answer == PromiseAnswer::Pending && !turn.passed(Some(view.asked_at), QUESTION_MAX);
+            view.name == **name && waits
+        });
+        let given = turn.memory.failsafe.given.get(*name);
+        *name != turn.me() && !open && given.is_none_or(|given| turn.passed(Some(given.asked_at), recent))
+    };
+    let members = turn.memory.failsafe.members()?.iter().filter(due);
+    let targets: Vec<(NodeName, String)> = members.map(|(name, url)| (name.clone(), url.clone())).collect();
+    if targets.is_empty() || !turn.passed(turn.memory.failsafe.asked_at, ROUND_PAUSE) {
+        return None;
+    }
+    turn.memory.failsafe.asked_at = Some(turn.now());
+    Some(Effect::AskFailsafe { targets, created: lease.leader_created })
+}
+
+/// The lease is over, unconfirmed and not known to be lost; all members stay away.
+pub(super) fn without_store(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdict {
+    turn.memory.overdue_since = None;
+    let effects = match turn.standing() {
+        Standing::Leads(lease) | Standing::Overdue(lease) => lean(turn, primary, lease),
+        Standing::None => Vec::new(),
+    };
+    let renewal = lease::renewal(turn);
+    let left = until(turn).map_or(Millis(0), |until| until.since(turn.now()));
+    Verdict::of(Rule::FailsafeLeading).and(effects).and(renewal).soon(left.0.clamp(1, ROUND_PAUSE.0))
+}
+
+/// Whether the fence may stay open until then: by what this leader was promised.
+pub(super) fn is_promised(memory: &Memory, view: &View<'_>, until: Tick) -> bool {
+    let held = memory.lease.is_some_and(|lease| memory.released != Some(lease.leader_created));
+    let promised = memory.failsafe.until(view.me, view.now, view.settings.ttl_ms);
+    held && is_on(view) && promised.is_some_and(|promised| until <= promised)
+}

@@ -1,0 +1,181 @@
+//! `POST /failsafe` between members: a leader asks all at once, the seat of each answers with its next decision, and after 2 s nobody
+//! listens to an answer any more.
+
+use super::Mutant;
+use super::event::{Event, Who};
+use super::judge;
+use super::params::{Params, Weather};
+use super::rng::Rng;
+use super::world::World;
+use crate::clock::Tick;
+use crate::decide::Decision;
+use crate::failsafe::{PromiseAnswer, PromiseView, Question, Reply};
+use crate::ids::{NodeName, Revision};
+use crate::view::Side;
+use std::rc::Rc;
+
+/// Some seeds are worlds in failsafe mode, and in half of those the store is lost all the time. Drawn apart: the others are what they
+/// would be without it.
+pub(super) fn among_them(params: &mut Params, weather: &mut Weather, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x5afe);
+    if rng.chance(350) {
+        params.settings.failsafe_mode = true;
+        params.settings.bootstrap_dcs["failsafe_mode"] = serde_json::Value::Bool(true);
+        if rng.chance(500) {
+            weather.weights = super::kinds::blackouts();
+        }
+    }
+}
+
+const TIMEOUT_MS: u64 = 2000;
+
+/// A question that waits for the next decision.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) question: Question,
+    from: Who,
+    life: u64,
+    sent_at: Tick,
+}
+
+impl World {
+    pub(super) fn ask_promises(&mut self, who: Who, targets: &[(NodeName, String)], created: Revision) {
+        let asked_at = self.local(who.node);
+        let process = self.process_mut(who);
+        let life = process.life;
+        for (name, _) in targets {
+            process.promises.retain(|view| view.name != *name);
+            process.promises.push(PromiseView {
+                name: name.clone(),
+                asked_at,
+                created,
+                answer: PromiseAnswer::Pending,
+            });
+        }
+        for (name, _) in targets {
+            let Some(to) = self.nodes.iter().position(|node| node.name == *name) else { continue };
+            if !self.net.cut(who.node, to) {
+                let delay_ms = self.net.delay(&mut self.rng, who.node, to);
+                self.later(delay_ms, Event::PromiseAsk { from: who, life, asked_at, to, created });
+            }
+        }
+        self.later(TIMEOUT_MS, Event::PromiseTimeout { from: who, life, asked_at });
+    }
+
+    /// The question arrives. Where nobody has the seat it is refused; a process that is frozen answers when it goes on.
+    pub(super) fn promise_ask(&mut self, from: Who, life: u64, asked_at: Tick, to: usize, created: Revision) {
+        let number = self.number();
+        let leader = self.nodes[from.node].name.clone();
+        let node = &self.nodes[to];
+        if !node.up || self.net.cut(to, from.node) {
+            return;
+        }
+        let side = match node.seat() {
+            Some(side) => side,
+            None if node.worker.alive || node.supervisor.alive => return,
+            None => {
+                let answer = PromiseAnswer::Refused("connection refused".to_owned());
+                self.send_promise(from, life, asked_at, to, answer);
+                return;
+            }
+        };
+        let who = Who { node: to, side };
+        let question = Question { number, from: leader, created: Some(created) };
+        self.process_mut(who).questions.push(Asked { question, from, life, sent_at: asked_at });
+        self.wake(who);
+    }
+
+    pub(super) fn answer_question(&mut self, who: Who, number: u64, reply: &Reply) {
+        let questions = &mut self.process_mut(who).questions;
+        let Some(at) = questions.iter().position(|asked| asked.question.number == number) else { return };
+        let Asked { from, life, sent_at: asked_at, .. } = questions.remove(at);
+        let answer = match reply {
+            Reply::Accepted(lasts) => {
+                judge::promised(self, who.node, from.node, *lasts);
+                if self.healed_at.is_none() && self.rng.chance(15) {
+                    self.soon(1, 1000, Event::PromiseTested { leader: from.node, member: who.node });
+                }
+                PromiseAnswer::Promised(*lasts)
+            }
+            Reply::Off => PromiseAnswer::Refused("failsafe mode is off".to_owned()),
+            Reply::Leads => PromiseAnswer::Refused("running as a leader".to_owned()),
+            Reply::Refused(why) => PromiseAnswer::Refused(why.clone()),
+        };
+        self.send_promise(from, life, asked_at, who.node, answer);
+    }
+
+    /// A promise at its hardest: the leader is out of everybody's sight, and who gave it starts anew.
+    pub(super) fn test_promise(&mut self, leader: usize, member: usize) {
+        if self.healed_at.is_some() {
+            return;
+        }
+        *self.faults.entry("member struck after a promise").or_default() += 1;
+        self.say(member, "--- struck after a promise, the leader isolated");
+        let lasts_ms = self.params.settings.ttl_ms.0 * 2;
+        let places = (0..=self.net.store()).filter(|other| *other != leader);
+        self.cut(places.map(|other| (leader, other)).collect(), lasts_ms);
+        if self.rng.chance(500) {
+            self.crash_node(member);
+        } else {
+            self.kill_supervisor(member);
+            self.kill_worker(member);
+        }
+    }
+
+    fn send_promise(&mut self, from: Who, life: u64, asked_at: Tick, to: usize, answer: PromiseAnswer) {
+        if !self.net.cut(to, from.node) {
+            let delay_ms = self.net.delay(&mut self.rng, to, from.node);
+            self.later(delay_ms, Event::PromiseAnswered { from, life, asked_at, to, answer });
+        }
+    }
+
+    pub(super) fn promise_answered(&mut self, from: Who, life: u64, asked_at: Tick, to: usize, answer: PromiseAnswer) {
+        let name = self.nodes[to].name.clone();
+        let read_at = self.local(from.node);
+        let from_answer = self.is(Mutant::ExtensionFromAnswer);
+        let Some(process) = self.living(from, life) else { return };
+        let waits = |view: &&mut PromiseView| {
+            view.name == name && view.asked_at == asked_at && view.answer == PromiseAnswer::Pending
+        };
+        if let Some(view) = process.promises.iter_mut().find(waits) {
+            view.answer = answer;
+            if from_answer {
+                view.asked_at = read_at;
+            }
+            self.wake(from);
+        }
+    }
+
+    pub(super) fn promise_timeout(&mut self, from: Who, life: u64, asked_at: Tick) {
+        let Some(process) = self.living(from, life) else { return };
+        let mut late = false;
+        let waits = |view: &&mut PromiseView| view.asked_at == asked_at && view.answer == PromiseAnswer::Pending;
+        for view in process.promises.iter_mut().filter(waits) {
+            view.answer = PromiseAnswer::Refused("timed out".to_owned());
+            late = true;
+        }
+        if late {
+            self.wake(from);
+        }
+    }
+
+    /// A mutant never hears of members that came later.
+    pub(super) fn bend_members(&mut self, node: usize, decision: &mut Decision) {
+        if !self.is(Mutant::OldMembers) {
+            return;
+        }
+        if let Some(map) = &mut decision.memory.failsafe.map {
+            let first = self.nodes[node].first_members.get_or_insert_with(|| map.value.clone());
+            map.value.clone_from(first);
+        }
+    }
+
+    /// What the mutants make of a new holder of the seat.
+    pub(super) fn forget_promises(&mut self, node: usize, side: Side) {
+        if self.is(Mutant::PromiseForgotten) {
+            let failsafe = &mut Rc::make_mut(&mut self.process_mut(Who { node, side }).memory).failsafe;
+            failsafe.promised.clear();
+            failsafe.complete_since = Some(Tick(0));
+        }
+    }
+}
