@@ -191,6 +191,10 @@ impl Mutant {
             Mutant::UnboundForgotten => {
                 let unbound = matches!(&view.local.server, Server::Primary(primary) if primary.fence_unbound);
                 let known = view.dcs.fresh().and_then(|cluster| cluster.unbound_revision);
+                if unbound {
+                    // Nor does it look whether its name still stands there.
+                    decision.effects.retain(|effect| !matches!(effect, Effect::OpenFence { .. }));
+                }
                 if let (true, Some(revision), false) = (unbound, known, view.dcs_busy) {
                     let edit =
                         KeyEdit { key: Key::Unbound, value: None, expect: Expect::Unchanged(revision), leased: false };

@@ -3,7 +3,7 @@
 use super::node::Phase;
 use super::world::World;
 use crate::cluster::FailoverRequest;
-use crate::dcs::{Key, LEADER_PATH};
+use crate::dcs::{Key, LEADER_PATH, UNBOUND_PATH};
 
 /// How long an operator looks on while nobody leads.
 const STALEMATE_MS: u64 = 60_000;
@@ -95,13 +95,26 @@ impl World {
         self.begin_promotion(node);
     }
 
+    /// Whose data is lost cannot take its name back: an operator has to say that its server does not run.
+    fn operator_overrules(&mut self) {
+        if self.store.key(UNBOUND_PATH).is_some() {
+            self.log.line(self.now, "oper", "operator: ends maintenance mode by force");
+            self.store.delete(UNBOUND_PATH);
+            self.store_changed(None);
+        }
+    }
+
     /// Whoever promoted a standby by hand that lacked too much to be elected, and lost it before it took the key, has to name it.
     pub(super) fn operator_ends_a_stalemate(&mut self) {
         let healed = self.healed_at.unwrap_or(self.now);
+        if self.store.leader().is_some() || self.now - healed < STALEMATE_MS {
+            return;
+        }
+        self.operator_overrules();
         let newest = self.wal.branches().iter().map(|branch| branch.timeline).max();
         let newest = self.judge.made_by_hand.iter().find(|branch| Some(self.wal.branch(**branch).timeline) == newest);
         let Some(owner) = newest.map(|branch| self.wal.branch(*branch).owner) else { return };
-        if self.store.leader().is_some() || self.now - healed < STALEMATE_MS || self.judge.stalemate_ended {
+        if self.judge.stalemate_ended {
             return;
         }
         self.judge.stalemate_ended = true;
