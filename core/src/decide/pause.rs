@@ -2,7 +2,7 @@
 //!
 //! In it a leader goes on acknowledging while the store is out of reach. That is safe only as long as nobody takes over: it says so in the
 //! store (`ha_ext/unbound`) before its fence is unbound from the lease, takes that back only when the fence is bound again or closed, and
-//! once maintenance mode is over nobody takes the leader key while another stands there.
+//! nobody takes the leader key while another stands there, in maintenance mode or after it.
 
 use super::turn::{Turn, Verdict};
 use super::{duties, lease, release};
@@ -131,9 +131,12 @@ pub(super) fn only_our_kind(cluster: &Cluster) -> bool {
     cluster.members.values().all(|member| member.ha_ext_version.is_some())
 }
 
-/// Who may acknowledge without a lease, other than this node.
+/// Who may acknowledge without a lease, other than this node. One of its name that is not this one counts.
 pub(super) fn unbound<'a>(turn: &Turn<'_>, cluster: &'a Cluster) -> Option<&'a NodeName> {
-    cluster.unbound_fences().find(|name| *name != turn.me())
+    let own = |name: &NodeName| {
+        name == turn.me() && cluster.unbound.get(name).is_some_and(|created| is_own(turn, *created))
+    };
+    cluster.unbound_fences().find(|name| !own(name))
 }
 
 /// Whether the server stays, as it is, when the supervisor is told to stop.
