@@ -133,9 +133,8 @@ pub(super) fn only_our_kind(cluster: &Cluster) -> bool {
 
 /// Who may acknowledge without a lease, other than this node. One of its name that is not this one counts.
 pub(super) fn unbound<'a>(turn: &Turn<'_>, cluster: &'a Cluster) -> Option<&'a NodeName> {
-    let own = |name: &NodeName| {
-        name == turn.me() && cluster.unbound.get(name).is_some_and(|created| is_own(turn, *created))
-    };
+    let own =
+        |name: &NodeName| name == turn.me() && cluster.unbound.get(name).is_some_and(|created| is_own(turn, *created));
     cluster.unbound_fences().find(|name| !own(name))
 }
 
