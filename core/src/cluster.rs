@@ -167,6 +167,17 @@ pub struct FailoverRequest {
     /// ISO 8601 with zone; absent means now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<String>,
+    /// What `scheduled_at` was, once that time has come: the leader then turns the schedule into a request for now, so that it counts once.
+    #[serde(default, rename = "ha_ext_due", skip_serializing_if = "Option::is_none")]
+    pub due: Option<String>,
+}
+
+impl FailoverRequest {
+    /// Whether it names its candidate for an election: what was scheduled is for the leader alone to carry out.
+    #[must_use]
+    pub fn is_for_now(&self) -> bool {
+        self.scheduled_at.is_none() && self.due.is_none()
+    }
 }
 
 /// The `status` key (wire.md 1.5).

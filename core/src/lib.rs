@@ -25,6 +25,7 @@ pub mod peer;
 pub mod pgconf;
 pub mod positions;
 pub mod rule;
+pub mod schedule;
 pub mod seat;
 pub mod settings;
 #[cfg(feature = "sim")]

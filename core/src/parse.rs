@@ -102,11 +102,18 @@ fn failover(key: &RawKey) -> Option<Versioned<FailoverRequest>> {
         let text = value?.as_str()?.trim();
         (!text.is_empty()).then(|| NodeName::new(text))
     };
+    // What cannot be read is kept, and refused at last: it asks for another time than now.
+    let time = |value: Option<&Value>| match value? {
+        Value::Null => None,
+        Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+        other => Some(other.to_string()),
+    };
     let request = match serde_json::from_str::<Value>(&key.value) {
         Ok(Value::Object(map)) => FailoverRequest {
             leader: name(map.get("leader")),
             member: name(map.get("member")),
-            scheduled_at: map.get("scheduled_at").and_then(Value::as_str).map(str::to_owned),
+            scheduled_at: time(map.get("scheduled_at")),
+            due: time(map.get("ha_ext_due")),
         },
         Ok(_) => FailoverRequest::default(),
         // The form of releases before JSON: `leader:candidate`.
@@ -115,7 +122,7 @@ fn failover(key: &RawKey) -> Option<Versioned<FailoverRequest>> {
             FailoverRequest {
                 leader: name(Some(&Value::from(leader))),
                 member: name(Some(&Value::from(member))),
-                scheduled_at: None,
+                ..FailoverRequest::default()
             }
         }
     };
@@ -337,6 +344,15 @@ mod tests {
         assert_eq!(cluster.initialize, Initialize::Running);
         let request = cluster.failover.map(|f| f.value).unwrap_or_default();
         assert_eq!((request.leader, request.member), (Some(NodeName::new("pg1")), Some(NodeName::new("pg2"))));
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_read_is_not_now() {
+        for (at, read) in [("null", None), (r#"" ""#, None), ("17", Some("17")), (r#""soon""#, Some("soon"))] {
+            let value = format!(r#"{{"leader":"pg1","scheduled_at":{at}}}"#);
+            let request = cluster(&raw(&[("failover", &value)])).failover.map(|f| f.value).unwrap_or_default();
+            assert_eq!(request.scheduled_at.as_deref(), read, "{at}");
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ rules! {
     DemotionDraining = "demotion.draining", "The server is stopping; its standbys receive the rest of the log.";
     DemotionCannotStop = "demotion.cannot_stop", "Not even SIGKILL ends the server; its lease is left to end, since the key is never released before.";
     DemotionStoppingAtOnce = "demotion.stopping_at_once", "The stop took too long; the server is stopped at once.";
+    SwitchoverScheduled = "switchover.scheduled", "This node leads; a switchover is scheduled and waits for its time by this node's clock.";
+    SwitchoverDue = "switchover.due", "The time of a scheduled switchover has come; it is asked for now, unless somebody has just changed it.";
     SwitchoverPreparing = "switchover.preparing", "A switchover was requested; a checkpoint keeps what comes after it short.";
     SwitchoverAwaitingArchive = "switchover.awaiting_archive", "A switchover was requested; WAL that is finished goes to the archive first.";
     SwitchoverParking = "switchover.parking", "The server is prepared to become a standby in place; commits go on.";

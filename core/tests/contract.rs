@@ -1,8 +1,9 @@
 //! The order contract of effects: decisions that break it must not pass [`Decision::check`].
 
 use ha_core::clock::{Millis, Tick};
-use ha_core::cluster::{Cluster, LeaderKey, Released, Versioned};
-use ha_core::dcs::DcsCall;
+use ha_core::clocks::Clocks;
+use ha_core::cluster::{Cluster, FailoverRequest, LeaderKey, Released, Versioned};
+use ha_core::dcs::{DcsCall, Expect, Key, KeyEdit};
 use ha_core::decide::{Decision, Violation};
 use ha_core::effect::{DemoteMethod, Effect};
 use ha_core::failsafe::{Failsafe, Given, Promised};
@@ -19,6 +20,9 @@ use std::collections::BTreeMap;
 
 const NOW: Tick = Tick(100_000);
 const END: Lsn = Lsn(1000);
+/// `NOW` by the time of day, and a request that is scheduled for then.
+const AT: &str = "1970-01-01T00:01:40Z";
+const SCHEDULED: Revision = Revision(91);
 
 fn lease() -> Lease {
     Lease::confirmed(LeaseId(5), Revision(50), Tick(99_000), Millis(30_000))
@@ -76,6 +80,8 @@ fn judged(
 ) -> Result<(), Violation> {
     let mut cluster = Cluster { revision: Revision(100), ..Cluster::default() };
     cluster.leader = Some(LeaderKey { name: NodeName::new("n2"), lease: LeaseId(9), created: Revision(90) });
+    let scheduled = FailoverRequest { scheduled_at: Some(AT.to_owned()), ..FailoverRequest::default() };
+    cluster.failover = Some(Versioned { value: scheduled, revision: SCHEDULED });
     let local = LocalView {
         data: DataDir::Empty,
         server,
@@ -90,7 +96,7 @@ fn judged(
     let (me, identity) = (NodeName::new("n1"), Identity::default());
     let view = View {
         now: NOW,
-        clocks: None,
+        clocks: Some(Clocks { wall_ms: 0, awake_ms: 0, hardware_ms: None }),
         seat,
         me: &me,
         scope: "demo",
@@ -251,4 +257,23 @@ fn nobody_takes_the_key_against_a_promise() {
         assert_eq!(take(NOW.0 + 1), Err(Violation::PromiseBroken));
         assert_eq!(take(NOW.0), Ok(()));
     }
+}
+
+#[test]
+fn what_is_scheduled_is_asked_for_at_its_time_before_it_is_begun() {
+    let ask = |due: &str| {
+        let value = Some(format!(r#"{{"leader":"n1","ha_ext_due":"{due}"}}"#));
+        let edit = KeyEdit { key: Key::Failover, value, expect: Expect::Unchanged(SCHEDULED), leased: false };
+        inside(PrimaryView::default(), Memory::default(), vec![Effect::Dcs(DcsCall::Write(edit))])
+    };
+    assert_eq!(ask(AT), Ok(()));
+    assert_eq!(ask("1970-01-01T00:01:40.001Z"), Err(Violation::BeforeItsTime));
+    assert_eq!(ask("soon"), Err(Violation::BeforeItsTime));
+    let (candidate, since, sealed_at, frozen_at) = (NodeName::new("n2"), NOW, None, None);
+    let begin = |request| {
+        let stage = Stage::Sealing { request, candidate: candidate.clone(), since, sealed_at, frozen_at };
+        inside(PrimaryView::default(), Memory { stage, ..Memory::default() }, Vec::new())
+    };
+    assert_eq!(begin(SCHEDULED), Err(Violation::BeforeItsTime));
+    assert_eq!(begin(Revision(92)), Ok(()));
 }

@@ -59,7 +59,7 @@ fn server(facts: &Facts<'_>, m: &mut Metrics) {
     let (role, version_num) = (facts.role(), facts.snapshot.server.version_num);
     let started = time::epoch(facts.snapshot.server.started_at_unix_us);
     let (primary, standby) = (facts.primary(), facts.standby());
-    let replayed_at = standby.and_then(|standby| time::parse(standby.replayed_at.as_deref()?));
+    let replayed_at = standby.and_then(|standby| Some(time::parse(standby.replayed_at.as_deref()?)?.unix_us));
     m.gauge("patroni_version", "Patroni semver without periods.", version.concat());
     m.gauge(
         "patroni_postgres_running",

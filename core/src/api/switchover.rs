@@ -153,8 +153,11 @@ fn request(action: Action, body: &Map<String, Value>, cluster: &Cluster) -> Resu
         return bad("Switchover target and source are the same");
     }
     possible(action, leader, candidate, cluster).map_err(|text| Reply::text(412, &text))?;
-    let request =
-        FailoverRequest { leader: leader.map(NodeName::new), member: candidate.map(NodeName::new), scheduled_at: None };
+    let request = FailoverRequest {
+        leader: leader.map(NodeName::new),
+        member: candidate.map(NodeName::new),
+        ..FailoverRequest::default()
+    };
     Ok((action, request))
 }
 

@@ -22,32 +22,52 @@ pub fn iso(unix_us: i64) -> String {
     text(unix_us).replacen(' ', "T", 1)
 }
 
-/// Microseconds since 1970 from `YYYY-MM-DD HH:MM:SS[.ffffff][+HH[:MM]]`; `None` if it is something else.
-pub(super) fn parse(text: &str) -> Option<i64> {
+/// A moment as a text tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub unix_us: i64,
+    /// The text says in which zone; otherwise it was taken for UTC.
+    pub zoned: bool,
+}
+
+/// Reads `YYYY-MM-DD HH:MM[:SS[.ffffff]][+HH[[:]MM]|Z]`, with a blank or a `T`; `None` if it is something else.
+pub(crate) fn parse(text: &str) -> Option<Moment> {
     let text = text.trim();
     let (date, rest) = text.split_at_checked(10)?;
     let rest = rest.strip_prefix([' ', 'T'])?;
     let zone_at = rest.find(['+', '-', 'Z']).unwrap_or(rest.len());
     let (clock, zone) = rest.split_at(zone_at);
-    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
+    let mut date = date.splitn(3, '-').map(digits);
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-    let mut clock = clock.splitn(3, ':');
-    let (hour, minute) = (clock.next()?.parse::<i64>().ok()?, clock.next()?.parse::<i64>().ok()?);
-    let (second, fraction) = clock.next().map(|second| second.split_once('.').unwrap_or((second, "")))?;
-    let second = second.parse::<i64>().ok()?;
-    let micros = format!("{fraction:0<6}").get(..6)?.parse::<i64>().ok()?;
-    let valid = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second <= 60;
-    let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset_s(zone)?;
-    valid.then_some(seconds * 1_000_000 + micros)
+    let mut clock = clock.trim_end().splitn(3, ':');
+    let (hour, minute) = (digits(clock.next()?)?, digits(clock.next()?)?);
+    let (second, fraction) = clock.next().map_or(("0", ""), |second| second.split_once('.').unwrap_or((second, "")));
+    let second = digits(second)?;
+    let micros = if fraction.is_empty() { 0 } else { digits(format!("{fraction:0<6}").get(..6)?)? };
+    let day_of = days(year, month, day);
+    let valid = civil(day_of) == (year, month, day) && hour < 24 && minute < 60 && second <= 60;
+    let seconds = day_of * 86_400 + hour * 3600 + minute * 60 + second - offset_s(zone)?;
+    valid.then_some(Moment { unix_us: seconds * 1_000_000 + micros, zoned: !zone.is_empty() })
+}
+
+/// A number of at most six digits, and nothing else.
+fn digits(text: &str) -> Option<i64> {
+    let plain = (1..=6).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| text.parse().ok()).flatten()
 }
 
 fn offset_s(zone: &str) -> Option<i64> {
     if zone.is_empty() || zone == "Z" {
         return Some(0);
     }
-    let sign = if zone.starts_with('-') { -1 } else { 1 };
-    let (hours, minutes) = zone[1..].split_once(':').unwrap_or((&zone[1..], "0"));
-    Some(sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60))
+    let (sign, zone) = (if zone.starts_with('-') { -1 } else { 1 }, zone.get(1..)?);
+    let (hours, minutes) = match zone.split_once(':') {
+        Some(parts) => parts,
+        None if zone.len() == 4 => zone.split_at_checked(2)?,
+        None => (zone, "0"),
+    };
+    let (hours, minutes) = (digits(hours)?, digits(minutes)?);
+    (hours < 24 && minutes < 60).then_some(sign * (hours * 3600 + minutes * 60))
 }
 
 /// Year, month and day of a day counted from 1970-01-01 (proleptic Gregorian calendar, years beginning in March).
@@ -93,11 +113,27 @@ mod tests {
             (4_107_542_399_999_999, "2100-02-28 23:59:59.999999+00:00"),
         ] {
             assert_eq!(text(unix_us), shown);
-            assert_eq!(parse(shown), Some(unix_us), "{shown}");
+            assert_eq!(parse(shown), Some(Moment { unix_us, zoned: true }), "{shown}");
         }
-        assert_eq!(parse("2024-08-28T21:39:26.352526+02"), Some(1_724_873_966_352_526));
-        assert_eq!(parse("2024-08-28 14:09:26.352526-05:30"), Some(1_724_873_966_352_526));
-        for wrong in ["", "yesterday", "2024-13-01 00:00:00", "2024-08-28", "2024-08-28 1:2"] {
+        for zone in
+            ["2024-08-28T21:39:26.352526+02", "2024-08-28 14:09:26.352526-05:30", "2024-08-29T01:39:26.352526+0600"]
+        {
+            assert_eq!(parse(zone).map(|moment| moment.unix_us), Some(1_724_873_966_352_526), "{zone}");
+        }
+        assert_eq!(parse("2024-08-28 19:39").map(|moment| moment.zoned), Some(false));
+        for wrong in [
+            "",
+            "yesterday",
+            "2024-13-01 00:00:00",
+            "2023-02-29 00:00:00",
+            "2024-08-28",
+            "2024-08-28 1",
+            "2024-08-28 24:00",
+            "2024-08-28 10:00:00+999999999999999999",
+            "2024-08-28 10:00:00+24",
+            "2024-08-28 10:00:00.-1.",
+            "20\u{e9}4-08-28 10:00",
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

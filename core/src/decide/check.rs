@@ -1,7 +1,7 @@
 //! The invariants of a decision, asserted in tests and in production: a broken one means stop acting, let the
 //! lease lapse, shout.
 
-use super::{Decision, failsafe, handover, rejoin};
+use super::{Decision, failsafe, handover, rejoin, schedule};
 use crate::cluster::{Cluster, Released};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
@@ -42,6 +42,8 @@ pub enum Violation {
     ExtendedUnpromised,
     /// The leader key is taken by a node that promised not to.
     PromiseBroken,
+    /// A switchover that was scheduled is begun before its time.
+    BeforeItsTime,
     /// Two changes of role at once.
     TwoRoleChanges,
 }
@@ -62,6 +64,7 @@ impl fmt::Display for Violation {
             Violation::UnboundUntold => "a fence without a deadline that nobody was told of",
             Violation::ExtendedUnpromised => "a fence kept open without the promise of every member",
             Violation::PromiseBroken => "the leader key taken against a promise",
+            Violation::BeforeItsTime => "a switchover before the time it was scheduled for",
             Violation::TwoRoleChanges => "two changes of role at once",
         })
     }
@@ -173,6 +176,9 @@ impl Decision {
                 {
                     return Err(Violation::PromiseBroken);
                 }
+                Effect::Dcs(DcsCall::Write(edit)) if schedule::is_early(view, edit) => {
+                    return Err(Violation::BeforeItsTime);
+                }
                 Effect::Dcs(_)
                 | Effect::PollPeers { .. }
                 | Effect::AskFailsafe { .. }
@@ -210,6 +216,9 @@ impl Decision {
         }
         let promotes_again = matches!(view.local.server, Server::Standby(StandbyView { promoting: true, .. }))
             && self.effects.iter().any(|effect| matches!(effect, Effect::Promote { .. }));
+        if schedule::begun_early(view, &self.memory.stage) {
+            return Err(Violation::BeforeItsTime);
+        }
         if role_changes > 1 || promotes_again {
             return Err(Violation::TwoRoleChanges);
         }

@@ -39,7 +39,8 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return Verdict::of(Rule::ElectionNotInitialised).soon(1000);
     }
     let gone_at = turn.memory.leader_gone_at.unwrap_or(turn.now());
-    let asked_for = cluster.failover.as_ref().filter(|request| !had_the_key(cluster, request));
+    let asked_for =
+        cluster.failover.as_ref().filter(|request| request.value.is_for_now() && !had_the_key(cluster, request));
     let asked_for = asked_for.and_then(|request| request.value.member.as_ref());
     // Who was asked for, or to whom the last leader itself handed over.
     let named = asked_for.or_else(|| announced(turn, cluster)?.candidate.as_ref());
@@ -88,6 +89,7 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
     let chosen = am_named
         && cluster.failover.as_ref().is_some_and(|request| {
             request.value.leader.is_none()
+                && request.value.is_for_now()
                 && turn.memory.leader_gone_revision.is_some_and(|gone| request.revision > gone)
         });
     vote(turn, standby, cluster, gone_at, chosen)

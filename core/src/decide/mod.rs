@@ -17,6 +17,7 @@ mod primary;
 mod promotion;
 mod rejoin;
 mod release;
+mod schedule;
 mod standby;
 mod switchover;
 mod turn;

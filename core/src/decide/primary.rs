@@ -1,7 +1,7 @@
 //! This server is out of recovery: it leads, gets its key back, or is demoted.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{clocks, duties, failsafe, handover, in_place, lease, pause, promotion, switchover, upkeep};
+use super::{clocks, duties, failsafe, handover, in_place, lease, pause, promotion, schedule, switchover, upkeep};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
@@ -65,6 +65,7 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         _ if clocks::in_doubt(turn, &lease) => Rule::LeaderClockJumped,
         true => Rule::PauseLeading,
         false if failsafe::needed(turn, &lease) => Rule::FailsafeAsking,
+        false if schedule::waits(turn).is_some() => Rule::SwitchoverScheduled,
         false => Rule::LeaderLeading,
     };
     let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(rule));
@@ -89,6 +90,9 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         Some(Millis(0)) => verdict = verdict.with(Effect::Checkpoint),
         Some(left) => verdict.soon = Some(verdict.soon.unwrap_or(left).min(left)),
         None => {}
+    }
+    if let Some(left) = schedule::waits(turn) {
+        verdict.soon = Some(verdict.soon.unwrap_or(left).min(left));
     }
     if !duties::owns_timeline(turn, primary) {
         // Nothing is acknowledged on a timeline that somebody else might own.

@@ -1,7 +1,8 @@
 //! A leader that is asked to hand over: first checks, checkpoint, then the demotion that ends in a release.
 
+use super::schedule::When;
 use super::turn::{Turn, Verdict};
-use super::{duties, handover, in_place, lease, pause, primary};
+use super::{duties, handover, in_place, lease, pause, primary, schedule};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Member, Versioned};
 use crate::dcs::{Expect, Key};
@@ -26,7 +27,7 @@ const ARCHIVE_WAIT_ALONE: Millis = Millis(15_000);
 /// How long a candidate that lags may take to catch up, checkpoint included.
 const CATCH_UP_WAIT: Millis = Millis(60_000);
 
-/// `None` when nothing is asked for.
+/// `None` when nothing is asked for now.
 pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Option<Verdict> {
     let Some(cluster) = turn.fresh() else { return handover::store_lost(turn, primary) };
     if let Some(verdict) = handover::go_on(turn, cluster, primary, lease) {
@@ -47,11 +48,20 @@ pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -
         let clear = clear(turn, request.revision);
         return Some(Verdict::of(Rule::SwitchoverRejected).and(clear));
     }
-    if is_done(turn, cluster, &request) {
+    let when = schedule::when(turn, &request.value);
+    match when {
+        When::Later(_) => return None,
+        When::Due => return Some(schedule::ask(turn, &request)),
+        When::Now | When::Never(_) => {}
+    }
+    if request.value.scheduled_at.is_none() && is_done(turn, cluster, &request) {
         // Where this timeline branched off is what the others wait for.
         let published = duties::history_published(turn, primary);
         let clear = if published { clear(turn, request.revision) } else { None };
         return Some(Verdict::of(Rule::SwitchoverDone).and(clear));
+    }
+    if let When::Never(reason) = when {
+        return Some(reject(turn, primary, request.revision, reason));
     }
     Some(begin(turn, cluster, primary, &request.value, request.revision))
 }
@@ -103,9 +113,6 @@ fn chosen(
         && leader != turn.me()
     {
         return Err(format!("leader name does not match: {leader} is not the leader"));
-    }
-    if request.scheduled_at.is_some() {
-        return Err("scheduled switchovers are not supported yet".to_owned());
     }
     if !supervised(turn)
         && let Some(obstacle) = in_place::lasting_obstacle(turn, primary)

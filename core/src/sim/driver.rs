@@ -124,7 +124,7 @@ impl World {
         };
         let view = View {
             now,
-            clocks: Some(Clocks { wall_ms: node.wall_ms, awake_ms: 0, hardware_ms: None }),
+            clocks: Some(self.clocks_read(who, Clocks { wall_ms: node.wall_ms, awake_ms: 0, hardware_ms: None })),
             seat,
             me: &node.name,
             scope: SCOPE,
@@ -160,6 +160,7 @@ impl World {
             let text = format!("{} {}", side_name(who.side), rule.code());
             self.say(who.node, &text);
         }
+        super::judge::decided(self, who.node, &memory);
         let memory = Rc::new(memory);
         self.process_mut(who).memory = memory.clone();
         let at = self.local(who.node);
@@ -219,7 +220,12 @@ impl World {
 
     fn execute(&mut self, who: Who, effect: &Effect) -> Went {
         match effect {
-            Effect::Dcs(call) => self.call(who, call.clone()),
+            Effect::Dcs(call) => {
+                if let DcsCall::Write(edit) = call {
+                    super::judge::writes(self, who.node, edit);
+                }
+                self.call(who, call.clone());
+            }
             Effect::PollPeers { targets } => self.poll_peers(who, targets),
             Effect::AskFailsafe { targets, created } => self.ask_promises(who, targets, *created),
             Effect::AnswerFailsafe { question, reply } => self.answer_question(who, *question, reply),

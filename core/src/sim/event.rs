@@ -1,5 +1,6 @@
 //! Everything that can happen in the world, and which process has to be running for it to happen.
 
+use super::appointments::Change;
 use super::client::Commit;
 use super::store::{Answer, Request};
 use super::wal::Position;
@@ -74,6 +75,8 @@ pub(super) enum Event {
     ClientLooks { client: usize },
     CommitFlush(Commit),
     CommitAck(Commit),
+
+    SecondThoughts { revision: Revision, change: Change },
 
     Fault(usize),
     Thaw { node: usize, what: Frozen, number: u64 },
@@ -176,6 +179,7 @@ impl Event {
             | Event::Feedback { .. }
             | Event::ClientTry { .. }
             | Event::ClientLooks { .. }
+            | Event::SecondThoughts { .. }
             | Event::Fault(_)
             | Event::Thaw { .. }
             | Event::Undo(_)

@@ -167,7 +167,9 @@ impl World {
         let now = self.now;
         if boot > 0 {
             let rate = super::genesis::rate_ppm(&mut self.rng);
-            self.nodes[node].clock = super::clock::BootClock::new(now, self.rng.between(3000, 20_000), rate);
+            let clock = super::clock::BootClock::new(now, self.rng.between(3000, 20_000), rate);
+            self.nodes[node].clock = clock;
+            self.nodes[node].wall_ms = super::appointments::about_right(&clock, now, node);
         }
         self.nodes[node].up = true;
         self.say(node, "machine boots");

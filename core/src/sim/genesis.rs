@@ -24,6 +24,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         settings.tags = Tags::from_json(Some(&json!({"failover_priority": 3})));
     }
     let address = format!("10.0.0.{}", index + 1);
+    let clock = clock(rng, 0);
     Node {
         name: NodeName::new(format!("n{}", index + 1)),
         identity: Identity {
@@ -32,8 +33,8 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         },
         settings,
         kept_pause: false,
-        clock: clock(rng, 0),
-        wall_ms: 0,
+        clock,
+        wall_ms: super::appointments::about_right(&clock, 0, index),
         up: false,
         boot: 0,
         disk: Disk::default(),

@@ -1,14 +1,16 @@
 //! The judge: sees every event, knows true time and the true contents of the store, and decides whether an
 //! invariant is broken. What each invariant says is in its own file under `invariants`.
 
-use super::invariants::{i01, i02, i03, i05, i06, i07, i08, i09, i11, i12, i13, i14};
+use super::invariants::{i01, i02, i03, i05, i06, i07, i08, i09, i11, i12, i13, i14, i17};
 use super::wal::{BranchId, Position};
 use super::world::World;
 use crate::clock::{Millis, Tick};
 use crate::cluster::LeaderKey;
+use crate::dcs::{KeyEdit, RawKey};
 use crate::effect::Step;
 use crate::ids::{LeaseId, Timeline};
 use crate::lease::Lease;
+use crate::memory::Memory;
 use crate::seat::LeaveReason;
 use std::collections::BTreeMap;
 
@@ -85,6 +87,8 @@ pub(super) struct Judge {
     pub(super) initialize_wiped: bool,
     /// The last hand-over in place.
     pub(super) handed_over: Option<HandedOver>,
+    /// What is scheduled.
+    pub(super) appointments: i17::Appointments,
     /// How many there were, and how many demotions in place without one.
     pub(super) handovers: u64,
     pub(super) demotions_in_place: u64,
@@ -264,6 +268,24 @@ pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, afte
 pub(super) fn initialised(world: &mut World) {
     let result = i05::founded_once(world);
     world.judge.verdict("I5", result);
+}
+
+/// A node is about to write a key, having decided to.
+pub(super) fn writes(world: &mut World, node: usize, edit: &KeyEdit) {
+    let result = i17::in_time(world, node, edit);
+    world.judge.verdict("I17", result);
+}
+
+/// A node has written the failover key.
+pub(super) fn failover_written(world: &mut World, edit: &KeyEdit, before: Option<&RawKey>) {
+    let result = i17::stood(world, edit, before);
+    world.judge.verdict("I17", result);
+}
+
+/// A node has decided, and will remember this.
+pub(super) fn decided(world: &mut World, node: usize, memory: &Memory) {
+    let result = i17::may_begin(world, node, memory);
+    world.judge.verdict("I17", result);
 }
 
 /// The history key was written.

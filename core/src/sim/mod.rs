@@ -7,6 +7,7 @@
 //! A run has a safety phase with faults, in which invariants are checked after every event, and then heals and must
 //! come to one leader that everybody follows.
 
+mod appointments;
 mod campaign;
 mod client;
 mod clock;

@@ -92,11 +92,25 @@ pub enum Mutant {
     OldMembers,
     /// A member that is not written down takes the key.
     UnlistedStands,
+    /// A scheduled switchover is asked for before its time.
+    ScheduleEarly,
+    /// It is asked for however long its time is over.
+    ScheduleLate,
+    /// It is asked for in maintenance mode.
+    ScheduleInPause,
+    /// It is asked for although somebody has taken it back or changed it meanwhile.
+    ScheduleBlind,
+    /// It is begun without having been asked for.
+    ScheduleUnasked,
+    /// What was asked for at its time is begun however long ago that was.
+    DueForEver,
+    /// The time of day is read once, and counted on from there.
+    WallClockOnce,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 37] = [
+    pub const ALL: [Mutant; 44] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -134,6 +148,13 @@ impl Mutant {
         Mutant::PromisedStands,
         Mutant::OldMembers,
         Mutant::UnlistedStands,
+        Mutant::ScheduleEarly,
+        Mutant::ScheduleLate,
+        Mutant::ScheduleInPause,
+        Mutant::ScheduleBlind,
+        Mutant::ScheduleUnasked,
+        Mutant::DueForEver,
+        Mutant::WallClockOnce,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -177,30 +198,25 @@ impl Mutant {
             | Mutant::PromiseForgotten
             | Mutant::ExtensionFromAnswer
             | Mutant::OldMembers
+            | Mutant::WallClockOnce
             | Mutant::PromisedStands
             | Mutant::UnlistedStands
             | Mutant::ElectionInPause
             | Mutant::UnboundIgnored
             | Mutant::IgnorePredecessor => {}
+            Mutant::ScheduleEarly
+            | Mutant::ScheduleLate
+            | Mutant::ScheduleInPause
+            | Mutant::ScheduleBlind
+            | Mutant::ScheduleUnasked
+            | Mutant::DueForEver => super::appointments::bend(self, decision, view),
             Mutant::AllButOnePromised => all_but_one(decision, view),
             Mutant::UnboundUntold => {
                 if let (Rule::PauseLeading, Some(lease)) = (decision.rule, decision.memory.lease) {
                     decision.effects.insert(0, Effect::UnbindFence { lease });
                 }
             }
-            Mutant::UnboundForgotten => {
-                let unbound = matches!(&view.local.server, Server::Primary(primary) if primary.fence_unbound);
-                let known = view.dcs.fresh().and_then(|cluster| cluster.unbound_revision);
-                if unbound {
-                    // Nor does it look whether its name still stands there.
-                    decision.effects.retain(|effect| !matches!(effect, Effect::OpenFence { .. }));
-                }
-                if let (true, Some(revision), false) = (unbound, known, view.dcs_busy) {
-                    let edit =
-                        KeyEdit { key: Key::Unbound, value: None, expect: Expect::Unchanged(revision), leased: false };
-                    decision.effects = vec![Effect::Dcs(DcsCall::Write(edit))];
-                }
-            }
+            Mutant::UnboundForgotten => unbound_forgotten(decision, view),
             Mutant::ReleaseUnconfirmed => release_now(decision, view, Rule::SwitchoverConfirming),
             Mutant::FreezeSkipped => release_now(decision, view, Rule::SwitchoverFreezing),
             Mutant::UnsealAfterRelease => {
@@ -270,6 +286,19 @@ fn all_but_one(decision: &mut Decision, view: &View<'_>) {
     if let ([name], Some(newest)) = (&missing[..], failsafe.given.values().copied().max_by_key(|given| given.asked_at))
     {
         failsafe.given.insert(name.clone(), newest);
+    }
+}
+
+fn unbound_forgotten(decision: &mut Decision, view: &View<'_>) {
+    let unbound = matches!(&view.local.server, Server::Primary(primary) if primary.fence_unbound);
+    let known = view.dcs.fresh().and_then(|cluster| cluster.unbound_revision);
+    if unbound {
+        // Nor does it look whether its name still stands there.
+        decision.effects.retain(|effect| !matches!(effect, Effect::OpenFence { .. }));
+    }
+    if let (true, Some(revision), false) = (unbound, known, view.dcs_busy) {
+        let edit = KeyEdit { key: Key::Unbound, value: None, expect: Expect::Unchanged(revision), leased: false };
+        decision.effects = vec![Effect::Dcs(DcsCall::Write(edit))];
     }
 }
 

@@ -18,7 +18,10 @@ impl World {
         let member = (named || !switchover).then(|| self.nodes[candidate].name.clone());
         let leader = if wrong_leader { Some(self.nodes[candidate].name.clone()) } else { leader };
         let Some(leader) = leader.or_else(|| (!switchover).then(|| self.nodes[0].name.clone())) else { return };
-        let request = FailoverRequest { leader: switchover.then_some(leader), member, scheduled_at: None };
+        let request = FailoverRequest { leader: switchover.then_some(leader), member, ..FailoverRequest::default() };
+        if switchover && self.rng.chance(250) {
+            return self.operator_schedules(request);
+        }
         let Ok(value) = serde_json::to_string(&request) else { return };
         if request.member.is_some() {
             self.judge.named = Some((candidate, self.now));
@@ -119,8 +122,11 @@ impl World {
         }
         self.judge.stalemate_ended = true;
         self.judge.named = Some((owner, self.now));
-        let request =
-            FailoverRequest { leader: None, member: Some(self.nodes[owner].name.clone()), scheduled_at: None };
+        let request = FailoverRequest {
+            leader: None,
+            member: Some(self.nodes[owner].name.clone()),
+            ..FailoverRequest::default()
+        };
         let Ok(value) = serde_json::to_string(&request) else { return };
         self.log.line(self.now, "oper", &format!("operator: failover := {value}"));
         self.store.put(&Key::Failover.path(), &value, None);

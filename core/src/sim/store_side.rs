@@ -13,6 +13,10 @@ impl World {
         let before = self.store.revision();
         let leader = self.store.leader();
         let name = self.nodes[node].name.clone();
+        let asked = match request {
+            Request::Write { edit, .. } if edit.key == Key::Failover => self.store.key(&edit.key.path()).cloned(),
+            _ => None,
+        };
         let answer = self.store.apply(self.now, &name, request, revoke_lag);
         if let Answer::Alive { lease, .. } = answer {
             self.watch_lease(lease);
@@ -23,6 +27,9 @@ impl World {
             match request {
                 Request::Write { edit, .. } if edit.key == Key::History => judge::history_written(self),
                 Request::Write { edit, .. } if edit.key == Key::Initialize => judge::initialised(self),
+                Request::Write { edit, .. } if edit.key == Key::Failover => {
+                    judge::failover_written(self, edit, asked.as_ref());
+                }
                 _ => {}
             }
         }

@@ -106,7 +106,12 @@ impl World {
         if server.phase != Phase::Standby {
             return;
         }
-        let Some(receiver) = server.receiver.as_mut().filter(|r| r.number == connection) else { return };
+        if server.receiver.as_ref().is_none_or(|receiver| receiver.number != connection) || self.receiver_hangs(node) {
+            return;
+        }
+        let Some(receiver) = self.nodes[node].server.as_mut().and_then(|server| server.receiver.as_mut()) else {
+            return;
+        };
         receiver.in_flight = false;
         receiver.silent_since = None;
         let to = receiver.to;

@@ -204,6 +204,7 @@ impl World {
             Event::ClientLooks { client } => self.client_looks(client),
             Event::CommitFlush(commit) => self.commit_flush(commit),
             Event::CommitAck(commit) => self.commit_ack(&commit),
+            Event::SecondThoughts { revision, change } => self.changes_mind(revision, change),
             Event::Fault(number) => self.fault(number),
             Event::Thaw { node, what, number } => self.thaw(node, what, number),
             Event::Undo(undo) => self.undo(&undo),

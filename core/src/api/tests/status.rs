@@ -88,6 +88,7 @@ fn the_cluster() {
             leader: Some(NodeName::new("pg1")),
             member: Some(NodeName::new("pg3")),
             scheduled_at: Some("2027-01-01T00:00:00+00:00".to_owned()),
+            due: None,
         },
         revision: Revision(1),
     });

@@ -64,6 +64,11 @@ fn on_for_long(world: &mut World, node: usize) -> bool {
     let asked = world.judge.named.map(|(_, at)| at);
     let since = world.judge.paused_since.max(asked);
     let over = since.is_some_and(|at| world.now.saturating_sub(at) > UNDER_WAY_MS);
-    let pending = world.store.cluster().failover.as_ref().is_some_and(|request| request.value.member.is_some());
+    let pending = world
+        .store
+        .cluster()
+        .failover
+        .as_ref()
+        .is_some_and(|request| request.value.member.is_some() && request.value.is_for_now());
     world.paused() && world.nodes[node].kept_pause && over && !pending
 }

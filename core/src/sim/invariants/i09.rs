@@ -70,7 +70,7 @@ fn unsettled(world: &World) -> Option<String> {
     if !primary || !world.nodes[leader].fence_open(world.now) {
         return Some(format!("{} holds the key but does not take writes", key.name));
     }
-    if let Some(missing) = super::i12::all_archived(world) {
+    if let Some(missing) = super::i12::all_archived(world).or_else(|| super::i17::left_over(world, leader)) {
         return Some(missing);
     }
     if world.nodes[leader].disk.data().is_some_and(|data| data.standby_signal || data.mark) {

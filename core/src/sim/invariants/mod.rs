@@ -12,3 +12,4 @@ pub(super) mod i11;
 pub(super) mod i12;
 pub(super) mod i13;
 pub(super) mod i14;
+pub(super) mod i17;
