@@ -58,7 +58,7 @@ fence-mutants: install-tested ## Show of each guard of the fence that a test fai
 
 .PHONY: soak
 soak: ## Run the simulator for hours: make soak HOURS=8 [FIRST=1000000] [THREADS=2]; writes what breaks to core/tests/regressions
-	$(CARGO) run --release -p ha_core --features sim --example soak -- $(or $(HOURS),1) $(or $(FIRST),1000000) $(THREADS)
+	$(CARGO) run --profile simulator -p ha_core --features sim --example soak -- $(or $(HOURS),1) $(or $(FIRST),1000000) $(THREADS)
 
 .PHONY: fix
 fix: ## Format the code

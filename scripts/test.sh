@@ -60,7 +60,7 @@ phase install scripts/install.sh || finish
 phase clean scripts/clean-tests.sh
 # The golden tables, and some of the simulator with debug assertions; its world is behind a feature of its own.
 SIM_SEEDS=200 phase core "$cargo" test -p ha_core --features sim -- --skip every_mutant_is_caught
-SIM_SEEDS=2000 phase simulator "$cargo" test --release -p ha_core --features sim --test seeds --test mutants --test regressions -- --nocapture
+SIM_SEEDS=2000 phase simulator "$cargo" test --profile simulator -p ha_core --features sim --test seeds --test mutants --test regressions -- --nocapture
 # Mostly waiting for leases to end.
 RUST_TEST_THREADS=6 phase dcs scripts/run-tests.sh ha_dcs
 phase node scripts/run-tests.sh ha_node

@@ -7,6 +7,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seeds between two looks at the clock.
 const AT_ONCE: u64 = 2000;
 /// After so many every rule must have been reached.

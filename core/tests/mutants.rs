@@ -2,6 +2,9 @@
 
 use ha_core::sim::{Mutant, Options, run};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seeds each mutant is given.
 const SEEDS: u64 = 600;
 

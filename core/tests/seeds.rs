@@ -6,6 +6,9 @@
 use ha_core::sim::{Campaign, Options, Schedule, record, run};
 use std::path::Path;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// After so many seeds every rule must have been reached.
 const MOST_SEEDS: u64 = 10_000;
 
