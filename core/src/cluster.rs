@@ -50,6 +50,8 @@ pub struct Cluster {
     pub released_revision: Option<Revision>,
     /// `ha_ext/last_leader`: who took the leader key last, whether it is still there or not.
     pub last_leader: Option<Versioned<LastLeader>>,
+    /// Which writing of that key it is, whatever it says.
+    pub last_leader_edition: Option<Edition>,
     /// `ha_ext/unbound`: whose fence maintenance mode keeps open without a lease, with the create revision of the leader key it had.
     pub unbound: BTreeMap<NodeName, Revision>,
     /// The revision of that key.
@@ -263,6 +265,22 @@ pub struct LastLeader {
     pub leader: NodeName,
     /// The lease the leader key was put on.
     pub lease: LeaseId,
+    /// Create revision of the leader key; none if this was written in the transaction that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Revision>,
+    /// Which writing of its key this is. It tells the last one from an earlier one that somebody put back. None if the key was made by
+    /// it: nobody knew its create revision then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edition: Option<Edition>,
+}
+
+/// Which writing of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edition {
+    /// Create revision of the key.
+    pub created: Revision,
+    /// The how manyth since then.
+    pub version: i64,
 }
 
 impl Released {
@@ -308,7 +326,14 @@ impl LastLeader {
     /// As it stands in the store.
     #[must_use]
     pub fn text(&self) -> String {
-        json!({"leader": self.leader.as_str(), "lease": self.lease.0}).to_string()
+        let mut value = json!({"leader": self.leader.as_str(), "lease": self.lease.0});
+        if let Some(created) = self.created {
+            value["created"] = json!(created.0);
+        }
+        if let Some(edition) = self.edition {
+            value["edition"] = json!(edition);
+        }
+        value.to_string()
     }
 }
 
@@ -316,8 +341,25 @@ impl Cluster {
     /// The release that ended the last leadership, if it was one that did.
     #[must_use]
     pub fn last_release(&self) -> Option<&Released> {
-        let taken = self.last_leader.as_ref().map(|last| last.revision);
-        self.released.as_ref().filter(|_| taken < self.released_revision)
+        let last = self.last_taken()?;
+        let created = last.value.created.unwrap_or(last.revision);
+        self.released.as_ref().filter(|released| released.leader == last.value.leader && released.created == created)
+    }
+
+    /// The record of who took the leader key last, if it is the one that was written then: an earlier one that somebody put back is another
+    /// writing of its key than it says.
+    #[must_use]
+    pub fn last_taken(&self) -> Option<&Versioned<LastLeader>> {
+        let original = |last: &&Versioned<LastLeader>| {
+            last.value.edition.is_some() && last.value.edition == self.last_leader_edition
+        };
+        self.last_leader.as_ref().filter(original)
+    }
+
+    /// Which writing the next one of that record is; none if there is no such key.
+    #[must_use]
+    pub fn next_edition(&self) -> Option<Edition> {
+        self.last_leader_edition.map(|now| Edition { version: now.version.saturating_add(1), ..now })
     }
 
     /// Whether the member that calls itself this leads: one that has won the key and is not promoted yet is none that clients could
@@ -379,8 +421,12 @@ mod tests {
 
     #[test]
     fn records_are_read_as_they_are_written() {
-        let last = LastLeader { leader: NodeName::new("pg\"1"), lease: LeaseId(7) };
-        assert_eq!(serde_json::from_str::<LastLeader>(&last.text()).ok(), Some(last.clone()));
+        let last = LastLeader { leader: NodeName::new("pg\"1"), lease: LeaseId(7), created: None, edition: None };
+        let edition = Some(Edition { created: Revision(3), version: 2 });
+        let again = LastLeader { created: Some(Revision(9)), edition, ..last.clone() };
+        for last in [last.clone(), again] {
+            assert_eq!(serde_json::from_str::<LastLeader>(&last.text()).ok(), Some(last));
+        }
         for system in [None, Some(SystemId(u64::MAX))] {
             let claim = TimelineClaim { node: last.leader.clone(), lsn: Lsn(9), nonce: last.lease, system };
             assert_eq!(serde_json::from_str::<TimelineClaim>(&claim.text()).ok(), Some(claim));

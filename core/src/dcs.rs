@@ -1,7 +1,7 @@
 //! The seam to the store: keys, conditions and results, without any I/O. `ha_dcs` implements it.
 
 use crate::clock::{Millis, Tick};
-use crate::cluster::{Released, TimelineClaim};
+use crate::cluster::{Edition, Released, TimelineClaim};
 use crate::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
 use crate::lease::Lease;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ pub struct RawKey {
     pub created: Revision,
     /// Revision that last changed it.
     pub modified: Revision,
+    /// How often it was written since it was made, that included.
+    #[serde(default)]
+    pub version: i64,
     /// The lease it hangs on.
     pub lease: Option<LeaseId>,
 }
@@ -148,6 +151,8 @@ pub enum DcsCall {
         seen: Revision,
         /// Claimed along. Both are written or neither: if the timeline is somebody else's, the key is not taken.
         claim: Option<ClaimAlong>,
+        /// What the record of who led last will be then; none if there was no such key. It is a condition, too.
+        edition: Option<Edition>,
     },
     /// Take over a leader key with our name that hangs on `old`, a lease of this node's earlier life.
     AdoptLeader {
@@ -155,6 +160,8 @@ pub enum DcsCall {
         old: LeaseId,
         /// Create revision of the key as it was seen.
         created: Revision,
+        /// What the record of who led last will be then, unless it changes meanwhile.
+        edition: Option<Edition>,
     },
     /// Keepalive AND check that the leader key is still ours.
     RenewLeader(Lease),

@@ -66,6 +66,11 @@ pub struct Memory {
     pub leader_gone_revision: Option<Revision>,
     /// Whose leadership ended then: the revision at which `ha_ext/last_leader` was written.
     pub leader_gone_after: Option<Revision>,
+    /// The `ttl` in force.
+    pub ttl: Option<Millis>,
+    /// One that was in force before and was longer, and until when it counts: a leader that is lost may have a lease of that length,
+    /// whatever the configuration says now.
+    pub longer_ttl: Option<(Millis, Tick)>,
     /// Leases of possible predecessors that were proven dead.
     pub dead_leases: BTreeSet<LeaseId>,
     /// When a foreign lease was last asked about.

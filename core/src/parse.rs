@@ -2,7 +2,8 @@
 //! absent, a value that is not JSON counts as empty (wire.md 1 and 12.7).
 
 use crate::cluster::{
-    Cluster, FailoverRequest, HistoryRow, Initialize, LeaderKey, Member, Released, Status, TimelineClaim, Versioned,
+    Cluster, Edition, FailoverRequest, HistoryRow, Initialize, LeaderKey, Member, Released, Status, TimelineClaim,
+    Versioned,
 };
 use crate::dcs::{LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey, UNBOUND_PATH};
 use crate::ids::{Lsn, NodeName, Revision, SystemId, Timeline};
@@ -38,6 +39,7 @@ pub(crate) fn take(out: &mut Cluster, path: &str, key: &RawKey) {
         LAST_LEADER_PATH => {
             let value = serde_json::from_str(&key.value).ok();
             out.last_leader = value.map(|value| Versioned { value, revision: key.modified });
+            out.last_leader_edition = Some(Edition { created: key.created, version: key.version });
         }
         UNBOUND_PATH => {
             // Who it is cannot be told then, but somebody may go on.
@@ -288,6 +290,7 @@ mod tests {
 
     fn raw(keys: &[(&str, &str)]) -> RawCluster {
         let key = |value: &str| RawKey {
+            version: 1,
             value: value.to_owned(),
             created: Revision(3),
             modified: Revision(5),

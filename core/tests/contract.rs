@@ -248,8 +248,8 @@ fn nobody_takes_the_key_against_a_promise() {
     };
     let seat = Seat::Inside { supervised: true };
     for call in [
-        DcsCall::AcquireLeader { seen: Revision(100), claim: None },
-        DcsCall::AdoptLeader { old: LeaseId(5), created: Revision(50) },
+        DcsCall::AcquireLeader { seen: Revision(100), claim: None, edition: None },
+        DcsCall::AdoptLeader { old: LeaseId(5), created: Revision(50), edition: None },
     ] {
         let take = |until| {
             verdict(seat, Server::Standby(StandbyView::default()), promised(until), vec![Effect::Dcs(call.clone())])

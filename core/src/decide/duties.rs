@@ -61,12 +61,18 @@ fn initialize(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Effect
     }
 }
 
-/// Written with the leader key already; again after somebody removed it, or if a release without it took the key.
+/// Written with the leader key already; again where that was the first, which could not name its edition, and after somebody removed it,
+/// or put an earlier one back.
 fn last_leader(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Effect> {
-    let ours = LastLeader { leader: turn.me().clone(), lease: lease.id };
+    let created = Some(lease.leader_created);
+    let ours = LastLeader { leader: turn.me().clone(), lease: lease.id, created, edition: cluster.next_edition() };
     // A view from before the key was taken (or moved) shows an earlier one.
     let current = cluster.leader.as_ref().is_some_and(|leader| leader.lease == lease.id);
-    if !current || cluster.last_leader.as_ref().is_some_and(|last| last.value == ours) {
+    let stands = cluster.last_taken().is_some_and(|last| {
+        let of_this_key = last.value.created.unwrap_or(last.revision) == lease.leader_created;
+        (&last.value.leader, last.value.lease) == (&ours.leader, ours.lease) && of_this_key
+    });
+    if !current || stands {
         return None;
     }
     turn.write(Key::LastLeader, Some(ours.text()), Expect::WeLead(lease))

@@ -73,7 +73,7 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return Verdict::of(Rule::ElectionNamed).and(acquire).soon(20);
     }
     if eligibility::may_be_blind(turn, cluster) {
-        return Verdict::of(Rule::ElectionPredecessorAlive).soon(250);
+        return wait_for_unknown(cluster);
     }
     if let Some(lease) = eligibility::predecessor(turn, cluster) {
         return wait_for_predecessor(turn, lease);
@@ -143,6 +143,17 @@ pub(super) fn wait_for_predecessor(turn: &mut Turn<'_>, lease: LeaseId) -> Verdi
     let targets = turn.peer_targets();
     let poll = turn.poll(targets, ROUND_PAUSE);
     Verdict::of(Rule::ElectionPredecessorAlive).and(poll).and(check).soon(100)
+}
+
+/// Nothing tells whose lease has to end, so that of anybody must.
+pub(super) fn wait_for_unknown(cluster: &Cluster) -> Verdict {
+    let verdict = Verdict::of(Rule::ElectionPredecessorAlive).soon(250);
+    match &cluster.last_leader {
+        Some(last) => {
+            verdict.because(format!("ha_ext/last_leader, which names {}, may be of an earlier time", last.value.leader))
+        }
+        None => verdict.because("there is no ha_ext/last_leader".to_owned()),
+    }
 }
 
 /// The state of a vote.
@@ -254,7 +265,9 @@ fn counts(turn: &Turn<'_>, cluster: &Cluster, name: &NodeName, gone_at: Tick) ->
 /// A newer timeline wins over a higher LSN: the longer tail of an older one is on a branch the cluster has left. Higher LSN
 /// wins over priority (lesson 8); with equal LSN the higher priority, but not the former leader's (lesson 7).
 fn beats(turn: &Turn<'_>, peer: &PeerStatus, name: &NodeName, own: Timeline, mine: Lsn) -> bool {
-    if peer.tags.nofailover() || peer.watchdog_failed || peer.state != "running" {
+    // Who is not written down in failsafe mode stands as little as one that must not.
+    let listed = turn.memory.failsafe.map.as_ref().is_none_or(|map| map.value.contains_key(name));
+    if peer.tags.nofailover() || peer.watchdog_failed || peer.state != "running" || !listed {
         return false;
     }
     if let Some(timeline) = peer.timeline

@@ -102,12 +102,13 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
 /// Who may still lead by a lease that is alive although the leader key is gone: deleted by a tool or lost in a restore.
 /// A release is announced by the owner, an expiry is proven by the lease; anything else must be waited for.
 ///
-/// Suspected are whoever took the key last, by the record, and members of a kind that leaves no record: the last leader that was seen to
+/// Suspected are whoever took the key last, by the record (one that somebody put back tells nothing), and members of a kind that leaves no record: the last leader that was seen to
 /// take the key after what the record tells, and whoever calls itself primary: its member key hangs on the lease of its leader key.
 pub(super) fn predecessor(turn: &Turn<'_>, cluster: &Cluster) -> Option<LeaseId> {
-    let recorded = cluster.last_leader.iter().map(|last| (&last.value.leader, last.value.lease));
-    let recorded = recorded.filter(|last| cluster.last_release().is_none_or(|r| (&r.leader, r.lease) != *last));
-    let newer = |created: Revision| cluster.last_leader.as_ref().is_none_or(|last| created > last.revision);
+    let taken = cluster.last_taken();
+    let recorded = taken.filter(|_| cluster.last_release().is_none());
+    let recorded = recorded.into_iter().map(|last| (&last.value.leader, last.value.lease));
+    let newer = |created: Revision| taken.is_none_or(|last| created > last.revision);
     let released = cluster.released.as_ref();
     let seen = turn.memory.last_leader.iter().filter(|last| newer(last.created));
     let seen = seen.filter(|last| !released.is_some_and(|r| r.leader == last.name && r.created == last.created));
@@ -120,21 +121,23 @@ pub(super) fn predecessor(turn: &Turn<'_>, cluster: &Cluster) -> Option<LeaseId>
     recorded.chain(seen.map(|last| (&last.name, last.lease))).chain(others).find(lives).map(|(_, lease)| lease)
 }
 
-/// Whether somebody may lead of whom nothing is known here: there is no record of who led last, so an operator (or a restore) removed it.
-/// Whoever it was lost the right to acknowledge by one ttl after the key was gone.
+/// Whether somebody may lead of whom nothing is known here: there is no record of who led last, so an operator removed it, or what there is
+/// was put back from an earlier time. Whoever it was lost the right to acknowledge by one ttl after the key was gone.
 pub(super) fn may_be_blind(turn: &Turn<'_>, cluster: &Cluster) -> bool {
     let last = turn.memory.last_leader.as_ref();
-    // Our own lease still ran when the key went, so nobody else can have led since.
-    let was_me = last.is_some_and(|last| last.name == *turn.me())
+    // Our own lease still ran when the key went, and this server has led on since: nobody else can have.
+    let was_me = last.is_some_and(|last| last.name == *turn.me() && turn.memory.released != Some(last.created))
+        && matches!(turn.view.local.server, Server::Primary(_))
         && turn.memory.fence_until.is_some_and(|until| turn.now() < until);
     // Other kinds leave no record; all that can be known of them was seen.
-    let other_kind = last.is_some_and(|last| last.name != *turn.me())
+    let other_kind = cluster.last_leader.is_none()
+        && last.is_some_and(|last| last.name != *turn.me())
         && !turn.memory.last_leader_fenced
         && cluster.initialize != Initialize::Absent;
-    cluster.last_leader.is_none()
+    cluster.last_taken().is_none()
         && !was_me
         && !other_kind
-        && !turn.passed(turn.memory.leader_gone_at, turn.view.settings.ttl_ms)
+        && !turn.passed(turn.memory.leader_gone_at, turn.longest_ttl())
 }
 
 /// Whether a cluster that is about to be founded may have been led until a moment ago: its keys were deleted, and a member

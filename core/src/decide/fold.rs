@@ -240,6 +240,18 @@ fn leader_gone(turn: &mut Turn<'_>, cluster: &Cluster) {
     turn.memory.voting_since = None;
 }
 
+/// A configuration from an earlier time may name a shorter `ttl` than that by which the last leader's lease was granted.
+pub(super) fn ttl(turn: &mut Turn<'_>) {
+    let (ttl, now) = (turn.view.settings.ttl_ms, turn.now());
+    turn.memory.longer_ttl = turn.memory.longer_ttl.filter(|(longer, until)| *longer > ttl && now < *until);
+    if let Some(before) = turn.memory.ttl.filter(|before| *before > ttl)
+        && turn.memory.longer_ttl.is_none_or(|(longer, _)| longer <= before)
+    {
+        turn.memory.longer_ttl = Some((before, now + before + before));
+    }
+    turn.memory.ttl = Some(ttl);
+}
+
 /// What a fresh snapshot says about our lease and about who led.
 pub(super) fn cluster(turn: &mut Turn<'_>) {
     for peer in turn.view.peers {

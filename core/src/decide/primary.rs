@@ -180,7 +180,8 @@ pub(super) fn adopt(turn: &Turn<'_>, leader: &LeaderKey) -> Option<Effect> {
     if failsafe::bound(turn).is_some() {
         return None;
     }
-    turn.store(DcsCall::AdoptLeader { old: leader.lease, created: leader.created })
+    let edition = turn.fresh().and_then(Cluster::next_edition);
+    turn.store(DcsCall::AdoptLeader { old: leader.lease, created: leader.created, edition })
 }
 
 /// Asks whether a foreign lease still lives, a few times a second.
@@ -218,7 +219,9 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
         return verdict;
     }
     if super::eligibility::may_be_blind(turn, cluster) {
-        return Verdict::of(Rule::ElectionPredecessorAlive).with(Effect::CloseFence).soon(250);
+        let mut verdict = super::election::wait_for_unknown(cluster);
+        verdict.effects.insert(0, Effect::CloseFence);
+        return verdict;
     }
     if let Some(lease) = super::eligibility::predecessor(turn, cluster) {
         let mut verdict = super::election::wait_for_predecessor(turn, lease);

@@ -110,6 +110,11 @@ impl<'a> Turn<'a> {
         since.is_none_or(|since| self.now().since(since) >= ms)
     }
 
+    /// The longest time for which a leader may acknowledge after its key is gone.
+    pub fn longest_ttl(&self) -> Millis {
+        self.memory.longer_ttl.map_or(self.view.settings.ttl_ms, |(ttl, _)| ttl)
+    }
+
     /// A request to the store, if one may be sent now: none is under way, and the last failure is a moment ago.
     pub fn store(&self, call: DcsCall) -> Option<Effect> {
         self.may_ask().then_some(Effect::Dcs(call))
@@ -126,7 +131,8 @@ impl<'a> Turn<'a> {
         if failsafe::barred(self).is_some() {
             return None;
         }
-        self.store(DcsCall::AcquireLeader { seen: cluster.revision, claim })
+        let edition = cluster.next_edition();
+        self.store(DcsCall::AcquireLeader { seen: cluster.revision, claim, edition })
     }
 
     /// A conditional write of a permanent key, if a request may be sent now.

@@ -46,7 +46,9 @@ pub(super) fn member_due(turn: &Turn<'_>) -> Option<DcsCall> {
         // Whoever sees it takes the published history for complete.
         record.remove("timeline");
     }
-    let in_store = cluster.members.get(turn.me()).map(|member| &member.json);
+    // One that somebody put there hangs on no lease: it would outlive this member.
+    let known = cluster.members.get(turn.me()).filter(|member| member.lease.is_some());
+    let in_store = known.map(|member| &member.json);
     let written = turn.memory.member_written.as_deref();
     let same = |known: Option<&Value>| known.is_some_and(|known| record.says(known, &[]));
     let missing = in_store.is_none() && turn.passed(turn.memory.member_written_at, Millis(1000));

@@ -11,8 +11,8 @@ use crate::ids::NodeName;
 use super::kinds::Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
-    LoseData, LostOutcomes, NoSupervisor, Pause, PromoteByHand, StallMain, StartByHand, StopNode, StopServer,
-    StoreDown, StoreElection, Switchover,
+    LoseData, LostOutcomes, NoSupervisor, Pause, PromoteByHand, RestoreKeys, StallMain, StartByHand, StopNode,
+    StopServer, StoreDown, StoreElection, Switchover,
 };
 
 impl World {
@@ -74,6 +74,7 @@ impl World {
             }
             DeleteLeaderKey => self.operator_deletes_leader(),
             DeleteKeys => self.operator_deletes_keys(),
+            RestoreKeys => self.operator_puts_back(),
             Switchover => self.operator_asks(true),
             Failover => self.operator_asks(false),
             // Now, or just when somebody has won the leader key.

@@ -35,16 +35,17 @@ pub(super) enum Kind {
     Pause,
     PromoteByHand,
     StartByHand,
+    RestoreKeys,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
-    LoseData, LostOutcomes, NoSupervisor, Pause, PromoteByHand, StallMain, StartByHand, StopNode, StopServer,
-    StoreDown, StoreElection, Switchover,
+    LoseData, LostOutcomes, NoSupervisor, Pause, PromoteByHand, RestoreKeys, StallMain, StartByHand, StopNode,
+    StopServer, StoreDown, StoreElection, Switchover,
 };
 
-pub(super) const ALL: [Kind; 29] = [
+pub(super) const ALL: [Kind; 30] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -74,9 +75,13 @@ pub(super) const ALL: [Kind; 29] = [
     Pause,
     PromoteByHand,
     StartByHand,
+    RestoreKeys,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
+
+/// Those before this one are drawn for every seed, those from it on only where a theme has them.
+pub(super) const FIRST_APART: usize = RestoreKeys as usize;
 
 /// The weights of a seed in which keys and data are lost all the time.
 pub(super) fn wipes() -> [u64; KINDS] {
@@ -92,6 +97,17 @@ pub(super) fn blindness() -> [u64; KINDS] {
     ALL.map(|kind| match kind {
         DeleteLeaderKey | DeleteKeys | FreezeNode => 3,
         CutFromStore | KillSupervisor | StallMain | Isolate => 1,
+        _ => 0,
+    })
+}
+
+/// The weights of a seed in which an operator puts keys back as they were, while leaders cannot see it.
+pub(super) fn restores() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        RestoreKeys => 8,
+        FreezeNode | CutFromStore => 3,
+        Isolate | Switchover => 2,
+        KillSupervisor | StallMain | CrashNode | KillPostmaster | DeleteLeaderKey | CutFromPeers => 1,
         _ => 0,
     })
 }
@@ -169,5 +185,6 @@ pub(super) fn name(kind: Kind) -> &'static str {
         Pause => "maintenance mode begins or ends",
         PromoteByHand => "promoted by hand",
         StartByHand => "started by hand",
+        RestoreKeys => "keys put back",
     }
 }

@@ -33,6 +33,7 @@ mod params;
 mod peers;
 mod promises;
 mod queue;
+mod restores;
 mod rng;
 mod schedule;
 mod seats;

@@ -2,7 +2,7 @@
 
 use crate::clock::Millis;
 use crate::clock::Tick;
-use crate::cluster::Released;
+use crate::cluster::{Cluster, Released};
 use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
 use crate::decide::Decision;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
@@ -34,6 +34,8 @@ pub enum Mutant {
     IgnorePredecessor,
     /// A node that finds no record of who led last takes the key at once.
     TakeBlindly,
+    /// A record of who led last that somebody put back counts as the last one.
+    OldRecordBelieved,
     /// The timeline is not claimed.
     NoClaim,
     /// A diverged node is started as it is.
@@ -110,7 +112,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 44] = [
+    pub const ALL: [Mutant; 45] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -119,6 +121,7 @@ impl Mutant {
         Mutant::VoteWhileReceiving,
         Mutant::IgnorePredecessor,
         Mutant::TakeBlindly,
+        Mutant::OldRecordBelieved,
         Mutant::NoClaim,
         Mutant::NoRewind,
         Mutant::NeverFollow,
@@ -258,6 +261,12 @@ impl Mutant {
                     acquire(decision, view);
                 }
             }
+            Mutant::OldRecordBelieved => {
+                let put_back = |cluster: &Cluster| cluster.last_leader.is_some() && cluster.last_taken().is_none();
+                if decision.rule == Rule::ElectionPredecessorAlive && view.dcs.fresh().is_some_and(put_back) {
+                    acquire(decision, view);
+                }
+            }
             Mutant::NoClaim => no_claim(decision, view),
             Mutant::NoRewind => {
                 for effect in &mut decision.effects {
@@ -305,7 +314,8 @@ fn unbound_forgotten(decision: &mut Decision, view: &View<'_>) {
 fn acquire(decision: &mut Decision, view: &View<'_>) {
     if !view.dcs_busy {
         let seen = view.dcs.newest().map_or(Revision(0), |cluster| cluster.revision);
-        decision.effects = vec![Effect::Dcs(DcsCall::AcquireLeader { seen, claim: None })];
+        let edition = view.dcs.newest().and_then(Cluster::next_edition);
+        decision.effects = vec![Effect::Dcs(DcsCall::AcquireLeader { seen, claim: None, edition })];
     }
 }
 

@@ -45,7 +45,7 @@ impl Params {
         let settings = settings(rng);
         let nodes = [2, 3, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7][rng.index(12)];
         let mut weights = [0; KINDS];
-        for weight in &mut weights {
+        for weight in &mut weights[..super::kinds::FIRST_APART] {
             *weight = [0, 0, 0, 1, 1, 3][rng.index(6)];
         }
         if rng.chance(30) {

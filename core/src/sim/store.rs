@@ -3,7 +3,7 @@
 //! A lease ends at `expires`; its keys go up to half a second later, because etcd revokes in a loop. In between no
 //! keepalive brings it back. While the store is down no lease ends, and when it is back each has its full ttl again.
 
-use crate::cluster::{Cluster, LastLeader, LeaderKey};
+use crate::cluster::{Cluster, Edition, LastLeader, LeaderKey};
 use crate::dcs::{
     ClaimAlong, Expect, Key, KeyEdit, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH, RawCluster, RawKey, UNBOUND_PATH,
 };
@@ -42,11 +42,13 @@ pub(super) enum Request {
         lease: LeaseId,
         seen: Revision,
         claim: Option<ClaimAlong>,
+        edition: Option<Edition>,
     },
     Adopt {
         old: LeaseId,
         created: Revision,
         lease: LeaseId,
+        edition: Option<Edition>,
     },
     /// Is the leader key still of this lease?
     Check(Lease),
@@ -101,6 +103,11 @@ impl Store {
         self.raw.keys.get(path)
     }
 
+    /// The value of every key.
+    pub(super) fn values(&self) -> BTreeMap<String, String> {
+        self.raw.keys.iter().map(|(path, key)| (path.clone(), key.value.clone())).collect()
+    }
+
     pub(super) fn leader(&self) -> Option<LeaderKey> {
         let key = self.key(LEADER_PATH)?;
         Some(LeaderKey { name: NodeName::new(key.value.clone()), lease: key.lease?, created: key.created })
@@ -132,23 +139,32 @@ impl Store {
                     .insert(lease, LeaseState { ttl_ms: *ttl_ms, expires: now + ttl_ms, revoke_lag, watched: false });
                 Answer::Alive { lease, ttl_ms: *ttl_ms }
             }
-            Request::CreateLeader { lease, seen, claim } => {
+            Request::CreateLeader { lease, seen, claim, edition } => {
                 if !self.leases.contains_key(lease) {
                     return Answer::Gone;
                 }
                 let changed = |path: &str| self.key(path).is_some_and(|record| record.modified > *seen);
+                let expected = |edition: &Edition| {
+                    let next = |key: &RawKey| Edition { created: key.created, version: key.version + 1 };
+                    self.key(LAST_LEADER_PATH).map(next) == Some(*edition)
+                };
                 let taken_since = changed(LAST_LEADER_PATH) || changed(UNBOUND_PATH) || changed(&Key::Config.path());
                 let claimable = claim.as_ref().is_none_or(|claim| self.holds(me, &claim.key(), &claim.expect));
-                if self.raw.keys.contains_key(LEADER_PATH) || taken_since || !claimable {
+                if self.raw.keys.contains_key(LEADER_PATH)
+                    || taken_since
+                    || !claimable
+                    || !edition.as_ref().is_none_or(expected)
+                {
                     return Answer::No;
                 }
                 if let Some(claim) = claim {
                     self.put(&claim.key().path(), &claim.record(me, *lease).text(), None);
                 }
-                self.record_leader(me, *lease);
-                Answer::Done(self.put(LEADER_PATH, me.as_str(), Some(*lease)))
+                let created = self.put(LEADER_PATH, me.as_str(), Some(*lease));
+                self.record_leader(me, *lease, None, *edition);
+                Answer::Done(created)
             }
-            Request::Adopt { old, created, lease } => {
+            Request::Adopt { old, created, lease, edition } => {
                 if !self.leases.contains_key(lease) {
                     return Answer::Gone;
                 }
@@ -156,8 +172,8 @@ impl Store {
                 if !ours {
                     return Answer::No;
                 }
-                self.record_leader(me, *lease);
                 self.put(LEADER_PATH, me.as_str(), Some(*lease));
+                self.record_leader(me, *lease, Some(*created), *edition);
                 Answer::Done(*created)
             }
             Request::Check(lease) => self.verdict(self.is_leader(me, lease)),
@@ -182,9 +198,11 @@ impl Store {
         }
     }
 
-    fn record_leader(&mut self, me: &NodeName, lease: LeaseId) {
-        let record = LastLeader { leader: me.clone(), lease };
-        self.put(LAST_LEADER_PATH, &record.text(), None);
+    /// In the transaction that writes the leader key: both are of one revision.
+    fn record_leader(&mut self, me: &NodeName, lease: LeaseId, created: Option<Revision>, edition: Option<Edition>) {
+        let record = LastLeader { leader: me.clone(), lease, created, edition };
+        let revision = self.raw.revision;
+        self.put_at(revision, LAST_LEADER_PATH, &record.text(), None);
     }
 
     fn verdict(&self, yes: bool) -> Answer {
@@ -225,8 +243,15 @@ impl Store {
     pub(super) fn put(&mut self, path: &str, value: &str, lease: Option<LeaseId>) -> Revision {
         let parsed = self.parsed.take();
         let revision = self.next_revision();
-        let created = self.raw.keys.get(path).map_or(revision, |key| key.created);
-        let key = RawKey { value: value.to_owned(), created, modified: revision, lease };
+        self.parsed = parsed;
+        self.put_at(revision, path, value, lease);
+        revision
+    }
+
+    fn put_at(&mut self, revision: Revision, path: &str, value: &str, lease: Option<LeaseId>) {
+        let parsed = self.parsed.take();
+        let (created, before) = self.raw.keys.get(path).map_or((revision, 0), |key| (key.created, key.version));
+        let key = RawKey { value: value.to_owned(), created, modified: revision, version: before + 1, lease };
         self.parsed = parsed.map(|mut parsed| {
             let shown = Rc::make_mut(&mut parsed);
             shown.revision = revision;
@@ -234,7 +259,6 @@ impl Store {
             parsed
         });
         self.raw.keys.insert(path.to_owned(), key);
-        revision
     }
 
     /// Deletes a key; false if there was none.

@@ -147,11 +147,11 @@ impl World {
             (DcsCall::KeepSession, Answer::Alive { lease, ttl_ms }) => {
                 Next::End(DcsReply::SessionKept { lease, sent_at, ttl: Millis(ttl_ms) })
             }
-            (DcsCall::AcquireLeader { seen, claim }, Answer::Alive { lease, .. }) => {
-                Next::Send(Request::CreateLeader { lease, seen: *seen, claim: claim.clone() })
+            (DcsCall::AcquireLeader { seen, claim, edition }, Answer::Alive { lease, .. }) => {
+                Next::Send(Request::CreateLeader { lease, seen: *seen, claim: claim.clone(), edition: *edition })
             }
-            (DcsCall::AdoptLeader { old, created }, Answer::Alive { lease, .. }) => {
-                Next::Send(Request::Adopt { old: *old, created: *created, lease })
+            (DcsCall::AdoptLeader { old, created, edition }, Answer::Alive { lease, .. }) => {
+                Next::Send(Request::Adopt { old: *old, created: *created, lease, edition: *edition })
             }
             (DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. }, Answer::Done(created)) => {
                 Next::End(confirmed(created).map_or(DcsReply::Lost, DcsReply::Won))

@@ -59,7 +59,9 @@ impl World {
     /// After any change: the judge looks at a change of leader, the watches hear of it.
     pub(super) fn store_changed(&mut self, before: Option<&crate::cluster::LeaderKey>) {
         let after = self.store.leader();
-        if before.map(|l| (l.created, l.lease)) != after.as_ref().map(|l| (l.created, l.lease)) {
+        let changed = before.map(|l| (l.created, l.lease)) != after.as_ref().map(|l| (l.created, l.lease));
+        self.dump(changed);
+        if changed {
             judge::leader_changed(self, before, after.as_ref());
             if let (Some(after), None) = (&after, self.healed_at) {
                 self.spring_ambush(&after.name);

@@ -25,6 +25,7 @@ pub(super) struct World {
     pub(super) queue: Queue,
     pub(super) params: Params,
     pub(super) plan: Vec<Planned>,
+    pub(super) dumps: super::restores::Dumps,
     pub(super) mutant: Option<Mutant>,
     pub(super) nodes: Vec<Node>,
     pub(super) store: Store,
@@ -59,6 +60,7 @@ impl World {
         Self {
             now: 0,
             queue: Queue::default(),
+            dumps: super::restores::Dumps::of(&options.schedule.faults),
             mutant: options.mutant,
             store: Store::new(i64::try_from(rng.between(1, 1000)).unwrap_or(1)),
             net: Net::new(nodes.len()),

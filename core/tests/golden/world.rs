@@ -3,7 +3,8 @@
 use super::parts::{SYSTEM, control, history, marker, peer, promise, question, server};
 use ha_core::clock::Tick;
 use ha_core::clocks::{Clocks, Jumps};
-use ha_core::dcs::{DcsCall, DcsReply, Key, RawCluster, RawKey};
+use ha_core::cluster::{Edition, LastLeader};
+use ha_core::dcs::{DcsCall, DcsReply, Key, LAST_LEADER_PATH, RawCluster, RawKey};
 use ha_core::decide;
 use ha_core::effect::{Effect, Step};
 use ha_core::failsafe::{PromiseView, Question};
@@ -107,11 +108,12 @@ impl Scene {
             busy: false,
             stop_requested: false,
             settings: serde_json::to_value(Settings::default()).map_err(text)?,
-            memory: serde_json::to_value(Memory::default()).map_err(text)?,
+            memory: serde_json::to_value(Memory { ttl: Some(Settings::default().ttl_ms), ..Memory::default() })
+                .map_err(text)?,
         };
         scene.key("initialize", &SYSTEM.to_string());
         scene.key("config", "{}");
-        scene.key("ha_ext/last_leader", r#"{"leader":"n2","lease":9}"#);
+        scene.key("ha_ext/last_leader", r#"{"leader":"n2","lease":9,"created":70}"#);
         for name in ["n1", "n2", "n3"] {
             let port = name.trim_start_matches('n');
             let member = json!({
@@ -121,13 +123,16 @@ impl Scene {
             });
             scene.key(&format!("members/{name}"), &member.to_string());
         }
+        if let Some(own) = scene.raw.keys.get_mut("members/n1") {
+            own.lease = Some(LeaseId(6));
+        }
         Ok(scene)
     }
 
     fn key(&mut self, path: &str, value: &str) {
         let revision = Revision(60);
-        let key = RawKey { value: value.to_owned(), created: revision, modified: revision, lease: None };
-        self.raw.keys.insert(path.to_owned(), key);
+        let key = RawKey { value: value.to_owned(), created: revision, modified: revision, version: 1, lease: None };
+        self.put(path, key);
     }
 
     fn take(&mut self, line: &str) -> Result<(), String> {
@@ -181,7 +186,7 @@ impl Scene {
                 let sent_at: u64 = if rest.is_empty() { 95_000 } else { number(rest)? };
                 let lease = json!({"id": 5, "leader_created": 50, "sent_at": sent_at, "ttl": 30_000});
                 patch(&mut self.memory, &json!({"lease": lease, "session": 5, "kept_at": sent_at}))?;
-                self.key("ha_ext/last_leader", r#"{"leader":"n1","lease":5}"#);
+                self.key("ha_ext/last_leader", r#"{"leader":"n1","lease":5,"created":50}"#);
             }
             _ => return Err("unknown word".to_owned()),
         }
@@ -200,20 +205,34 @@ impl Scene {
 
     fn take_key(&mut self, rest: &str) -> Result<(), String> {
         let (path, mut rest) = rest.split_once(' ').unwrap_or((rest, ""));
-        let mut key = RawKey { value: String::new(), created: Revision(50), modified: Revision(60), lease: None };
+        let mut key =
+            RawKey { value: String::new(), created: Revision(50), modified: Revision(60), version: 1, lease: None };
         loop {
             let (word, tail) = rest.split_once(' ').unwrap_or((rest, ""));
             match word.split_once('=') {
                 Some(("lease", value)) => key.lease = Some(LeaseId(number(value)?)),
                 Some(("created", value)) => key.created = Revision(number(value)?),
                 Some(("modified", value)) => key.modified = Revision(number(value)?),
+                Some(("version", value)) => key.version = number(value)?,
                 _ => break,
             }
             rest = tail;
         }
         rest.clone_into(&mut key.value);
-        self.raw.keys.insert(path.to_owned(), key);
+        self.put(path, key);
         Ok(())
+    }
+
+    /// The record of who led last names its edition, as the leader writes it, unless the case says what it names.
+    fn put(&mut self, path: &str, mut key: RawKey) {
+        if path == LAST_LEADER_PATH
+            && let Ok(mut record) = serde_json::from_str::<LastLeader>(&key.value)
+            && record.edition.is_none()
+        {
+            record.edition = Some(Edition { created: key.created, version: key.version });
+            key.value = record.text();
+        }
+        self.raw.keys.insert(path.to_owned(), key);
     }
 
     fn take_data(&mut self, rest: &str) -> Result<(), String> {

@@ -6,10 +6,10 @@ use super::join::join;
 use super::link::{Alive, Link};
 use super::members::Stopped;
 use super::session::Kept;
-use super::{Etcd3, put_on_lease};
+use super::{Etcd3, put_on_lease, record_leader};
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use ha_core::clock::Tick;
-use ha_core::cluster::Released;
+use ha_core::cluster::{Edition, LastLeader, Released};
 use ha_core::dcs::{ClaimAlong, DcsReply, Expect, Key, LAST_LEADER_PATH, RELEASED_PATH, UNBOUND_PATH};
 use ha_core::ids::{LeaseId, Revision};
 use ha_core::lease::Lease;
@@ -33,11 +33,19 @@ enum Claimed {
     Others,
 }
 
+/// What is written along with the leader key.
+struct Along {
+    claim: Option<ClaimAlong>,
+    /// Of the record of who leads.
+    edition: Option<Edition>,
+}
+
 impl Etcd3 {
     pub(super) async fn acquire(
         &mut self,
         seen: Revision,
-        claim: Option<&ClaimAlong>,
+        claim: Option<ClaimAlong>,
+        edition: Option<Edition>,
         budget: &mut Budget,
     ) -> Result<DcsReply, Stopped> {
         // Of a key that does not exist the revision is zero.
@@ -51,24 +59,30 @@ impl Etcd3 {
             unchanged(UNBOUND_PATH.to_owned()),
             unchanged(Key::Config.path()),
         ];
-        if let Some(claim) = claim {
+        if let Some(edition) = edition {
+            let record = format!("{}{LAST_LEADER_PATH}", self.base);
+            free.push(Compare::create_revision(record.as_str(), CompareOp::Equal, edition.created.0));
+            free.push(Compare::version(record, CompareOp::Equal, edition.version.saturating_sub(1)));
+        }
+        if let Some(claim) = &claim {
             let key = format!("{}{}", self.base, claim.key().path());
             free.push(match &claim.expect {
                 Expect::Unchanged(revision) => Compare::mod_revision(key, CompareOp::Equal, revision.0),
                 Expect::Absent | Expect::WeLead(_) | Expect::Own => Compare::create_revision(key, CompareOp::Equal, 0),
             });
         }
-        self.claim(free, None, claim, budget).await
+        self.claim(free, None, &Along { claim, edition }, budget).await
     }
 
     pub(super) async fn adopt(
         &mut self,
         old: LeaseId,
         created: Revision,
+        edition: Option<Edition>,
         budget: &mut Budget,
     ) -> Result<DcsReply, Stopped> {
         let as_seen = self.leader_is(old, created);
-        self.claim(as_seen, Some(created), None, budget).await
+        self.claim(as_seen, Some(created), &Along { claim: None, edition }, budget).await
     }
 
     /// Puts our name on our lease into the leader key under a condition. The keepalive that the deadline is
@@ -77,14 +91,14 @@ impl Etcd3 {
         &mut self,
         condition: Vec<Compare>,
         created: Option<Revision>,
-        along: Option<&ClaimAlong>,
+        along: &Along,
         budget: &mut Budget,
     ) -> Result<DcsReply, Stopped> {
         let mut regranted = false;
         loop {
             let fresh = if self.session.is_none() { Some(self.grant(budget).await?) } else { None };
             let Some(session) = self.session else { continue };
-            let taking = self.taking(session.lease, &condition, along);
+            let taking = self.taking(session.lease, &condition, created, along);
             let claimed = self.claim_once(session.lease, fresh, taking, created, budget).await;
             let doubt = match &claimed {
                 Ok((_, doubt)) => *doubt,
@@ -112,12 +126,14 @@ impl Etcd3 {
     }
 
     /// The transaction that takes the key.
-    fn taking(&self, lease: LeaseId, condition: &[Compare], along: Option<&ClaimAlong>) -> Txn {
+    fn taking(&self, lease: LeaseId, condition: &[Compare], created: Option<Revision>, along: &Along) -> Txn {
         let (key, name) = (self.leader_key(), self.options.name.as_str());
-        let mut writes = vec![TxnOp::put(key.as_str(), name, Some(put_on_lease(lease))), self.record_leader(lease)];
-        if let Some(along) = along {
-            let record = along.record(&self.options.name, lease).text();
-            writes.push(TxnOp::put(format!("{}{}", self.base, along.key().path()), record, None));
+        let record = LastLeader { leader: self.options.name.clone(), lease, created, edition: along.edition };
+        let leader = record_leader(&self.base, &record);
+        let mut writes = vec![TxnOp::put(key.as_str(), name, Some(put_on_lease(lease))), leader];
+        if let Some(claim) = &along.claim {
+            let record = claim.record(&self.options.name, lease).text();
+            writes.push(TxnOp::put(format!("{}{}", self.base, claim.key().path()), record, None));
         }
         Txn::new().when(condition).and_then(writes).or_else([TxnOp::get(key.as_str(), None)])
     }

@@ -95,13 +95,6 @@ impl Etcd3 {
         Budget::new(self.options.retry_timeout, self.options.request_timeout)
     }
 
-    /// The record of who leads, to be written together with the leader key.
-    fn record_leader(&self, lease: LeaseId) -> TxnOp {
-        let leader = self.options.name.clone();
-        let record = LastLeader { leader, lease }.text();
-        TxnOp::put(format!("{}{LAST_LEADER_PATH}", self.base), record, None)
-    }
-
     fn leader_key(&self) -> String {
         format!("{}{LEADER_PATH}", self.base)
     }
@@ -113,8 +106,8 @@ impl Etcd3 {
                 let Kept { lease, sent_at, ttl } = self.keep_session(&mut budget).await?;
                 Ok(DcsReply::SessionKept { lease, sent_at, ttl })
             }
-            DcsCall::AcquireLeader { seen, claim } => self.acquire(seen, claim.as_ref(), &mut budget).await,
-            DcsCall::AdoptLeader { old, created } => self.adopt(old, created, &mut budget).await,
+            DcsCall::AcquireLeader { seen, claim, edition } => self.acquire(seen, claim, edition, &mut budget).await,
+            DcsCall::AdoptLeader { old, created, edition } => self.adopt(old, created, edition, &mut budget).await,
             DcsCall::RenewLeader(lease) => self.renew(lease, &mut budget).await,
             DcsCall::ReleaseLeader { lease, announce, status } => {
                 self.release(lease, &announce, status.as_deref(), &mut budget).await
@@ -169,6 +162,11 @@ impl Store for Etcd3 {
     fn resume_session(&mut self, lease: LeaseId) {
         self.switch_session(lease);
     }
+}
+
+/// The record of who leads, to be written together with the leader key.
+fn record_leader(base: &str, record: &LastLeader) -> TxnOp {
+    TxnOp::put(format!("{base}{LAST_LEADER_PATH}"), record.text(), None)
 }
 
 fn put_on_lease(lease: LeaseId) -> PutOptions {

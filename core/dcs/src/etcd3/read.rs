@@ -28,6 +28,7 @@ pub(super) fn raw(kv: &KeyValue) -> RawKey {
         value: String::from_utf8_lossy(kv.value()).into_owned(),
         created: Revision(kv.create_revision()),
         modified: Revision(kv.mod_revision()),
+        version: kv.version(),
         lease: (kv.lease() != 0).then(|| LeaseId(kv.lease())),
     }
 }

@@ -3,9 +3,10 @@
 use super::budget::{Budget, quiet_time};
 use super::failure::Failure;
 use super::members::Stopped;
-use super::{Etcd3, put_on_lease, read};
+use super::{Etcd3, put_on_lease, read, record_leader};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use ha_core::clock::{Millis, Tick};
+use ha_core::cluster::LastLeader;
 use ha_core::dcs::LEADER_PATH;
 use ha_core::ids::{LeaseId, Revision};
 
@@ -103,7 +104,11 @@ impl Etcd3 {
     ) -> Result<Kept, Stopped> {
         let new = self.request_lease(budget).await?;
         let (shared, base) = (&self.shared, &self.base);
-        let (leader_key, record) = (self.leader_key(), self.record_leader(new.lease));
+        let leader_key = self.leader_key();
+        // Which edition of the record that is nobody here knows: the leader writes it again as soon as it sees it.
+        let leader = self.options.name.clone();
+        let record =
+            |created| LastLeader { leader: leader.clone(), lease: new.lease, created: Some(created), edition: None };
         let moved = self.members.settle(&self.options, budget, async |link| {
             let all = read::cluster(link, shared, base).await?;
             let keys = all.keys.iter().filter(|(_, raw)| raw.lease == Some(old));
@@ -115,7 +120,8 @@ impl Etcd3 {
             let there = keys.iter().map(|key| Compare::lease(key.as_str(), CompareOp::Equal, old.0));
             let options = put_on_lease(new.lease).with_ignore_value();
             let over = keys.iter().map(|key| TxnOp::put(key.as_str(), "", Some(options.clone())));
-            let record = keys.contains(&leader_key).then(|| record.clone());
+            let leader = all.keys.get(LEADER_PATH).filter(|_| keys.contains(&leader_key));
+            let record = leader.map(|leader| record_leader(base, &record(leader.created)));
             let txn = Txn::new().when(there.collect::<Vec<_>>()).and_then(over.chain(record).collect::<Vec<_>>());
             let answer = link.kv().txn(txn).await?;
             shared.check(answer.header())?;

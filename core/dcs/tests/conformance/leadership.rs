@@ -79,7 +79,7 @@ pub async fn adopting_keeps_the_create_revision(backend: &impl Backend) {
     let (mut before, _) = backend.node("a", Millis(10_000));
     let old = won(&mut before).await;
     let (mut after, _) = backend.node("a", Millis(10_000));
-    let call = DcsCall::AdoptLeader { old: old.id, created: old.leader_created };
+    let call = DcsCall::AdoptLeader { old: old.id, created: old.leader_created, edition: None };
     let reply = after.call(call).await;
     let DcsReply::Won(new) = reply else { panic!("{reply:?}") };
     assert_eq!(new.leader_created, old.leader_created);
@@ -94,7 +94,7 @@ pub async fn adopting_needs_what_was_seen(backend: &impl Backend) {
     let (mut a, _) = backend.node("a", Millis(10_000));
     let (mut b, _) = backend.node("b", Millis(10_000));
     let lease = won(&mut a).await;
-    let adopt = |old, created| DcsCall::AdoptLeader { old, created };
+    let adopt = |old, created| DcsCall::AdoptLeader { old, created, edition: None };
     assert_eq!(b.call(adopt(lease.id, lease.leader_created)).await, DcsReply::Lost, "another name");
     let (mut twin, _) = backend.node("a", Millis(10_000));
     assert_eq!(twin.call(adopt(LeaseId(7), lease.leader_created)).await, DcsReply::Lost, "another lease");
@@ -113,15 +113,18 @@ pub async fn taking_is_recorded(backend: &impl Backend) {
         serde_json::from_str::<LastLeader>(&key.value).expect("JSON")
     };
     let lease = won(&mut a).await;
-    assert_eq!(record(&mut a).await, LastLeader { leader: NodeName::new("a"), lease: lease.id });
+    let first = LastLeader { leader: NodeName::new("a"), lease: lease.id, created: None, edition: None };
+    assert_eq!(record(&mut a).await, first);
     let (mut later, _) = backend.node("a", Millis(10_000));
-    let reply = later.call(DcsCall::AdoptLeader { old: lease.id, created: lease.leader_created }).await;
+    let reply = later.call(DcsCall::AdoptLeader { old: lease.id, created: lease.leader_created, edition: None }).await;
     let DcsReply::Won(adopted) = reply else { panic!("{reply:?}") };
     assert_eq!(record(&mut later).await.lease, adopted.id);
+    assert_eq!(record(&mut later).await.created, Some(lease.leader_created));
     later.set_ttl(Millis(12_000));
     let moved = kept(&mut later, adopted).await;
     assert_ne!(moved.id, adopted.id);
     assert_eq!(record(&mut later).await.lease, moved.id);
+    assert_eq!(record(&mut later).await.created, Some(lease.leader_created));
     backend.tool_delete(LEADER_PATH).await;
     assert_eq!(record(&mut later).await.lease, moved.id, "it outlives the key");
 }
@@ -133,13 +136,13 @@ pub async fn an_old_view_takes_nothing(backend: &impl Backend) {
     won(&mut a).await;
     backend.tool_delete(LEADER_PATH).await;
     assert_eq!(
-        b.call(DcsCall::AcquireLeader { seen: before, claim: None }).await,
+        b.call(DcsCall::AcquireLeader { seen: before, claim: None, edition: None }).await,
         DcsReply::Lost,
         "somebody led meanwhile"
     );
     assert_eq!(leader(&mut b).await, None);
     let now = snapshot(&mut b).await.revision;
-    let reply = b.call(DcsCall::AcquireLeader { seen: now, claim: None }).await;
+    let reply = b.call(DcsCall::AcquireLeader { seen: now, claim: None, edition: None }).await;
     assert!(matches!(reply, DcsReply::Won(_)), "{reply:?}");
 }
 
@@ -148,7 +151,7 @@ pub async fn the_key_and_a_timeline_are_taken_together_or_not_at_all(backend: &i
     let (mut b, _) = backend.node("b", Millis(10_000));
     let take = |timeline, expect| {
         let claim = ClaimAlong { timeline: Timeline(timeline), lsn: Lsn(7), system: Some(SystemId(9)), expect };
-        DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: Some(claim) }
+        DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: Some(claim), edition: None }
     };
     let DcsReply::Won(lease) = a.call(take(2, Expect::Absent)).await else { panic!("nobody leads") };
     let seen = snapshot(&mut b).await;

@@ -16,7 +16,7 @@ use ha_dcs::{Store, Watch, WatchEvent};
 use std::time::Duration;
 
 /// Takes the leader key whatever was seen before.
-pub const TAKE: DcsCall = DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None };
+pub const TAKE: DcsCall = DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None, edition: None };
 
 /// One real server (or cluster of servers) of the store under test, empty at first.
 pub trait Backend {

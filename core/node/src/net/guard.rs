@@ -179,6 +179,7 @@ mod tests {
                 value: name.to_owned(),
                 created: Revision(created),
                 modified: Revision(revision),
+                version: 1,
                 lease: Some(LeaseId(lease)),
             };
             raw.keys.insert(LEADER_PATH.to_owned(), key);

@@ -83,7 +83,7 @@ impl Main {
     fn acquire(&mut self) -> Lease {
         let kept = self.call(&DcsCall::KeepSession);
         assert!(matches!(kept, DcsReply::SessionKept { .. }), "{kept:?}");
-        let won = self.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None });
+        let won = self.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None, edition: None });
         let DcsReply::Won(lease) = won else { panic!("{won:?}") };
         lease
     }
@@ -130,7 +130,10 @@ fn another_node_sees_the_release_by_its_watch_and_takes_over() {
     second.wait_fresh();
     let lease = first.acquire();
     assert!(matches!(second.call(&DcsCall::KeepSession), DcsReply::SessionKept { .. }));
-    assert_eq!(second.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None }), DcsReply::Lost);
+    assert_eq!(
+        second.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None, edition: None }),
+        DcsReply::Lost
+    );
     second.until("leader", 1000, |news| news.cluster.as_ref()?.leader.clone());
     let announce = Released::by(NodeName::new("pg1"), lease.id, lease.leader_created);
     assert_eq!(
@@ -142,7 +145,10 @@ fn another_node_sees_the_release_by_its_watch_and_takes_over() {
         cluster.leader.is_none().then(|| cluster.released.clone())
     });
     assert_eq!(released, Some(announce));
-    assert!(matches!(second.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None }), DcsReply::Won(_)));
+    assert!(matches!(
+        second.call(&DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None, edition: None }),
+        DcsReply::Won(_)
+    ));
 }
 
 #[test]

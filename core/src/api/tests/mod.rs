@@ -52,6 +52,7 @@ fn config(restapi: &Value) -> Config {
 
 fn cluster() -> Cluster {
     let key = |value: &str| RawKey {
+        version: 1,
         value: value.to_owned(),
         created: Revision(5),
         modified: Revision(11),

@@ -1,0 +1,139 @@
+//! An operator puts the cluster's keys back as they were at an earlier moment: each value from a dump, at a new revision and on no lease.
+
+use super::kinds::{self, Kind};
+use super::params::Weather;
+use super::rng::Rng;
+use super::world::World;
+use crate::cluster::FailoverRequest;
+use crate::dcs::{Key, LEADER_PATH, UNBOUND_PATH};
+use crate::ids::Timeline;
+use std::collections::BTreeMap;
+
+/// Dumps that are kept, and the least time between two in which nobody took or lost the leader key.
+const DUMPS_MAX: usize = 24;
+const DUMP_EVERY_MS: u64 = 3000;
+
+/// Dumps as they were made, in order of time.
+#[derive(Debug, Default)]
+pub(super) struct Dumps {
+    /// This world needs them.
+    wanted: bool,
+    last_at: u64,
+    kept: Vec<BTreeMap<String, String>>,
+}
+
+impl Dumps {
+    pub(super) fn of(plan: &[super::schedule::Planned]) -> Self {
+        let wanted = plan.iter().any(|planned| planned.kind == Kind::RestoreKeys);
+        Self { wanted, ..Self::default() }
+    }
+}
+
+/// Some seeds are worlds in which that happens. Drawn apart: the others are what they would be without it.
+pub(super) fn among_them(weather: &mut Weather, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0xdead_0ff5);
+    if rng.chance(70) {
+        weather.weights = kinds::restores();
+        weather.every_ms = rng.skewed(4000, 40_000);
+    } else if rng.chance(100) && weather.weights[Kind::DeleteKeys as usize] > 0 {
+        weather.weights[Kind::RestoreKeys as usize] = 2;
+    }
+}
+
+/// Whether a key is put back too: the leader key is often left out, because it belongs to who leads now.
+struct Choice {
+    leader: bool,
+    members: bool,
+    /// What the dump does not have is deleted first.
+    exact: bool,
+    /// How many of the others, per mille.
+    share: u64,
+}
+
+impl World {
+    /// The store has changed: an operator may have dumped it just now.
+    pub(super) fn dump(&mut self, leader_changed: bool) {
+        let due = leader_changed || self.now >= self.dumps.last_at + DUMP_EVERY_MS;
+        if !self.dumps.wanted || !due || self.healed_at.is_some() {
+            return;
+        }
+        self.dumps.last_at = self.now;
+        if self.dumps.kept.len() == DUMPS_MAX {
+            // Old ones get rarer.
+            self.dumps.kept.remove(usize::try_from(self.now % (DUMPS_MAX as u64 / 2)).unwrap_or(0));
+        }
+        let values = self.store.values();
+        self.dumps.kept.push(values);
+    }
+
+    pub(super) fn operator_puts_back(&mut self) {
+        let choice = Choice {
+            leader: self.rng.chance(300),
+            members: self.rng.chance(500),
+            exact: self.rng.chance(500),
+            share: [1000, 1000, 600][self.rng.index(3)],
+        };
+        let leader_stays = self.rng.chance(200);
+        if self.dumps.kept.is_empty() {
+            return;
+        }
+        let from = self.rng.index(self.dumps.kept.len());
+        let mut dump = self.dumps.kept[from].clone();
+        let before = self.store.leader();
+        let now = self.store.values();
+        let share = choice.share;
+        let rng = &mut self.rng;
+        dump.retain(|path, _| match path.as_str() {
+            LEADER_PATH => choice.leader,
+            path if path.starts_with("members/") => choice.members,
+            _ => rng.chance(share),
+        });
+        let whole = choice.exact && share == 1000;
+        self.log.line(
+            self.now,
+            "oper",
+            &format!("operator: puts back {} keys{}", dump.len(), if whole { " and nothing else" } else { "" }),
+        );
+        if whole {
+            let keeps = |path: &str| leader_stays && path == LEADER_PATH;
+            self.store.delete_where(|path| !keeps(path));
+        } else if !leader_stays && !dump.contains_key(LEADER_PATH) {
+            self.store.delete(LEADER_PATH);
+        }
+        for (path, value) in &dump {
+            self.store.put(path, value, None);
+        }
+        self.note_what_changed(&now);
+        self.store_changed(before.as_ref());
+    }
+
+    /// What the judge has to know of it.
+    fn note_what_changed(&mut self, before: &BTreeMap<String, String>) {
+        let after = self.store.values();
+        let changed = |path: &str| before.get(path) != after.get(path);
+        if changed("history") {
+            self.judge.newest_history = Timeline(0);
+        }
+        self.judge.initialize_wiped |= changed("initialize");
+        self.judge.claims_wiped |= before.keys().any(|path| path.starts_with("ha_ext/timeline/") && changed(path));
+        self.judge.map_wiped |= changed(&Key::Failsafe.path());
+        if changed(UNBOUND_PATH) {
+            super::invariants::i07::wiped(self);
+        }
+        let paused = self.store.cluster().paused();
+        if changed("config") && paused != Some(self.judge.paused_since.is_some()) {
+            self.judge.paused_since = (paused == Some(true)).then_some(self.now);
+        }
+        let request = after.get("failover").filter(|_| changed("failover"));
+        let request = request.and_then(|text| serde_json::from_str::<FailoverRequest>(text).ok());
+        let scheduled = request.as_ref().and_then(|request| request.scheduled_at.as_deref());
+        let at_ms = scheduled.and_then(|text| crate::schedule::unix_ms(text).ok());
+        if let (Some(at_ms), Some(key)) = (at_ms, self.store.key("failover")) {
+            self.judge.appointments.made(key.modified, at_ms);
+        }
+        let named = request.and_then(|request| request.member);
+        if let Some(node) = named.and_then(|name| self.nodes.iter().position(|node| node.name == name)) {
+            self.judge.named = Some((node, self.now));
+        }
+    }
+}
