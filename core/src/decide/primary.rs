@@ -228,7 +228,12 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
         verdict.effects.insert(0, Effect::CloseFence);
         return verdict;
     }
-    if let Some(rule) = failsafe::barred(turn) {
+    let barred = failsafe::barred(turn);
+    if barred == Some(Rule::ElectionNotInFailsafe) {
+        // Nobody else leads before this server is a standby.
+        return demote(turn, primary, Rule::ElectionNotInFailsafe, LeaveReason::LeaseLost, false);
+    }
+    if let Some(rule) = barred {
         let mut verdict = failsafe::wait(turn, rule);
         verdict.effects.insert(0, Effect::CloseFence);
         return verdict;

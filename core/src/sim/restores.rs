@@ -103,12 +103,12 @@ impl World {
         for (path, value) in &dump {
             self.store.put(path, value, None);
         }
-        self.note_what_changed(&now);
+        self.note_what_changed(&now, dump.contains_key("failover"));
         self.store_changed(before.as_ref());
     }
 
     /// What the judge has to know of it.
-    fn note_what_changed(&mut self, before: &BTreeMap<String, String>) {
+    fn note_what_changed(&mut self, before: &BTreeMap<String, String>, asks: bool) {
         let after = self.store.values();
         let changed = |path: &str| before.get(path) != after.get(path);
         if changed("history") {
@@ -124,7 +124,8 @@ impl World {
         if changed("config") && paused != Some(self.judge.paused_since.is_some()) {
             self.judge.paused_since = (paused == Some(true)).then_some(self.now);
         }
-        let request = after.get("failover").filter(|_| changed("failover"));
+        // As if somebody had asked for it now.
+        let request = after.get("failover").filter(|_| asks);
         let request = request.and_then(|text| serde_json::from_str::<FailoverRequest>(text).ok());
         let scheduled = request.as_ref().and_then(|request| request.scheduled_at.as_deref());
         let at_ms = scheduled.and_then(|text| crate::schedule::unix_ms(text).ok());
