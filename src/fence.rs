@@ -97,6 +97,13 @@ pub fn extend(shared: &Shared, until: Tick) {
     let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, moves);
 }
 
+/// Brings the deadline of an open fence forward to `until`, for the worker's main thread. It never moves one out.
+pub fn limit(shared: &Shared, until: Tick) {
+    let new = until.0.saturating_mul(1_000_000);
+    let moves = |old: u64| (old > new && old != UNBOUND_NS).then_some(new);
+    let _ = shared.gate.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, moves);
+}
+
 /// Whether the fence is open without a deadline.
 pub fn unbound(shared: &Shared) -> bool {
     shared.gate.deadline_ns.load(Ordering::Acquire) == UNBOUND_NS

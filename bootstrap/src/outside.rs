@@ -279,6 +279,7 @@ impl Outside {
             | Effect::AskFailsafe { .. }
             | Effect::AnswerFailsafe { .. }
             | Effect::ExtendFence { .. }
+            | Effect::LimitFence { .. }
             | Effect::OpenFence { .. }
             | Effect::UnbindFence { .. }
             | Effect::Promote { .. }

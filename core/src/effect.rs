@@ -42,6 +42,11 @@ pub enum Effect {
         /// Until when.
         until: Tick,
     },
+    /// Let an open fence come to its end by then: less is left of the lease than was thought (inside).
+    LimitFence {
+        /// Until when at most.
+        until: Tick,
+    },
     /// Let commits be acknowledged until the lease's deadline (inside).
     OpenFence {
         /// The confirmed lease.
@@ -192,6 +197,7 @@ impl Effect {
             | Effect::AskFailsafe { .. }
             | Effect::AnswerFailsafe { .. }
             | Effect::ExtendFence { .. }
+            | Effect::LimitFence { .. }
             | Effect::OpenFence { .. }
             | Effect::UnbindFence { .. }
             | Effect::CloseFence
@@ -219,6 +225,7 @@ impl Effect {
             | Effect::AnswerFailsafe { .. }
             | Effect::CloseFence => None,
             Effect::ExtendFence { .. }
+            | Effect::LimitFence { .. }
             | Effect::OpenFence { .. }
             | Effect::UnbindFence { .. }
             | Effect::Promote { .. }
@@ -255,6 +262,7 @@ impl fmt::Display for Effect {
             Effect::AnswerFailsafe { reply: Reply::Leads, .. } => f.write_str("promise nothing: this node leads"),
             Effect::AnswerFailsafe { reply: Reply::Refused(why), .. } => write!(f, "promise nothing: {why}"),
             Effect::ExtendFence { .. } => f.write_str("keep the fence open, as every member stays away"),
+            Effect::LimitFence { .. } => f.write_str("let the fence close sooner"),
             Effect::OpenFence { lease } => write!(f, "open the fence for lease {}", lease.id),
             Effect::UnbindFence { lease } => {
                 write!(f, "keep the fence open without a deadline, as lease {} is paused", lease.id)

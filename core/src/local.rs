@@ -136,6 +136,8 @@ pub struct PrimaryView {
     pub standbys: Vec<StandbyConnection>,
     /// The fence is open: commits are acknowledged until the deadline.
     pub fence_open: bool,
+    /// Its deadline, as it stands in shared memory; zero of a closed one.
+    pub fence_until: Tick,
     /// It is open without a deadline: [`crate::effect::Effect::UnbindFence`].
     pub fence_unbound: bool,
     /// Whether commits are held for a planned switchover, and how far that has come.

@@ -136,6 +136,14 @@ pub struct Doubt {
     pub unseen: Millis,
 }
 
+impl Doubt {
+    /// A lease as an answer of the store confirms it: what was asked before the jump counts from earlier than was thought.
+    #[must_use]
+    pub fn believed(&self, lease: Lease) -> Lease {
+        if lease.sent_at < self.since { Lease { sent_at: lease.sent_at - self.unseen, ..lease } } else { lease }
+    }
+}
+
 /// Replay that does not go on although there is more to replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standstill {

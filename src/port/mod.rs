@@ -264,6 +264,10 @@ impl Port for Inside {
                 fence::extend(self.shared, *until);
                 Ok(())
             }
+            Effect::LimitFence { until } => {
+                fence::limit(self.shared, *until);
+                Ok(())
+            }
             Effect::UnbindFence { .. } => {
                 fence::unbind(self.shared);
                 Ok(())

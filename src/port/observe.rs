@@ -97,6 +97,7 @@ impl Inside {
                     checkpoint_redo: now.redo,
                     standbys: senders::standbys(),
                     fence_open: !fence::closed(),
+                    fence_until: fence::deadline(self.shared),
                     fence_unbound: fence::unbound(self.shared),
                     seal: self.seal_state(),
                     in_place: self.in_place(timeline, facts),

@@ -69,12 +69,13 @@ fn only_the_lease_opens_the_fence() {
         }
     }
     let names: Vec<&str> = writers.iter().map(|(name, ..)| name.as_str()).collect();
-    assert_eq!(names, ["open", "unbind", "extend", "close", "confirmed"]);
+    assert_eq!(names, ["open", "unbind", "extend", "limit", "close", "confirmed"]);
     for (name, body, call) in &writers {
         let only_if_open = match name.as_str() {
             "open" => body.starts_with("shared:&Shared,lease:&Lease)"),
             "unbind" => body.contains("(old>now).then_some("),
             "extend" => body.contains("(old!=0&&old<new).then_some("),
+            "limit" => body.contains("(old>new&&old!=UNBOUND_NS).then_some("),
             "close" => call == "store(0,O",
             _ => body.contains("letis_open=(old!=0||!stands(Guard::Reopen))"),
         };

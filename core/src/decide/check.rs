@@ -184,6 +184,7 @@ impl Decision {
                 | Effect::AskFailsafe { .. }
                 | Effect::AnswerFailsafe { .. }
                 | Effect::ExtendFence { .. }
+                | Effect::LimitFence { .. }
                 | Effect::PressOn(_)
                 | Effect::Demote { method: DemoteMethod::Restart, .. }
                 | Effect::Checkpoint

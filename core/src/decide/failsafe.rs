@@ -81,6 +81,9 @@ pub(super) fn doubted(memory: &mut Memory, unseen: Millis) {
     for given in memory.failsafe.given.values_mut() {
         given.counts_from = given.counts_from - unseen;
     }
+    if let Some(extended) = &mut memory.failsafe.extended {
+        *extended = *extended - unseen;
+    }
 }
 
 /// Only a leader that this node itself saw lead last is promised anything: no request of this node for the leader key can come through

@@ -69,7 +69,7 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     let answers = failsafe::observe(&mut turn);
     let mut verdict = route(&mut turn);
     upkeep::add(&mut turn, &mut verdict);
-    verdict.effects.splice(0..0, answers);
+    verdict.effects.splice(0..0, clocks::limit_fence(&turn).into_iter().chain(answers));
     failsafe::sent(&mut turn.memory, &verdict.effects);
     for effect in &verdict.effects {
         if let Effect::Dcs(DcsCall::ReleaseLeader { lease, .. }) = effect {

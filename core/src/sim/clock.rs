@@ -17,7 +17,7 @@ impl BootClock {
     }
 
     pub(super) fn at(&self, now: u64) -> Tick {
-        Tick(self.local_base + (now - self.true_base) * self.rate / 1_000_000)
+        Tick(self.local_base + now.saturating_sub(self.true_base) * self.rate / 1_000_000)
     }
 
     /// The first true time at which the clock shows at least `tick`.
@@ -27,6 +27,11 @@ impl BootClock {
 
     /// The clock goes on at another rate from `now` on, without a jump.
     pub(super) fn change_rate(&mut self, now: u64, rate_ppm: i64) {
-        *self = Self::new(now, self.at(now).0, rate_ppm);
+        *self = Self::new(now.max(self.true_base), self.at(now).0, rate_ppm);
+    }
+
+    /// The clock stands still from `now` on until true time is `until`.
+    pub(super) fn stand_still(&mut self, now: u64, until: u64) {
+        *self = Self { true_base: until, local_base: self.at(now).0, rate: self.rate };
     }
 }

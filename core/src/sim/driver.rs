@@ -2,10 +2,10 @@
 //! No rule lives here.
 
 use super::event::{Event, Who};
+use super::hypervisor::Moment;
 use super::observe::{self, Seen};
 use super::world::World;
 use crate::clock::{Millis, Tick};
-use crate::clocks::Clocks;
 use crate::dcs::{DcsCall, Key};
 use crate::decide::{Decision, decide};
 use crate::effect::{DemoteMethod, Effect};
@@ -78,6 +78,7 @@ impl World {
         let local = observe::local(self, who);
         let outcomes = std::mem::take(&mut self.process_mut(who).outcomes);
         let decision = self.decide(who, &local, &outcomes);
+        self.takes_turn(who);
         if self.judge.violation.is_some() {
             return;
         }
@@ -124,7 +125,7 @@ impl World {
         };
         let view = View {
             now,
-            clocks: Some(self.clocks_read(who, Clocks { wall_ms: node.wall_ms, awake_ms: 0, hardware_ms: None })),
+            clocks: Some(self.clocks_read(who, self.clocks(who.node))),
             seat,
             me: &node.name,
             scope: SCOPE,
@@ -230,10 +231,14 @@ impl World {
             Effect::AskFailsafe { targets, created } => self.ask_promises(who, targets, *created),
             Effect::AnswerFailsafe { question, reply } => self.answer_question(who, *question, reply),
             Effect::ExtendFence { until } => return self.extend_fence(who.node, *until),
+            Effect::LimitFence { until } => self.limit_fence(who.node, *until),
             Effect::CloseFence => self.close_fence(who.node),
             Effect::OpenFence { lease } => return self.open_fence(who.node, lease),
             Effect::UnbindFence { .. } => return self.unbind_fence(who.node),
-            Effect::Promote { lease, timeline, skip } => return self.promote(who.node, lease, *timeline, skip),
+            Effect::Promote { lease, timeline, skip } => {
+                self.comes_to(who.node, Moment::Promotion);
+                return self.promote(who.node, lease, *timeline, skip);
+            }
             // Nobody reads here.
             Effect::PressOn(_) => {}
             Effect::Checkpoint => self.checkpoint(who.node),

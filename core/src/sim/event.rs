@@ -77,6 +77,9 @@ pub(super) enum Event {
     CommitAck(Commit),
 
     SecondThoughts { revision: Revision, change: Change },
+    MachinePaused { node: usize, lasts_ms: u64 },
+    HardwareRead { node: usize },
+    TimeSet { node: usize, by_ms: i64 },
 
     Fault(usize),
     Thaw { node: usize, what: Frozen, number: u64 },
@@ -168,6 +171,8 @@ impl Event {
             | Event::Background { node, .. }
             | Event::Archiver { node, .. }
             | Event::Parked { node, .. }
+            | Event::HardwareRead { node }
+            | Event::TimeSet { node, .. }
             | Event::CycleBegins { node, .. } => Addressee::Machine(*node),
             Event::CommitFlush(commit) | Event::CommitAck(commit) => Addressee::Machine(commit.node()),
             Event::StoreArrive { .. }
@@ -176,6 +181,7 @@ impl Event {
             | Event::PromiseTested { .. }
             | Event::LeaseDue(_)
             | Event::Boot { .. }
+            | Event::MachinePaused { .. }
             | Event::Feedback { .. }
             | Event::ClientTry { .. }
             | Event::ClientLooks { .. }

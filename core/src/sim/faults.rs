@@ -11,8 +11,8 @@ use crate::ids::NodeName;
 use super::kinds::Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
-    LoseData, LostOutcomes, NoSupervisor, Pause, PromoteByHand, RestoreKeys, StallMain, StartByHand, StopNode,
-    StopServer, StoreDown, StoreElection, Switchover,
+    LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, StallMain, StartByHand,
+    StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
 };
 
 impl World {
@@ -96,6 +96,8 @@ impl World {
             Pause => self.operator_pauses(),
             PromoteByHand => self.promotes_by_hand(node),
             StartByHand => self.starts_by_hand(node),
+            PauseMachine => self.pause_machine(node, short_or_long),
+            Suspend => self.suspend(node, short_or_long),
             ClockRate => {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;
@@ -153,6 +155,7 @@ impl World {
         here.kept_at = None;
         here.parked.clear();
         here.frozen.clear();
+        here.guest.booted();
         here.boot += 1;
         let boot = here.boot;
         self.drop_standbys_of(node);
@@ -181,7 +184,7 @@ impl World {
         }
     }
 
-    fn freeze(&mut self, node: usize, what: Frozen, lasts_ms: u64) {
+    pub(super) fn freeze(&mut self, node: usize, what: Frozen, lasts_ms: u64) {
         let here = &self.nodes[node];
         let there = match what {
             Frozen::Worker | Frozen::Main => here.worker.alive,
@@ -203,12 +206,15 @@ impl World {
         if self.nodes[node].frozen.len() < before {
             self.trouble(node);
             self.say(node, "goes on after a freeze");
+            if what == Frozen::Node {
+                self.machine_resumes(node);
+            }
             self.release_parked(node);
         }
     }
 
     pub(super) fn release_parked(&mut self, node: usize) {
-        for event in std::mem::take(&mut self.nodes[node].parked) {
+        for (_, event) in std::mem::take(&mut self.nodes[node].parked) {
             self.later(0, event);
         }
     }

@@ -56,6 +56,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         published: None,
         frozen: Vec::new(),
         parked: Vec::new(),
+        guest: super::hypervisor::Guest::drawn(rng, params),
         first_members: None,
         troubled_at: 0,
     }

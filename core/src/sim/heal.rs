@@ -15,6 +15,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].cannot_write = false;
             self.nodes[node].frozen.clear();
+            self.machine_resumes(node);
             self.release_parked(node);
             self.nodes[node].supervised = true;
             let boot = self.nodes[node].boot;

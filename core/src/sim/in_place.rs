@@ -125,6 +125,7 @@ impl World {
             data.at.lsn = data.at.lsn.max(at);
         }
         self.hand_over_may_fail(node);
+        self.comes_to(node, super::hypervisor::Moment::HandOver);
         self.pump(node);
         let text = format!("the log ends at {at}");
         self.say(node, &text);

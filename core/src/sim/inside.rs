@@ -28,6 +28,7 @@ impl World {
             return Went::Wrong;
         }
         server.fence = Fence { open: true, deadline, lease: Some(lease.id), ..Fence::default() };
+        self.reckoned(node, lease.sent_at);
         judge::deadline_stored(self, node);
         Went::On
     }
@@ -41,9 +42,20 @@ impl World {
         let fence = &mut server.fence;
         if fence.open && fence.deadline.0 > 0 && fence.deadline < until {
             (fence.deadline, fence.promised) = (until, true);
+            let asked_at = self.nodes[node].worker.promises.iter().map(|view| view.asked_at).min().unwrap_or_default();
+            self.leaned(node, asked_at);
             judge::extended(self, node);
         }
         Went::On
+    }
+
+    pub(super) fn limit_fence(&mut self, node: usize, until: Tick) {
+        if let Some(server) = &mut self.nodes[node].server
+            && until < server.fence.deadline
+        {
+            server.fence.deadline = until;
+            self.limited(node);
+        }
     }
 
     pub(super) fn unbind_fence(&mut self, node: usize) -> Went {

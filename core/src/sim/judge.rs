@@ -1,7 +1,7 @@
 //! The judge: sees every event, knows true time and the true contents of the store, and decides whether an
 //! invariant is broken. What each invariant says is in its own file under `invariants`.
 
-use super::invariants::{i01, i02, i03, i05, i06, i07, i08, i09, i11, i12, i13, i14, i17};
+use super::invariants::{i01, i02, i03, i05, i06, i07, i08, i09, i11, i12, i13, i14, i17, paused};
 use super::wal::{BranchId, Position};
 use super::world::World;
 use crate::clock::{Millis, Tick};
@@ -59,6 +59,8 @@ pub(super) struct Judge {
     pub(super) acks: BTreeMap<BranchId, Vec<Ack>>,
     pub(super) acks_total: u64,
     pub(super) lost_total: u64,
+    /// Commits acknowledged after a lease was over, by a machine that could not know of its pause yet.
+    pub(super) stale_total: u64,
     pub(super) vanished: Option<Vanished>,
     /// Nodes that gave the leader key up and have not had it again.
     pub(super) released: Vec<(usize, LeaseId)>,
@@ -176,6 +178,10 @@ pub(super) fn acknowledged(world: &mut World, ack: &Ack) {
     let result = i02::flushed_before_deadline(world, ack);
     world.judge.verdict("I2", result);
     world.judge.acks_total += 1;
+    if paused::is_excused(world, ack.node) {
+        world.judge.stale_total += 1;
+        return;
+    }
     world.judge.acks.entry(ack.position.branch).or_default().push(ack.clone());
 }
 

@@ -36,16 +36,18 @@ pub(super) enum Kind {
     PromoteByHand,
     StartByHand,
     RestoreKeys,
+    PauseMachine,
+    Suspend,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
-    LoseData, LostOutcomes, NoSupervisor, Pause, PromoteByHand, RestoreKeys, StallMain, StartByHand, StopNode,
-    StopServer, StoreDown, StoreElection, Switchover,
+    LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, StallMain, StartByHand,
+    StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
 };
 
-pub(super) const ALL: [Kind; 30] = [
+pub(super) const ALL: [Kind; 32] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -76,6 +78,8 @@ pub(super) const ALL: [Kind; 30] = [
     PromoteByHand,
     StartByHand,
     RestoreKeys,
+    PauseMachine,
+    Suspend,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -145,6 +149,16 @@ pub(super) fn blackouts() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which leaders stand still without knowing it, and are cut off.
+pub(super) fn hypervisor() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        PauseMachine => 8,
+        CutFromStore | Isolate | Switchover => 2,
+        Suspend | CrashNode | StoreDown | BadLinks | StallMain | KillWorker | KillPostmaster | StoreElection => 1,
+        _ => 0,
+    })
+}
+
 /// The weights of a seed in which leaders are lost, one at a time, and nothing else happens: what a vote must save is clear then.
 pub(super) fn failovers() -> [u64; KINDS] {
     ALL.map(|kind| match kind {
@@ -186,5 +200,7 @@ pub(super) fn name(kind: Kind) -> &'static str {
         PromoteByHand => "promoted by hand",
         StartByHand => "started by hand",
         RestoreKeys => "keys put back",
+        PauseMachine => "machine paused by its hypervisor",
+        Suspend => "machine suspended",
     }
 }

@@ -7,6 +7,7 @@
 //! A run has a safety phase with faults, in which invariants are checked after every event, and then heals and must
 //! come to one leader that everybody follows.
 
+mod apart;
 mod appointments;
 mod campaign;
 mod client;
@@ -18,6 +19,7 @@ mod faults_net;
 mod genesis;
 mod hang;
 mod heal;
+mod hypervisor;
 mod in_place;
 mod inside;
 mod invariants;

@@ -108,11 +108,15 @@ pub enum Mutant {
     DueForEver,
     /// The time of day is read once, and counted on from there.
     WallClockOnce,
+    /// The hardware clock is not looked at.
+    HardwareIgnored,
+    /// What is left of a lease after a pause is not told to the fence.
+    FenceNotLimited,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 45] = [
+    pub const ALL: [Mutant; 47] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -158,6 +162,8 @@ impl Mutant {
         Mutant::ScheduleUnasked,
         Mutant::DueForEver,
         Mutant::WallClockOnce,
+        Mutant::HardwareIgnored,
+        Mutant::FenceNotLimited,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -204,6 +210,7 @@ impl Mutant {
             | Mutant::WallClockOnce
             | Mutant::PromisedStands
             | Mutant::UnlistedStands
+            | Mutant::HardwareIgnored
             | Mutant::ElectionInPause
             | Mutant::UnboundIgnored
             | Mutant::IgnorePredecessor => {}
@@ -213,6 +220,7 @@ impl Mutant {
             | Mutant::ScheduleBlind
             | Mutant::ScheduleUnasked
             | Mutant::DueForEver => super::appointments::bend(self, decision, view),
+            Mutant::FenceNotLimited => decision.effects.retain(|effect| !matches!(effect, Effect::LimitFence { .. })),
             Mutant::AllButOnePromised => all_but_one(decision, view),
             Mutant::UnboundUntold => {
                 if let (Rule::PauseLeading, Some(lease)) = (decision.rule, decision.memory.lease) {

@@ -60,8 +60,10 @@ pub(super) struct Node {
     /// What it was seen as last, and by which memory: `GET /patroni` is answered from that.
     pub(super) published: Option<super::observe::Seen>,
     pub(super) frozen: Vec<(Frozen, u64)>,
-    /// Events for processes that are frozen now, in order.
-    pub(super) parked: Vec<Event>,
+    /// Events for processes that are frozen now, in order, and when each was due.
+    pub(super) parked: Vec<(u64, Event)>,
+    /// What a hypervisor, or a lid, does to it.
+    pub(super) guest: super::hypervisor::Guest,
     /// For a mutant: the members as they were first written down.
     pub(super) first_members: Option<std::collections::BTreeMap<NodeName, String>>,
     /// When something last went wrong with or around this node.

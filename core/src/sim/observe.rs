@@ -76,6 +76,7 @@ fn primary(world: &World, node: usize, server: &Postmaster) -> PrimaryView {
         },
         standbys: standbys.collect(),
         fence_open: world.nodes[node].fence_open(world.now),
+        fence_until: server.fence.deadline,
         fence_unbound: server.fence.unbound,
         seal: world.seen_seal(node),
         in_place: world.in_place(node),

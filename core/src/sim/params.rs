@@ -29,6 +29,9 @@ pub(super) struct Params {
     pub(super) one_nofailover: bool,
     /// `archive_mode = on`, and how long a segment takes at most.
     pub(super) archive_max_ms: Option<u64>,
+    /// Hypervisors may pause the machines; most have a hardware clock.
+    #[serde(default)]
+    pub(super) virtual_machines: bool,
 }
 
 /// Which faults come, and how often.
@@ -85,6 +88,7 @@ impl Params {
             clients: 1 + rng.index(3),
             one_nofailover: rng.chance(150),
             archive_max_ms: rng.chance(500).then(|| [200, 3000, 30_000][rng.index(3)]),
+            virtual_machines: false,
             settings,
         };
         (params, Weather { every_ms, weights })

@@ -37,6 +37,7 @@ impl Schedule {
         let (mut params, mut weather) = Params::draw(&mut rng);
         super::promises::among_them(&mut params, &mut weather, seed);
         super::restores::among_them(&mut weather, seed);
+        super::apart::among_them(&mut params, &mut weather, seed);
         let faults = plan(&mut rng, &params, &weather);
         Self { seed, about: String::new(), params, faults }
     }

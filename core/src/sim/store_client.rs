@@ -1,6 +1,7 @@
 //! A driver's connection to the store: one call at a time, of one or two requests, and a watch.
 
 use super::event::{Event, Who};
+use super::hypervisor::Moment;
 use super::node::Flight;
 use super::store::{Answer, Request};
 use super::world::World;
@@ -48,6 +49,12 @@ impl World {
     }
 
     fn send_request(&mut self, who: Who, life: u64, flight: u64, request: Request) {
+        match request {
+            Request::Check(_) => self.comes_to(who.node, Moment::Renewal),
+            Request::CreateLeader { .. } => self.comes_to(who.node, Moment::Acquisition),
+            Request::Release { .. } => self.comes_to(who.node, Moment::HandOver),
+            _ => {}
+        }
         let request = Box::new(request);
         let store = self.net.store();
         if !self.store.up && self.rng.chance(500) {
@@ -213,6 +220,7 @@ impl World {
     /// The net thread's hook: the deadline moves at once, but only while the main thread is alive and means to lead.
     fn confirmed(&mut self, who: Who, lease: &Lease) {
         self.mark_lease(who.node, lease.id);
+        self.answered(who.node, lease.sent_at);
         if who.side == Side::Outside {
             return;
         }
@@ -220,11 +228,17 @@ impl World {
         let node = &mut self.nodes[who.node];
         let awake = now.since(node.worker.heartbeat).0 < node.settings.ttl_ms.0 / 2;
         let lost = node.worker.store.cluster.as_ref().is_some_and(|seen| is_lost(seen, &node.name, lease));
+        let believed = node.worker.memory.doubt.map_or(*lease, |doubt| doubt.believed(*lease));
         let Some(server) = &mut node.server else { return };
         if server.fence.open && awake && !lost {
-            server.fence.deadline = self.mutant.map_or(lease.deadline(), |mutant| mutant.deadline(lease, now));
+            server.fence.deadline = self.mutant.map_or(believed.deadline(), |mutant| mutant.deadline(&believed, now));
             server.fence.lease = Some(lease.id);
             server.fence.promised = false;
+            if believed == *lease {
+                self.proven(who.node, lease.sent_at);
+            } else {
+                self.reckoned(who.node, lease.sent_at);
+            }
             super::judge::deadline_stored(self, who.node);
         }
     }

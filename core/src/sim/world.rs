@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) digest: u64,
     /// The next node that takes the leader key finds its disk full, for so long.
     pub(super) ambush: Option<u64>,
+    /// The machine of the next leader that comes to such a moment is paused, for so long.
+    pub(super) pause_ambush: Option<(super::hypervisor::Moment, u64)>,
     /// The candidate of a hand-over that crashes when the key is released.
     pub(super) doomed: Option<NodeName>,
     /// How much more often than usual requests and replies are lost.
@@ -75,6 +77,7 @@ impl World {
             digest: 0,
             outcome_trouble: 1,
             ambush: None,
+            pause_ambush: None,
             doomed: None,
             next_number: 0,
             rng,
@@ -172,7 +175,7 @@ impl World {
             Addressee::Machine(node) => self.nodes[node].is_frozen(Frozen::Node).then_some(node),
         };
         match frozen {
-            Some(node) => self.nodes[node].parked.push(event),
+            Some(node) => self.nodes[node].parked.push((self.now, event)),
             None => self.handle(event),
         }
     }
@@ -250,6 +253,9 @@ impl World {
             Event::Archiver { node, server } => self.archiver(node, server),
             Event::Parked { node, server, made } => self.park_file(node, server, made),
             Event::CycleBegins { node, server } => self.cycle_begins(node, server),
+            Event::MachinePaused { node, lasts_ms } => self.machine_paused(node, lasts_ms),
+            Event::HardwareRead { node } => self.hardware_read(node),
+            Event::TimeSet { node, by_ms } => self.time_set(node, by_ms),
             // The rest was handled before.
             _ => {}
         }

@@ -95,6 +95,7 @@ fn primary(fields: &Value) -> PrimaryView {
         checkpoint_redo: Lsn(unsigned(fields, "redo", 900)),
         standbys: standbys.iter().filter_map(standby).collect(),
         fence_open: flag(fields, "fence", true),
+        fence_until: Tick(unsigned(fields, "fence_until", 0)),
         fence_unbound: flag(fields, "unbound", false),
         seal: fields.get("seal").and_then(|seal| serde_json::from_value(seal.clone()).ok()).unwrap_or(Seal::Open),
         in_place: InPlace {

@@ -345,7 +345,7 @@ fn telling(effect: &Effect) -> String {
             let leased = if edit.leased { " on the node lease" } else { "" };
             format!("store: {} := {value} if {:?}{leased}", edit.key.path(), edit.expect)
         }
-        Effect::ExtendFence { until } => format!("{effect}, until {}", until.0),
+        Effect::ExtendFence { until } | Effect::LimitFence { until } => format!("{effect}, until {}", until.0),
         Effect::Promote { skip, .. } if !skip.is_empty() => format!("{effect}, skipping {skip:?}"),
         other => other.to_string(),
     }

@@ -172,6 +172,7 @@ impl Driver {
         let rule_changed = self.rule != Some(decision.rule);
         self.say(&decision, &local, now);
         self.memory = decision.memory;
+        self.net.acting().set_doubt(self.memory.doubt);
         let mut effects = decision.effects;
         let told = |effect: &Effect| {
             matches!(

@@ -5,8 +5,9 @@ use ha_core::clock::{Millis, Tick};
 use ha_core::dcs::{LEADER_PATH, RawCluster, RawKey};
 use ha_core::ids::{LeaseId, NodeName, Revision};
 use ha_core::lease::Lease;
-use std::sync::Arc;
+use ha_core::memory::Doubt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What both threads must know of the fence at once.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,8 @@ struct State {
     open: AtomicBool,
     /// Create revision of the leader key that was proven lost last. Written by the net thread.
     lost: AtomicI64,
+    /// The last jump of a clock that the main thread has noticed.
+    doubt: Mutex<Option<Doubt>>,
 }
 
 impl Acting {
@@ -33,6 +36,17 @@ impl Acting {
 
     pub(crate) fn set_lost(&self, lease: &Lease) {
         self.0.lost.store(lease.leader_created.0, Ordering::SeqCst);
+    }
+
+    /// The main thread says so BEFORE it brings the deadline forward, and the net thread asks again AFTER it has pushed it out.
+    pub(crate) fn set_doubt(&self, doubt: Option<Doubt>) {
+        *self.0.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt;
+    }
+
+    /// A lease as it counts: what was asked before a clock jumped, from earlier.
+    fn believed(&self, lease: Lease) -> Lease {
+        let doubt = *self.0.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        doubt.map_or(lease, |doubt| doubt.believed(lease))
     }
 
     fn get(&self) -> bool {
@@ -68,9 +82,7 @@ impl Guard {
         if self.lost() {
             return false;
         }
-        if self.acting.get() {
-            (self.hooks.confirmed)(&lease);
-        }
+        self.tell(lease);
         true
     }
 
@@ -79,8 +91,19 @@ impl Guard {
         let Some(held) = self.held.filter(|held| held.ttl > ttl) else { return };
         let limited = held.limited(ttl, now);
         self.held = Some(limited);
-        if self.acting.get() {
-            (self.hooks.confirmed)(&limited);
+        self.tell(limited);
+    }
+
+    /// Moves the deadline of an open fence to where this lease ends.
+    fn tell(&self, lease: Lease) {
+        if !self.acting.get() {
+            return;
+        }
+        let mut told = self.acting.believed(lease);
+        (self.hooks.confirmed)(&told);
+        while self.acting.believed(lease) != told {
+            told = self.acting.believed(lease);
+            (self.hooks.confirmed)(&told);
         }
     }
 
@@ -147,14 +170,16 @@ mod tests {
     struct Calls {
         confirmed: Arc<AtomicU32>,
         lost: Arc<AtomicU32>,
+        told: Arc<Mutex<Option<Lease>>>,
     }
 
     fn guard() -> (Guard, Acting, Calls) {
-        let calls = Calls { confirmed: Arc::default(), lost: Arc::default() };
-        let (confirmed, lost) = (calls.confirmed.clone(), calls.lost.clone());
+        let calls = Calls { confirmed: Arc::default(), lost: Arc::default(), told: Arc::default() };
+        let (confirmed, lost, told) = (calls.confirmed.clone(), calls.lost.clone(), calls.told.clone());
         let hooks = Hooks {
-            confirmed: Arc::new(move |_| {
+            confirmed: Arc::new(move |lease| {
                 confirmed.fetch_add(1, Ordering::Relaxed);
+                *told.lock().expect("nobody panics with it") = Some(*lease);
             }),
             leader_lost: Arc::new(move || {
                 lost.fetch_add(1, Ordering::Relaxed);
@@ -243,6 +268,18 @@ mod tests {
         guard.limit(Millis(30_000), Tick(21_000));
         guard.limit(Millis(5000), Tick(22_000));
         assert_eq!(count(&calls.confirmed), 2, "nothing to lower");
+    }
+
+    #[test]
+    fn an_answer_to_a_question_from_before_a_jump_gives_the_fence_no_more_than_is_believed() {
+        let (mut guard, acting, calls) = guard();
+        let told = || *calls.told.lock().expect("nobody panics with it");
+        let sent = |sent_at| Lease { sent_at, ..lease() };
+        acting.set_doubt(Some(Doubt { since: Tick(10_000), unseen: Millis(7000) }));
+        assert!(guard.confirmed(sent(Tick(9_999))));
+        assert_eq!(told(), Some(sent(Tick(2_999))));
+        assert!(guard.confirmed(sent(Tick(10_000))));
+        assert_eq!(told(), Some(sent(Tick(10_000))), "asked since");
     }
 
     #[test]

@@ -133,6 +133,7 @@ fn primary() -> Snapshot {
         checkpoint_redo: Lsn(1),
         standbys: vec![standby],
         fence_open: true,
+        fence_until: Tick(0),
         fence_unbound: false,
         seal: Seal::Open,
         in_place: InPlace::default(),

@@ -6,6 +6,7 @@
 //! Source: architecture sections 3 and 9; lessons 1-3, 17.
 
 use super::i07::is_overruled;
+use super::paused::is_excused;
 use crate::sim::world::World;
 
 /// Whose it is. Checked after every event: opening is an event, and time alone only closes.
@@ -13,7 +14,8 @@ pub(in crate::sim) fn one_open_fence(world: &World) -> Result<Option<usize>, Str
     let mut first: Option<usize> = None;
     for (index, node) in world.nodes.iter().enumerate() {
         let set = node.server.as_ref().is_some_and(|server| server.fence.deadline.0 > 0 || server.fence.unbound);
-        if !set || !node.fence_open(world.now) || is_overruled(world, index) || is_unprotected(world, index) {
+        let excused = || is_overruled(world, index) || is_unprotected(world, index) || is_excused(world, index);
+        if !set || !node.fence_open(world.now) || excused() {
             continue;
         }
         if let Some(first) = first {
@@ -28,8 +30,8 @@ pub(in crate::sim) fn one_open_fence(world: &World) -> Result<Option<usize>, Str
 /// Whoever takes the key finds every other fence closed.
 pub(in crate::sim) fn taker_is_alone(world: &World, taker: Option<usize>) -> Result<(), String> {
     for (index, node) in world.nodes.iter().enumerate() {
-        let excused = is_overruled(world, index) || is_unprotected(world, index);
-        if Some(index) != taker && node.fence_open(world.now) && !excused {
+        let excused = || is_overruled(world, index) || is_unprotected(world, index) || is_excused(world, index);
+        if Some(index) != taker && node.fence_open(world.now) && !excused() {
             return Err(format!("the leader key changed hands while {} still acknowledges commits", node.name));
         }
     }

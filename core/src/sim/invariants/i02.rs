@@ -6,6 +6,7 @@
 //! In failsafe mode a deadline may lie later, but no later than every other member stays away from the leader key.
 //! Source: architecture section 3.
 
+use super::paused::{deadline_without, is_excused};
 use crate::dcs::Key;
 use crate::ids::NodeName;
 use crate::sim::judge::Ack;
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 pub(in crate::sim) fn deadline_within_lease(world: &World, node: usize) -> Result<(), String> {
     let here = &world.nodes[node];
     let Some(server) = &here.server else { return Ok(()) };
-    let ends = here.clock.true_time(server.fence.deadline);
+    let ends = deadline_without(world, node);
     if ends <= world.now {
         return Ok(());
     }
@@ -33,7 +34,7 @@ pub(in crate::sim) fn deadline_within_lease(world: &World, node: usize) -> Resul
 pub(in crate::sim) fn promised_by_all(world: &World, node: usize) -> Result<(), String> {
     let here = &world.nodes[node];
     let Some(server) = &here.server else { return Ok(()) };
-    let ends = here.clock.true_time(server.fence.deadline);
+    let ends = deadline_without(world, node);
     let expires = server.fence.lease.and_then(|lease| world.store.expires(lease));
     if ends <= world.now || expires.is_some_and(|expires| ends <= expires) || world.judge.map_wiped {
         return Ok(());
@@ -65,11 +66,15 @@ pub(in crate::sim) fn flushed_before_deadline(world: &World, ack: &Ack) -> Resul
     if ack.flushed_at >= server.fence.deadline {
         return Err(format!("{} acknowledged a commit that was flushed after its deadline", here.name));
     }
-    if server.fence.promised {
+    let excused = is_excused(world, ack.node);
+    if server.fence.promised && !excused {
+        if world.now > deadline_without(world, ack.node) {
+            return Err(format!("{} acknowledged a commit by promises that a pause had outlasted", here.name));
+        }
         return promised_by_all(world, ack.node);
     }
     let alive = server.fence.lease.and_then(|lease| world.store.expires(lease)).is_some_and(|ends| world.now <= ends);
-    if !alive {
+    if !alive && !excused {
         return Err(format!("{} acknowledged a commit after its lease had ended in the store", here.name));
     }
     Ok(())

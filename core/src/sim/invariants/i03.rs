@@ -49,6 +49,9 @@ pub(in crate::sim) fn may_start_as_primary(world: &World, node: usize, lease: &L
 
 fn has_lease(world: &World, node: usize, lease: &Lease, what: &str) -> Result<(), String> {
     let here = &world.nodes[node];
+    if super::paused::lease_is_excused(world, node, lease) {
+        return Ok(());
+    }
     if world.store.expires(lease.id).is_none_or(|ends| ends <= world.now) {
         return Err(format!("{} {what} on a lease that has ended", here.name));
     }

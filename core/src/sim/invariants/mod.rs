@@ -13,3 +13,4 @@ pub(super) mod i12;
 pub(super) mod i13;
 pub(super) mod i14;
 pub(super) mod i17;
+pub(super) mod paused;
