@@ -15,10 +15,17 @@ COMMENT ON FUNCTION ha_all_rules() IS 'every rule a decision can name, with its 
 
 -- Commands -------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION ha_switchover(candidate text DEFAULT NULL, leader text DEFAULT NULL) RETURNS text
+CREATE FUNCTION ha_switchover(
+        candidate text DEFAULT NULL, leader text DEFAULT NULL, scheduled_at timestamptz DEFAULT NULL) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'ha_switchover_wrapper';
-COMMENT ON FUNCTION ha_switchover(text, text) IS 'hand the lead over to a candidate, or to the best member';
+COMMENT ON FUNCTION ha_switchover(text, text, timestamptz) IS
+    'hand the lead over to a candidate, or to the best member, now or at a time to come';
+
+CREATE FUNCTION ha_cancel_switchover() RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'ha_cancel_switchover_wrapper';
+COMMENT ON FUNCTION ha_cancel_switchover() IS 'take a scheduled switchover back';
 
 CREATE FUNCTION ha_failover(candidate text) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -70,6 +77,9 @@ CREATE VIEW ha_cluster AS
            s ->> 'system_id' AS system_id,
            (s ->> 'pause')::boolean AS paused,
            ARRAY(SELECT jsonb_array_elements_text(s -> 'unbound')) AS unbound,
+           to_timestamp((s -> 'scheduled' ->> 'unix_ms')::bigint / 1000.0) AS switchover_at,
+           s -> 'scheduled' ->> 'from' AS switchover_from,
+           s -> 'scheduled' ->> 'to' AS switchover_to,
            s ->> 'store' AS store,
            s ->> 'seat' AS seat,
            s ->> 'in_place_obstacle' AS in_place_obstacle,
@@ -79,6 +89,9 @@ CREATE VIEW ha_cluster AS
 COMMENT ON VIEW ha_cluster IS 'the cluster as this node sees it';
 COMMENT ON COLUMN ha_cluster.unbound IS
     'members that maintenance mode lets acknowledge commits without a lease, or that did and have not taken it back';
+COMMENT ON COLUMN ha_cluster.switchover_at IS 'when a switchover is scheduled for, by the clock of whoever leads then';
+COMMENT ON COLUMN ha_cluster.switchover_from IS 'who has to lead at that time';
+COMMENT ON COLUMN ha_cluster.switchover_to IS 'who is to lead then; null for the best member';
 COMMENT ON COLUMN ha_cluster.in_place_obstacle IS
     'why a switchover would stop this leader now instead of demoting it in place';
 
@@ -127,8 +140,8 @@ COMMENT ON VIEW ha_settings IS 'settings in force, and where each comes from';
 -- Privileges -----------------------------------------------------------------------------------------------------------
 
 REVOKE ALL ON FUNCTION
-    ha_status(), ha_all_rules(), ha_switchover(text, text), ha_failover(text), ha_config(), ha_patch_config(jsonb),
-    ha_pause(), ha_resume(boolean), ha_who_would_win()
+    ha_status(), ha_all_rules(), ha_switchover(text, text, timestamptz), ha_cancel_switchover(), ha_failover(text),
+    ha_config(), ha_patch_config(jsonb), ha_pause(), ha_resume(boolean), ha_who_would_win()
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ha_status(), ha_all_rules(), ha_config(), ha_who_would_win() TO pg_monitor;
 GRANT SELECT ON ha_cluster, ha_members, ha_history, ha_lease, ha_rules, ha_events, ha_settings TO pg_monitor;

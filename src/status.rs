@@ -5,6 +5,7 @@ use ha_core::config::host_port;
 use ha_core::decide::{eligibility, in_place_obstacle};
 use ha_core::ids::NodeName;
 use ha_core::local::{LocalView, Server};
+use ha_core::schedule;
 use ha_core::view::{Seat, View};
 use ha_node::clock;
 use ha_node::driver::Driver;
@@ -70,6 +71,7 @@ fn facts(driver: &Driver, local: &LocalView, seat: Option<Seat>) -> Map<String, 
     if let Some(cluster) = cluster {
         page.insert("system_id".into(), initialize(cluster));
         page.insert("unbound".into(), json!(cluster.unbound_fences().collect::<Vec<_>>()));
+        page.insert("scheduled".into(), scheduled(cluster));
         page.insert("leader".into(), json!(cluster.leader.as_ref().map(|leader| &leader.name)));
         page.insert("members".into(), members(driver, cluster, local, seat));
         page.insert("history".into(), history(cluster));
@@ -97,6 +99,13 @@ fn initialize(cluster: &Cluster) -> Value {
         ha_core::cluster::Initialize::Done(id) => json!(id.to_string()),
         ha_core::cluster::Initialize::Absent | ha_core::cluster::Initialize::Running => Value::Null,
     }
+}
+
+fn scheduled(cluster: &Cluster) -> Value {
+    let request = cluster.failover.as_ref().map(|request| &request.value);
+    let at = request.and_then(|request| schedule::unix_ms(request.scheduled_at.as_deref()?).ok());
+    at.zip(request)
+        .map_or(Value::Null, |(at, request)| json!({ "unix_ms": at, "from": request.leader, "to": request.member }))
 }
 
 /// Wall-clock time of a moment in the near past or future, for people.

@@ -13,6 +13,8 @@ SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'ha_ext%';
 SELECT * FROM ha_cluster;
 SELECT * FROM ha_members;
 SELECT ha_switchover();
+SELECT ha_switchover(scheduled_at => now() + '1 hour');
+SELECT ha_cancel_switchover();
 SELECT ha_config();
 SELECT ha_patch_config('{"loop_wait": 5}');
 

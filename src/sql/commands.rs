@@ -3,7 +3,9 @@
 use crate::mailbox::{self, Answer, Command, Failed};
 use crate::pg::{latch, report};
 use crate::shmem::{Shared, shared};
+use ha_core::api::time;
 use pgrx::JsonB;
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -13,10 +15,19 @@ const WAIT_FOR_LEADER: Duration = Duration::from_mins(2);
 /// Longest wait for anything else.
 const WAIT_FOR_ANSWER: Duration = Duration::from_secs(30);
 
-/// Hands the lead over to `candidate`, or to the best member.
+/// 2000-01-01 and 10000-01-01, in microseconds since 1970.
+const Y2000_UNIX_US: i64 = 946_684_800_000_000;
+const Y10000_UNIX_US: i64 = 253_402_300_800_000_000;
+
+/// Hands the lead over to `candidate`, or to the best member, now or at a time to come.
 #[pg_extern(volatile, parallel_unsafe)]
-fn ha_switchover(candidate: default!(Option<&str>, "NULL"), leader: default!(Option<&str>, "NULL")) -> String {
+fn ha_switchover(
+    candidate: default!(Option<&str>, "NULL"),
+    leader: default!(Option<&str>, "NULL"),
+    scheduled_at: default!(Option<TimestampWithTimeZone>, "NULL"),
+) -> String {
     let shared = active();
+    let scheduled_at = scheduled_at.map(moment);
     if candidate.is_some_and(|name| name.trim().is_empty()) {
         let hint =
             "Without a candidate, or with NULL, the best member takes over. ha_who_would_win() shows who that is.";
@@ -28,7 +39,39 @@ fn ha_switchover(candidate: default!(Option<&str>, "NULL"), leader: default!(Opt
     if let Some(candidate) = candidate {
         body.insert("candidate".into(), json!(candidate));
     }
-    change_leader(shared, "/switchover", body)
+    let Some(at) = scheduled_at else { return change_leader(shared, "/switchover", body) };
+    body.insert("scheduled_at".into(), json!(at));
+    let body = Value::Object(body).to_string();
+    let command = Command { method: "POST".to_owned(), path: "/switchover".to_owned(), body };
+    ask(shared, &command, WAIT_FOR_ANSWER, &SCHEDULE);
+    format!("switchover scheduled for {at}")
+}
+
+/// Takes a scheduled switchover back.
+#[pg_extern(volatile, parallel_unsafe)]
+fn ha_cancel_switchover() -> String {
+    let command = Command { method: "DELETE".to_owned(), path: "/switchover".to_owned(), body: String::new() };
+    ask(active(), &command, WAIT_FOR_ANSWER, &CANCEL).body
+}
+
+/// ISO 8601, in UTC.
+fn moment(at: TimestampWithTimeZone) -> String {
+    // The server counts microseconds from 2000 on, and says infinity with the ends of what it can count.
+    let since_2000_us = pgrx::pg_sys::TimestampTz::from(at);
+    let unix_us = since_2000_us.checked_add(Y2000_UNIX_US).filter(|_| since_2000_us != i64::MIN);
+    match unix_us.filter(|at| *at < Y10000_UNIX_US) {
+        Some(unix_us) => time::iso(unix_us),
+        None => {
+            let hint = "Give a time to come within the next years.";
+            report::error(
+                PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
+                SCHEDULE.failure,
+                "Such a time never comes.",
+                hint,
+            );
+            unreachable!("an error ends the statement")
+        }
+    }
 }
 
 /// Makes `candidate` the leader although there may be no healthy one now.
@@ -146,6 +189,14 @@ struct Purpose {
 
 const CHANGE_LEADER: Purpose =
     Purpose { failure: "could not change the leader", hint: "ha_who_would_win() shows who could lead, and why not." };
+const SCHEDULE: Purpose = Purpose {
+    failure: "could not schedule the switchover",
+    hint: "It needs a time to come, and no maintenance mode. The view ha_cluster shows what is scheduled.",
+};
+const CANCEL: Purpose = Purpose {
+    failure: "could not take the switchover back",
+    hint: "The view ha_cluster shows what is scheduled; one that has begun cannot be taken back.",
+};
 const CHANGE_CONFIG: Purpose =
     Purpose { failure: "could not change the configuration", hint: "The view ha_settings shows what is in force." };
 const PAUSE: Purpose = Purpose {
@@ -172,7 +223,7 @@ fn ask(shared: &Shared, command: &Command, limit: Duration, purpose: &Purpose) -
 
 fn refused(reply: &Answer, purpose: &Purpose) -> ! {
     let (code, hint) = match reply.status {
-        400 => (PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, purpose.hint),
+        400 | 422 => (PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, purpose.hint),
         409 => {
             (PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "Somebody else changed it at the same time. Try again.")
         }

@@ -50,6 +50,11 @@ pub fn patch(base: &str, path: &str, body: &Value) -> Result<Reply, String> {
     finish(request.header("Content-Type", "application/json").send(body.to_string()))
 }
 
+/// DELETE.
+pub fn delete(base: &str, path: &str) -> Result<Reply, String> {
+    finish(agent(Duration::from_secs(20)).delete(format!("{base}{path}")).call())
+}
+
 fn finish(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Reply, String> {
     let mut response = answer.map_err(|error| error.to_string())?;
     let status = response.status().as_u16();

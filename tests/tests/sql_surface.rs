@@ -10,8 +10,9 @@ use std::fs;
 
 const VIEWS: [&str; 7] = ["ha_cluster", "ha_members", "ha_history", "ha_lease", "ha_rules", "ha_events", "ha_settings"];
 const READING: [&str; 4] = ["ha_status()", "ha_all_rules()", "ha_config()", "ha_who_would_win()"];
-const CHANGING: [&str; 5] = [
+const CHANGING: [&str; 6] = [
     "ha_switchover('nobody')",
+    "ha_cancel_switchover()",
     "ha_failover('nobody')",
     "ha_patch_config('{\"ttl\": 6}')",
     "ha_pause()",
@@ -198,6 +199,8 @@ fn refusals(cluster: &Cluster, index: usize) {
         ("ha_switchover('')", (VALUE, "The candidate is an empty name", who)),
         ("ha_switchover('n2')", (VALUE, "target and source are the same", who)),
         ("ha_switchover('n3', 'n1')", (STATE, "leader name does not match", who)),
+        ("ha_switchover('n1', scheduled_at => '2020-01-01')", (VALUE, "lies in the past", "ha_cluster")),
+        ("ha_cancel_switchover()", (STATE, "no switchover is scheduled", "ha_cluster")),
         ("ha_failover(NULL)", ("22004", "", "ha_members")),
         ("ha_failover('')", (VALUE, "only to a specific candidate", who)),
         ("ha_failover('n2')", (STATE, "n2 is the leader already", who)),

@@ -91,7 +91,14 @@ pub enum Question {
         forced: bool,
     },
     /// `POST /switchover`, `POST /failover`
-    Switchover(Action, Map<String, Value>),
+    Switchover {
+        /// Which of the two.
+        action: Action,
+        /// What was asked for.
+        body: Map<String, Value>,
+        /// When, in milliseconds since 1970.
+        asked_unix_ms: i64,
+    },
     /// `DELETE /switchover`
     DeleteSwitchover,
 }
@@ -129,7 +136,7 @@ pub fn route(request: &Request<'_>, snapshot: Option<&Snapshot>, live: LiveNow) 
             let wanted = snapshot.config.restapi.authentication.as_ref();
             match auth::refusal(wanted, request.authorization) {
                 Some(refusal) => now(refusal),
-                None => change(request, segment),
+                None => change(request, segment, live),
             }
         }
         ("POST", action) => now(reply::not_built(action)),
@@ -145,7 +152,7 @@ fn from_view(facts: &Facts<'_>, answer: fn(&Cluster) -> Reply, question: Questio
 }
 
 /// Requests that change something; who asks was checked.
-fn change(request: &Request<'_>, segment: &str) -> Answer {
+fn change(request: &Request<'_>, segment: &str, live: LiveNow) -> Answer {
     if request.method == "DELETE" {
         return Answer::Fresh(Question::DeleteSwitchover);
     }
@@ -158,11 +165,13 @@ fn change(request: &Request<'_>, segment: &str) -> Answer {
     if segment == "failsafe" {
         return failsafe::post(&body);
     }
+    let asked_unix_ms = i64::try_from(live.unix_ms).unwrap_or(i64::MAX);
+    let change_leader = |action, body| Question::Switchover { action, body, asked_unix_ms };
     Answer::Fresh(match (request.method, segment) {
         ("PATCH", _) => Question::PatchConfig { patch: Value::Object(body), forced },
         ("PUT", _) => Question::PutConfig { next: Value::Object(body), forced },
-        (_, "failover") => Question::Switchover(Action::Failover, body),
-        _ => Question::Switchover(Action::Switchover, body),
+        (_, "failover") => change_leader(Action::Failover, body),
+        _ => change_leader(Action::Switchover, body),
     })
 }
 
@@ -181,7 +190,9 @@ pub fn after_fresh(question: &Question, cluster: Result<&Cluster, &str>, snapsho
             dynamic::patch(cluster, patch, snapshot.last_good_dynamic.as_ref(), *forced)
         }
         Question::PutConfig { next, forced } => dynamic::put(cluster, next, *forced),
-        Question::Switchover(action, body) => switchover::post(*action, body, cluster, &snapshot.settings),
+        Question::Switchover { action, body, asked_unix_ms } => {
+            switchover::post(*action, body, cluster, &snapshot.settings, *asked_unix_ms)
+        }
         Question::DeleteSwitchover => switchover::delete(cluster),
     }
 }

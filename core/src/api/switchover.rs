@@ -3,11 +3,12 @@
 //! The request is written to the `failover` key, where the leader (or the candidate, if there is no leader) finds
 //! it; whoever asked is answered once the leader key changed hands or the request was turned down.
 
-use super::{Answer, Reply, Written};
+use super::{Answer, Reply, Written, time};
 use crate::cluster::{Cluster, FailoverRequest};
 use crate::dcs::{Expect, Key, KeyEdit};
 use crate::ids::{NodeName, Revision};
 use crate::parse;
+use crate::schedule::{self, Unusable};
 use crate::settings::Settings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -95,9 +96,19 @@ impl SwitchoverWait {
 }
 
 /// `POST` with this body.
-pub(super) fn post(action: Action, body: &Map<String, Value>, cluster: &Cluster, settings: &Settings) -> Answer {
-    match request(action, body, cluster) {
+pub(super) fn post(
+    action: Action,
+    body: &Map<String, Value>,
+    cluster: &Cluster,
+    settings: &Settings,
+    now_unix_ms: i64,
+) -> Answer {
+    match request(action, body, cluster, now_unix_ms) {
         Err(reply) => Answer::Now(reply),
+        Ok((_, request)) if request.scheduled_at.is_some() => {
+            let then = Written::Config(Reply::text(202, "Switchover scheduled"));
+            Answer::Write { edit: edit(cluster, &request), then }
+        }
         Ok((action, request)) => {
             let wait = SwitchoverWait {
                 action,
@@ -119,7 +130,12 @@ pub fn edit(cluster: &Cluster, request: &FailoverRequest) -> KeyEdit {
     KeyEdit { key: Key::Failover, value: Some(value), expect, leased: false }
 }
 
-fn request(action: Action, body: &Map<String, Value>, cluster: &Cluster) -> Result<(Action, FailoverRequest), Reply> {
+fn request(
+    action: Action,
+    body: &Map<String, Value>,
+    cluster: &Cluster,
+    now_unix_ms: i64,
+) -> Result<(Action, FailoverRequest), Reply> {
     let bad = |text: &str| Err(Reply::text(400, text));
     let text = |name: &str| body.get(name).filter(|value| !value.is_null()).map(|value| value.as_str().unwrap_or("\0"));
     let name = |name: &str| text(name).filter(|text| !text.is_empty());
@@ -132,18 +148,15 @@ fn request(action: Action, body: &Map<String, Value>, cluster: &Cluster) -> Resu
         (Action::Switchover, None, _) => return bad("Switchover could be performed only from a specific leader"),
         _ => {}
     }
-    let scheduled = body.get("scheduled_at").is_some_and(|at| !at.is_null() && *at != "" && *at != "now");
+    let scheduled = body.get("scheduled_at").filter(|at| !at.is_null() && **at != "" && **at != "now");
     let dynamic = cluster.config.as_ref().map(|config| &config.value);
     let paused = dynamic.and_then(|config| parse::boolean(config.get("pause")?)) == Some(true);
-    match (scheduled, action) {
-        (true, Action::Failover) => return bad("Failover can't be scheduled"),
-        (true, Action::Switchover) if paused => return bad("Can't schedule switchover in the paused state"),
-        (true, Action::Switchover) => {
-            let text = "Scheduled switchovers are not built yet: ask again without scheduled_at when it is time. Nothing was changed.";
-            return Err(Reply::text(501, text));
-        }
-        (false, _) => {}
-    }
+    let scheduled_at = match (scheduled, action) {
+        (Some(_), Action::Failover) => return bad("Failover can't be scheduled"),
+        (Some(_), Action::Switchover) if paused => return bad("Can't schedule switchover in the paused state"),
+        (Some(at), Action::Switchover) => Some(time_to_come(at, now_unix_ms)?),
+        (None, _) => None,
+    };
     if paused && candidate.is_none() {
         return bad("Switchover is possible only to a specific candidate in a paused state");
     }
@@ -152,13 +165,27 @@ fn request(action: Action, body: &Map<String, Value>, cluster: &Cluster) -> Resu
     if leader.is_some() && leader == candidate {
         return bad("Switchover target and source are the same");
     }
-    possible(action, leader, candidate, cluster).map_err(|text| Reply::text(412, &text))?;
-    let request = FailoverRequest {
-        leader: leader.map(NodeName::new),
-        member: candidate.map(NodeName::new),
-        ..FailoverRequest::default()
-    };
+    if scheduled_at.is_none() {
+        // What is possible at a time to come is seen then.
+        possible(action, leader, candidate, cluster).map_err(|text| Reply::text(412, &text))?;
+    }
+    let (leader, member) = (leader.map(NodeName::new), candidate.map(NodeName::new));
+    let request = FailoverRequest { leader, member, scheduled_at, due: None };
     Ok((action, request))
+}
+
+/// As it is written: in UTC.
+fn time_to_come(at: &Value, now_unix_ms: i64) -> Result<String, Reply> {
+    let text = at.as_str().unwrap_or_default();
+    match schedule::unix_ms(text) {
+        Err(problem @ Unusable::NoZone) => Err(Reply::text(400, &format!("scheduled_at {problem}"))),
+        Err(problem @ Unusable::Unreadable) => Err(Reply::text(422, &format!("scheduled_at {problem}"))),
+        Ok(unix_ms) if unix_ms <= now_unix_ms => {
+            let now = time::iso(now_unix_ms.saturating_mul(1000));
+            Err(Reply::text(422, &format!("scheduled_at lies in the past: it is {now} here")))
+        }
+        Ok(unix_ms) => Ok(time::iso(unix_ms * 1000)),
+    }
 }
 
 /// What can be seen from here; the leader looks closer before it changes anything.

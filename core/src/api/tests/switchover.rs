@@ -44,9 +44,30 @@ fn switchovers_that_are_refused_change_nothing() {
         (
             &willing(),
             "/switchover",
-            r#"{"leader":"pg1","scheduled_at":"2027-01-01T00:00:00+00:00"}"#,
-            501,
-            "Scheduled switchovers are not built yet: ask again without scheduled_at when it is time. Nothing was changed.",
+            r#"{"leader":"pg1","scheduled_at":"2027-01-15T08:00:00+00:00"}"#,
+            422,
+            "scheduled_at lies in the past: it is 2027-01-15T08:00:00+00:00 here",
+        ),
+        (
+            &willing(),
+            "/switchover",
+            r#"{"leader":"pg1","scheduled_at":"2028-01-01T00:00:00"}"#,
+            400,
+            "scheduled_at has no time zone, as in 2027-01-31T04:00:00+00:00",
+        ),
+        (
+            &willing(),
+            "/switchover",
+            r#"{"leader":"pg1","scheduled_at":1800000000}"#,
+            422,
+            "scheduled_at is not a time such as 2027-01-31T04:00:00+00:00",
+        ),
+        (
+            &willing(),
+            "/switchover",
+            r#"{"leader":"pg1","candidate":"pg1","scheduled_at":"2028-01-01T00:00:00Z"}"#,
+            400,
+            "Switchover target and source are the same",
         ),
         (
             &paused,
@@ -175,6 +196,17 @@ fn a_switchover_is_written_and_awaited() {
     let older = (Revision(9), "old".to_owned());
     assert_eq!(result(&at(43, Some("pg1"), false), Some(&older)), Some((503, "Switchover failed".to_owned())));
     assert_eq!(wait.timed_out().body, "Switchover status unknown");
+}
+
+#[test]
+fn a_switchover_is_scheduled_whatever_is_possible_now() {
+    let body = r#"{"leader":"pg3","candidate":"pg9","scheduled_at":"2027-01-15 10:00:00.0005+02"}"#;
+    let Answer::Write { edit, then } = switchover(&cluster(), "/switchover", body) else { panic!("a write") };
+    let value = r#"{"leader":"pg3","member":"pg9","scheduled_at":"2027-01-15T08:00:00.001000+00:00"}"#;
+    assert_eq!((edit.key, edit.value.as_deref()), (Key::Failover, Some(value)));
+    let written = after_write(then.clone(), &DcsReply::Written(Revision(41)));
+    assert_eq!(refused(written), (202, "Switchover scheduled".to_owned()));
+    assert!(matches!(after_write(then, &DcsReply::Conflict), Answer::Now(reply) if reply.status == 409));
 }
 
 #[test]
