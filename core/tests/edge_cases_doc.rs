@@ -37,7 +37,7 @@ fn what_the_page_names_is_there() {
     }
     let mut rules = 0;
     for code in marked(&page, '`') {
-        if code.ends_with(".rs") {
+        if Path::new(&code).extension().is_some_and(|extension| extension == "rs") {
             let found = [root().join("tests/tests").join(&code), root().join(&code)].iter().any(|path| path.is_file());
             assert!(found, "there is no {code}");
         } else if code.contains('.') && !code.contains(['/', ' ', ':']) && code != "postmaster.pid" {

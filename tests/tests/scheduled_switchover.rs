@@ -264,7 +264,7 @@ fn refusals(cluster: &Cluster, leader: usize, to: usize) {
     refused(cluster, &call("infinity"), "22008", "never comes", "a time to come");
     refused(cluster, &call("-infinity"), "22008", "never comes", "a time to come");
     let words = ["switchover", "batman", "--leader", name, "--scheduled", "2020-01-01T00:00:00+00:00", "--force"];
-    let said = patronictl(&cluster.nodes[leader].file(), &words).map_or_else(|error| error, |said| said);
+    let said = patronictl(&cluster.nodes[leader].file(), &words).unwrap_or_else(|error| error);
     assert!(said.contains("422"), "{said}");
     shown_nowhere(cluster);
     assert_eq!(cluster.leader(), Some(leader));
