@@ -185,6 +185,9 @@ fn obstacle(driver: &Driver, cluster: &Cluster, member: &Member, lag: Option<u64
     if member.tags.nofailover() {
         return Some("It is tagged nofailover.".to_owned());
     }
+    if member.watchdog_failed() {
+        return Some("A leader has to have a watchdog, and its own cannot be used.".to_owned());
+    }
     if member.state != "running" {
         return Some(format!("Its server is not running ({}).", member.state));
     }

@@ -5,12 +5,13 @@ use ha_core::clock::{Millis, Tick};
 use ha_core::memory::Memory;
 use ha_core::seat::{LeaveReason, ToSupervisor, ToWorker};
 use ha_core::view::Seat;
+use ha_core::watchdog::Running;
 use ha_node::net::RestWait;
 use ha_node::paths::Paths;
 use ha_node::seat_socket::{Connection, FDS_MAX, RecvError, SendError};
 use ha_node::supervisor_lock;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 type Link = Connection<ToSupervisor, ToWorker>;
 
@@ -26,6 +27,8 @@ const WAIT_FOR_RESTART: Millis = Millis(3000);
 pub enum Turn {
     /// We act from now on, with this memory.
     Act(Box<Memory>),
+    /// Just before that: the watchdog that runs.
+    Watchdog(OwnedFd, Running),
     /// Nobody supervises us: we open the REST port ourselves.
     Alone,
     /// We shall leave the seat.
@@ -38,6 +41,9 @@ pub struct Supervisor {
     link: Option<Link>,
     acting: bool,
     rest: Option<TcpListener>,
+    /// A copy of the watchdog that runs, for the supervisor, and whether it has got it.
+    watchdog: Option<(OwnedFd, Running)>,
+    watchdog_told: bool,
     look_at: Tick,
     alone_since: Option<Tick>,
 }
@@ -45,7 +51,16 @@ pub struct Supervisor {
 impl Supervisor {
     /// Nothing is known yet: the seat is not ours.
     pub fn new(paths: Paths) -> Self {
-        Self { paths, link: None, acting: false, rest: None, look_at: Tick(0), alone_since: None }
+        Self {
+            paths,
+            link: None,
+            acting: false,
+            rest: None,
+            watchdog: None,
+            watchdog_told: false,
+            look_at: Tick(0),
+            alone_since: None,
+        }
     }
 
     /// Where we act, if we do.
@@ -83,7 +98,8 @@ impl Supervisor {
         while let Some(received) = self.link.as_mut().map(Link::try_recv) {
             match received {
                 Ok(None) => break,
-                Ok(Some((ToWorker::Grant { epoch, memory }, fds))) => {
+                Ok(Some((ToWorker::Grant { epoch, memory, watchdog }, mut fds))) => {
+                    let runs = watchdog.and_then(|running| Some((fds.pop()?, running)));
                     if let Some(fd) = fds.into_iter().next() {
                         self.rest = Some(TcpListener::from(fd));
                     }
@@ -91,6 +107,7 @@ impl Supervisor {
                     if !self.acting {
                         tracing::info!("the supervisor gave us the seat, epoch {epoch}");
                         self.acting = true;
+                        turns.extend(runs.map(|(fd, running)| Turn::Watchdog(fd, running)));
                         turns.push(Turn::Act(memory));
                     }
                 }
@@ -111,8 +128,9 @@ impl Supervisor {
                     pid: crate::pg::process::pid(),
                     postmaster_pid: crate::pg::process::postmaster_pid(),
                     memory,
+                    watchdog: self.running(),
                 };
-                self.send(&hello, true);
+                self.watchdog_told = self.send(&hello, true);
             }
             Err(error) if self.acting => tracing::debug!("no supervisor: {error}"),
             Err(error) => {
@@ -150,7 +168,31 @@ impl Supervisor {
     /// What the supervisor needs to go on at any moment. `false` if it did not get that; without one there is nobody to go on from it.
     pub fn beat(&mut self, memory: &Memory) -> bool {
         let listens = self.acting && self.link.is_some();
-        !listens || self.send(&ToSupervisor::Beat { memory: Box::new(memory.clone()) }, false)
+        if !listens {
+            return true;
+        }
+        let sent = self.send(&ToSupervisor::Beat { memory: Box::new(memory.clone()), watchdog: self.running() }, false);
+        self.watchdog_told |= sent;
+        sent
+    }
+
+    fn running(&self) -> Option<Running> {
+        self.watchdog.as_ref().map(|(_, running)| *running)
+    }
+
+    /// The supervisor is to have what we have, so that our end does not close it.
+    pub fn share_watchdog(&mut self, lent: Option<(BorrowedFd<'_>, Running)>) {
+        let Some((fd, running)) = lent else {
+            self.watchdog = None;
+            return;
+        };
+        match &mut self.watchdog {
+            Some((_, known)) => *known = running,
+            None => match fd.try_clone_to_owned() {
+                Ok(copy) => (self.watchdog, self.watchdog_told) = (Some((copy, running)), false),
+                Err(error) => tracing::warn!("the supervisor cannot be given the watchdog: {error}"),
+            },
+        }
     }
 
     /// We act no more. `false` without a supervisor to take over.
@@ -163,7 +205,9 @@ impl Supervisor {
             return false;
         }
         self.hand_on(waits);
-        let _ = self.send(&ToSupervisor::Leaving { reason: reason.clone(), memory: Box::new(memory.clone()) }, false);
+        self.watchdog_told = false;
+        let (memory, watchdog) = (Box::new(memory.clone()), self.running());
+        let _ = self.send(&ToSupervisor::Leaving { reason: reason.clone(), memory, watchdog }, false);
         self.link.is_some()
     }
 
@@ -191,7 +235,9 @@ impl Supervisor {
 
     fn send(&mut self, message: &ToSupervisor, with_rest: bool) -> bool {
         let Some(link) = self.link.as_mut() else { return false };
-        let fds: Vec<BorrowedFd<'_>> = if with_rest { self.rest.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
+        let rest = self.rest.iter().map(AsFd::as_fd).filter(|_| with_rest);
+        let watchdog = self.watchdog.iter().map(|(fd, _)| fd.as_fd()).filter(|_| with_rest || !self.watchdog_told);
+        let fds: Vec<BorrowedFd<'_>> = rest.chain(watchdog).collect();
         match link.send(message, &fds) {
             Ok(()) => return true,
             // A supervisor that is stopped or slow misses a beat; it knows that.

@@ -50,6 +50,7 @@ impl Port for Hands {
 
     fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&serde_json::Value>) {
         self.outside.site.config = Arc::clone(config);
+        self.outside.watchdog.configure(&config.watchdog);
         self.outside.keep_dynamic(dynamic, self.acting);
     }
 }

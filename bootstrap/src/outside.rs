@@ -14,6 +14,7 @@ use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
 use ha_core::seat::LeaveReason;
 use ha_node::clock;
+use ha_node::watchdog::Watchdog;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,6 +48,8 @@ struct Running {
 pub struct Outside {
     /// Where everything is; replaced when the configuration changes.
     pub site: Site,
+    /// This machine's watchdog, if it runs.
+    pub watchdog: Watchdog,
     postmaster: Option<Arc<Postmaster>>,
     /// Since when the postmaster has been known, or its worker lost.
     since: Tick,
@@ -73,6 +76,7 @@ impl Outside {
     #[must_use]
     pub fn new(site: Site, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
         Self {
+            watchdog: Watchdog::new(&site.config.watchdog),
             site,
             postmaster: None,
             since: clock::now(),
@@ -234,6 +238,7 @@ impl Outside {
             history_at: None,
             pending_restart: BTreeMap::new(),
             founding,
+            watchdog: self.watchdog.view(),
         }
     }
 
@@ -266,6 +271,9 @@ impl Outside {
 
     /// Carries out one effect; steps go on by themselves.
     pub fn carry_out(&mut self, effect: &Effect, memory: &Memory) -> Result<(), String> {
+        if self.watchdog.execute(effect) {
+            return Ok(());
+        }
         match effect {
             Effect::Run(step) => self.begin(step, memory),
             Effect::Exit { code } => {
@@ -291,6 +299,9 @@ impl Outside {
             | Effect::Unseal
             | Effect::Freeze
             | Effect::ServeReads
+            | Effect::ArmWatchdog { .. }
+            | Effect::FeedWatchdog { .. }
+            | Effect::DisarmWatchdog
             | Effect::Follow { .. }
             | Effect::Demote { .. } => Err(format!("not to be done outside the server: {effect}")),
         }

@@ -6,6 +6,7 @@ use crate::process::Held;
 use ha_core::clock::Tick;
 use ha_core::memory::Memory;
 use ha_core::seat::{LeaveReason, ToSupervisor, ToWorker};
+use ha_core::watchdog::Running;
 use ha_node::clock;
 use ha_node::net::RestWait;
 use ha_node::seat_socket::{Connection, Listener, RecvError};
@@ -153,7 +154,7 @@ impl Seat {
     /// Takes in everything that was sent. `Some` when the seat has come back.
     pub fn receive(&mut self, outside: &mut Outside) -> Option<Returned> {
         self.accept(outside);
-        let returned = self.listen_to_worker();
+        let returned = self.listen_to_worker(outside);
         self.greet(outside);
         returned
     }
@@ -185,23 +186,27 @@ impl Seat {
     }
 
     /// Reads the hellos.
-    fn greet(&mut self, outside: &Outside) {
+    fn greet(&mut self, outside: &mut Outside) {
         for mut link in std::mem::take(&mut self.strangers) {
             match link.try_recv() {
                 Ok(None) => self.strangers.push(link),
-                Ok(Some((ToSupervisor::Hello { pid, postmaster_pid, memory }, fds))) => {
+                Ok(Some((ToSupervisor::Hello { pid, postmaster_pid, memory, watchdog }, mut fds))) => {
                     let known = outside.postmaster().is_some_and(|known| known.pid() == postmaster_pid);
                     let process = Held::open(pid).filter(|_| link.peer_pid().ok() == Some(pid) && known);
                     let Some(process) = process else {
                         tracing::warn!(pid, "a worker with false papers was refused");
                         continue;
                     };
+                    let runs = watchdog.and_then(|_| fds.pop());
                     if let Some(fd) = fds.into_iter().next()
                         && self.rest.is_none()
                     {
                         self.rest = Some(TcpListener::from(fd));
                     }
                     let acted = memory.is_some();
+                    if acted {
+                        outside.watchdog.follow(watchdog, runs);
+                    }
                     let memory = memory.map(|memory| *memory).unwrap_or_default();
                     self.welcome(Worker { link, process, memory, heard_at: clock::now() }, acted);
                 }
@@ -217,7 +222,8 @@ impl Seat {
             // It has been acting all along, while we were not there or did not look, and knows more than we do.
             Holder::Undecided { .. } | Holder::Us { .. } if acted => {
                 self.epoch += 1;
-                let grant = ToWorker::Grant { epoch: self.epoch, memory: Box::new(worker.memory.clone()) };
+                let memory = Box::new(worker.memory.clone());
+                let grant = ToWorker::Grant { epoch: self.epoch, memory, watchdog: None };
                 if let Err(error) = worker.link.send(&grant, &[]) {
                     tracing::warn!(%error, "the worker cannot be answered");
                     return;
@@ -230,7 +236,7 @@ impl Seat {
         }
     }
 
-    fn listen_to_worker(&mut self) -> Option<Returned> {
+    fn listen_to_worker(&mut self, outside: &mut Outside) -> Option<Returned> {
         loop {
             let (worker, holds) = match &mut self.holder {
                 Holder::Worker(worker) => (worker, true),
@@ -243,11 +249,19 @@ impl Seat {
                     let before = worker.heard_at;
                     worker.heard_at = clock::now();
                     match message {
-                        ToSupervisor::Beat { memory } => worker.memory = *memory,
+                        ToSupervisor::Beat { memory, watchdog } => {
+                            worker.memory = *memory;
+                            if holds {
+                                outside.watchdog.follow(watchdog, fds.into_iter().next());
+                            }
+                        }
                         ToSupervisor::Waits(waits) => {
                             self.waits.extend(fds.into_iter().zip(waits).map(|(fd, wait)| RestWait::new(fd, wait)));
                         }
-                        ToSupervisor::Leaving { reason, memory } => {
+                        ToSupervisor::Leaving { reason, memory, watchdog } => {
+                            if holds {
+                                outside.watchdog.follow(watchdog, fds.into_iter().next());
+                            }
                             // It may have left a moment after it said so.
                             let worker_alive_at = if worker.process.ended() { before } else { worker.heard_at };
                             self.holder = Holder::Us { waiting: None };
@@ -272,13 +286,15 @@ impl Seat {
     }
 
     /// Gives the seat to the worker that waits for it, with what is to be remembered.
-    pub fn grant(&mut self, memory: &Memory) -> bool {
+    pub fn grant(&mut self, memory: &Memory, watchdog: Option<(BorrowedFd<'_>, Running)>) -> bool {
         let Holder::Us { waiting } = &mut self.holder else { return false };
         let Some(mut worker) = waiting.take() else { return false };
         self.epoch += 1;
-        let grant = ToWorker::Grant { epoch: self.epoch, memory: Box::new(memory.clone()) };
-        let rest: Vec<BorrowedFd<'_>> = self.rest.iter().map(AsFd::as_fd).collect();
-        if let Err(error) = worker.link.send(&grant, &rest) {
+        let running = watchdog.map(|(_, running)| running);
+        let grant = ToWorker::Grant { epoch: self.epoch, memory: Box::new(memory.clone()), watchdog: running };
+        let rest = self.rest.iter().map(AsFd::as_fd);
+        let fds: Vec<BorrowedFd<'_>> = rest.chain(watchdog.map(|(fd, _)| fd)).collect();
+        if let Err(error) = worker.link.send(&grant, &fds) {
             tracing::warn!(%error, "the seat cannot be handed over");
             return false;
         }
@@ -345,7 +361,7 @@ mod tests {
         assert!(seat.ours() && seat.wanted());
         assert!(its_end.try_recv().expect("open").is_none());
         let ours = Memory { session: Some(LeaseId(8)), ..Memory::default() };
-        assert!(seat.grant(&ours));
+        assert!(seat.grant(&ours, None));
         let (ToWorker::Grant { memory, .. }, _) = its_end.try_recv().expect("open").expect("the seat") else {
             panic!("no grant");
         };

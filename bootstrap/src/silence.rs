@@ -42,8 +42,8 @@ impl Silence {
         }
     }
 
-    /// Looks at the worker that has the seat; when to look again.
-    pub fn watch(&mut self, worker: &Worker, driver: &mut Driver, now: Tick) -> Tick {
+    /// Looks at the worker that has the seat; when to look again. From `reset_at` on the watchdog is about to reset this machine.
+    pub fn watch(&mut self, worker: &Worker, driver: &mut Driver, reset_at: Option<Tick>, now: Tick) -> Tick {
         let settings = driver.settings();
         let (ttl, loop_wait) = (settings.ttl_ms, settings.loop_wait_ms);
         let heard_at = worker.heard_at.max(self.attentive_since);
@@ -66,6 +66,7 @@ impl Silence {
         // With the store out of reach the others may have promised it more time than the lease has.
         let promised = worker.memory.failsafe.extended;
         let deadline = worker.memory.lease.map(|lease| lease.deadline().max(promised.unwrap_or_default()));
+        let deadline = deadline.map(|deadline| reset_at.map_or(deadline, |at| deadline.min(at)));
         let kill_at = if holds { heard_at + KILL_MIN } else { kill_at(heard_at, deadline, ttl) };
         // In maintenance mode its lease may be over for long; to kill it would restart the server.
         if now >= kill_at && !self.killed && !worker.memory.paused {

@@ -317,7 +317,7 @@ impl Supervisor {
         let waits = self.driver.take_rest_waits();
         self.driver.adopt_rest_waits(waits);
         let memory = self.driver.memory().clone();
-        let granted = self.seat.grant(&memory);
+        let granted = self.seat.grant(&memory, self.hands.outside.watchdog.lent());
         self.hands.acting = !granted;
         if granted {
             self.silence = Silence::new(clock::now());
@@ -341,7 +341,8 @@ impl Supervisor {
             next = next.min(at);
         }
         if let Some(worker) = self.seat.worker() {
-            next = next.min(self.silence.watch(worker, &mut self.driver, now));
+            let reset_at = self.hands.outside.watchdog.lent().map(|(_, running)| running.give_up_at());
+            next = next.min(self.silence.watch(worker, &mut self.driver, reset_at, now));
         }
         if let Some(asked_at) = self.leave_asked_at {
             next = next.min(asked_at + LEAVE_MAX);

@@ -25,6 +25,7 @@ fn only_a_child_of_the_postmaster_may_speak_for_the_worker() {
             pid: std::process::id().cast_signed(),
             postmaster_pid: node.postmaster().pid(),
             memory: None,
+            watchdog: None,
         };
         link.send(&hello, &[]).expect("sent");
         assert!(seat.receive(&mut outside).is_none());
@@ -61,7 +62,12 @@ fn hello_of_a_program() {
     };
     let mut link: Connection<ToSupervisor, ToWorker> = Connection::connect(Path::new(&socket)).expect("connected");
     let pid = std::process::id().cast_signed();
-    let hello = ToSupervisor::Hello { pid, postmaster_pid: postmaster.parse().expect("a number"), memory: None };
+    let hello = ToSupervisor::Hello {
+        pid,
+        postmaster_pid: postmaster.parse().expect("a number"),
+        memory: None,
+        watchdog: None,
+    };
     link.send(&hello, &[]).expect("sent");
     let said = loop {
         match link.try_recv() {

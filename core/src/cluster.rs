@@ -125,6 +125,12 @@ impl Member {
     pub fn postgres_address(&self) -> Option<Address> {
         Address::from_conn_url(self.conn_url.as_deref()?)
     }
+
+    /// `watchdog_failed`, which only members of our kind write there: it may not lead.
+    #[must_use]
+    pub fn watchdog_failed(&self) -> bool {
+        self.json.get("watchdog_failed").is_some_and(|value| value == true)
+    }
 }
 
 /// Where a Postgres listens.

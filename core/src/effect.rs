@@ -3,7 +3,7 @@
 //! Order is part of the contract: seal before demote, demote before release, acquire before promote.
 //! An effect whose outcome matters ([`Effect::Dcs`], [`Effect::Run`]) ends the list of its decision.
 
-use crate::clock::Tick;
+use crate::clock::{Millis, Tick};
 use crate::dcs::DcsCall;
 use crate::failsafe::Reply;
 use crate::ids::{NodeName, Revision, Timeline};
@@ -100,6 +100,21 @@ pub enum Effect {
         /// How.
         method: DemoteMethod,
     },
+    /// Start the watchdog if it does not run, set it to this timeout, feed it. Not after `by`. What became of it shows in
+    /// [`crate::local::LocalView::watchdog`].
+    ArmWatchdog {
+        /// Without being fed for so long it resets this machine; whole seconds.
+        timeout_ms: Millis,
+        /// Later it might reset this machine after another has begun to lead.
+        by: Tick,
+    },
+    /// Feed the watchdog, unless it is later than `by`.
+    FeedWatchdog {
+        /// As above.
+        by: Tick,
+    },
+    /// Stop the watchdog and close it: nothing here can write.
+    DisarmWatchdog,
     /// Run a step on the stopped (or to be stopped) server (outside); its end comes back as an outcome.
     Run(Step),
     /// The supervisor may exit: nothing is left to do (outside).
@@ -210,6 +225,9 @@ impl Effect {
             | Effect::Unseal
             | Effect::Freeze
             | Effect::ServeReads
+            | Effect::ArmWatchdog { .. }
+            | Effect::FeedWatchdog { .. }
+            | Effect::DisarmWatchdog
             | Effect::Follow { .. } => false,
         }
     }
@@ -223,6 +241,9 @@ impl Effect {
             | Effect::PollPeers { .. }
             | Effect::AskFailsafe { .. }
             | Effect::AnswerFailsafe { .. }
+            | Effect::ArmWatchdog { .. }
+            | Effect::FeedWatchdog { .. }
+            | Effect::DisarmWatchdog
             | Effect::CloseFence => None,
             Effect::ExtendFence { .. }
             | Effect::LimitFence { .. }
@@ -282,6 +303,9 @@ impl fmt::Display for Effect {
             Effect::Follow { upstream: None } => f.write_str("follow nobody"),
             Effect::Demote { reason, method: DemoteMethod::Restart } => write!(f, "demote: {reason}"),
             Effect::Demote { reason, method: DemoteMethod::InPlace } => write!(f, "demote in place: {reason}"),
+            Effect::ArmWatchdog { timeout_ms, .. } => write!(f, "arm the watchdog: {} s", timeout_ms.0 / 1000),
+            Effect::FeedWatchdog { .. } => f.write_str("feed the watchdog"),
+            Effect::DisarmWatchdog => f.write_str("stop the watchdog"),
             Effect::Run(step) => write!(f, "{step}"),
             Effect::Exit { code } => write!(f, "exit with {code}"),
         }

@@ -33,3 +33,4 @@ pub mod sim;
 pub mod tags;
 pub mod timeline;
 pub mod view;
+pub mod watchdog;

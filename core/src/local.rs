@@ -3,6 +3,7 @@
 use crate::clock::Tick;
 use crate::cluster::Address;
 use crate::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
+use crate::watchdog::WatchdogView;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -29,6 +30,8 @@ pub struct LocalView {
     /// This directory was made to found a cluster, and that it did has not been seen yet: nothing was ever
     /// acknowledged in it.
     pub founding: bool,
+    /// This machine's watchdog.
+    pub watchdog: WatchdogView,
 }
 
 /// A setting that waits for a restart, as people read it.

@@ -181,6 +181,9 @@ pub(crate) fn fields<'a>(
     if memory.awaits_checkpoint {
         out.push(("awaits_checkpoint", Field::Flag(true)));
     }
+    if local.watchdog.failed(&settings.watchdog, settings.ttl_ms).is_some() {
+        out.push(("watchdog_failed", Field::Flag(true)));
+    }
     if settings.pause {
         out.push(("pause", Field::Flag(true)));
     }
@@ -213,6 +216,7 @@ mod tests {
             cannot_write: None,
             pending_restart: BTreeMap::new(),
             founding: false,
+            watchdog: crate::watchdog::WatchdogView::default(),
         };
         let lease = Some(Lease::confirmed(LeaseId(5), Revision(50), Tick(1), Millis(30_000)));
         let stage =

@@ -123,6 +123,10 @@ pub struct Memory {
     pub awaits_checkpoint: bool,
     /// Promises made and given while the store cannot be reached.
     pub failsafe: Failsafe,
+    /// The confirmation that the watchdog was fed by last: when the request for it was sent.
+    pub watchdog_told: Option<Tick>,
+    /// The watchdog cannot be set to a time that is asked for.
+    pub watchdog_unfit: Option<Unfit>,
     /// A rewind onto this timeline failed: copy anew instead, if that is allowed.
     pub rewind_failed: bool,
 }
@@ -142,6 +146,15 @@ impl Doubt {
     pub fn believed(&self, lease: Lease) -> Lease {
         if lease.sent_at < self.since { Lease { sent_at: lease.sent_at - self.unseen, ..lease } } else { lease }
     }
+}
+
+/// A watchdog that takes another time than it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfit {
+    /// What it was asked for.
+    pub asked_ms: Millis,
+    /// Why that is not good enough.
+    pub why: String,
 }
 
 /// Replay that does not go on although there is more to replay.

@@ -38,6 +38,8 @@ rules! {
     LeaderStoreLost = "leader.store_lost", "No lease is held and the store cannot be reached; demote.";
     LeaderLost = "leader.lost", "Another member holds the leader key; demote.";
     LeaderCannotWrite = "leader.cannot_write", "The disk of this node cannot be written; it must not lead.";
+    LeaderNoWatchdog = "leader.no_watchdog", "A leader has to have a watchdog here, and it cannot be used any more; demote.";
+    LeaderWatchdogDue = "leader.watchdog_due", "Nothing confirmed for so long that the watchdog is about to reset this machine; the leader gives up first.";
     LeaderForeignTimeline = "leader.foreign_timeline", "Another member owns the timeline this server is on; demote.";
     LeaderTakingBack = "leader.taking_back", "The leader key vanished and this primary is on the newest timeline; take the key again.";
     LeaderAdopting = "leader.adopting", "The leader key hangs on a lease of this node's earlier life; take it over.";
@@ -93,6 +95,7 @@ rules! {
     ElectionNotAllowed = "election.not_allowed", "There is no leader, and this member is not allowed to lead.";
     ElectionLagging = "election.lagging", "There is no leader, and this member lags too far behind to lead.";
     ElectionOldTimeline = "election.old_timeline", "There is no leader, and this member's timeline is older than the cluster's.";
+    ElectionNoWatchdog = "election.no_watchdog", "A leader has to have a watchdog here, and this member's cannot be used.";
     ElectionNotReady = "election.not_ready", "There is no leader, and this member is not a consistent standby yet.";
     ElectionLeavingToCandidate = "election.leaving_to_candidate", "There is no leader; the named candidate goes first.";
     ElectionAwaitingFormer = "election.awaiting_former", "The former leader handed over, has WAL that is not here, and recovers; it is given up to `ttl` to stand for election.";
@@ -103,6 +106,8 @@ rules! {
     ElectionPeerIsPrimary = "election.peer_is_primary", "There is no leader key, but a member says it is primary; wait.";
     ElectionPeerAhead = "election.peer_ahead", "There is no leader; another member is ahead and goes first.";
     ElectionAcquiring = "election.acquiring", "Nobody is ahead of this member; it takes the leader key.";
+    WatchdogArming = "watchdog.arming", "This member holds the lease; its watchdog is armed before its server may write.";
+    PromotionNoWatchdog = "promotion.no_watchdog", "This member holds the lease, but a leader has to have a watchdog here, and this one cannot be armed; it gives the key back.";
     PromotionClaiming = "promotion.claiming", "This member holds the lease and claims the next timeline.";
     PromotionStarting = "promotion.starting", "The timeline is claimed; the server is promoted.";
     PromotionRunning = "promotion.running", "The promotion is under way and cannot be cancelled.";

@@ -4,6 +4,7 @@
 //! [`ToSupervisor::Hello`] and [`ToWorker::Grant`].
 
 use crate::memory::Memory;
+use crate::watchdog::Running;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -46,11 +47,17 @@ pub enum ToSupervisor {
         postmaster_pid: i32,
         /// What it remembers, if it already acted for this node.
         memory: Option<Box<Memory>>,
+        /// The watchdog that runs; its descriptor is the last that travels along.
+        #[serde(default)]
+        watchdog: Option<Running>,
     },
     /// Each tick: what the supervisor needs to go on at any moment.
     Beat {
         /// The inside memory.
         memory: Box<Memory>,
+        /// The watchdog that runs; its descriptor travels along the first time.
+        #[serde(default)]
+        watchdog: Option<Running>,
     },
     /// Just before [`ToSupervisor::Leaving`]: clients of REST that wait for a switchover, to be answered by the
     /// supervisor. Their connections travel along, in this order.
@@ -61,6 +68,9 @@ pub enum ToSupervisor {
         reason: LeaveReason,
         /// The inside memory.
         memory: Box<Memory>,
+        /// The watchdog that runs; its descriptor travels along.
+        #[serde(default)]
+        watchdog: Option<Running>,
     },
 }
 
@@ -73,6 +83,9 @@ pub enum ToWorker {
         epoch: u64,
         /// What to go on with.
         memory: Box<Memory>,
+        /// The watchdog that runs; its descriptor is the last that travels along.
+        #[serde(default)]
+        watchdog: Option<Running>,
     },
     /// The supervisor has been told to stop the node: leave the seat with [`LeaveReason::Shutdown`]
     /// (or [`LeaveReason::Switchover`], which a leader does) as if the server were shutting down.

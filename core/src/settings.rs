@@ -2,6 +2,7 @@
 
 use crate::clock::Millis;
 use crate::tags::Tags;
+use crate::watchdog::WatchdogSettings;
 use serde::{Deserialize, Serialize};
 
 /// Settings in force (wire.md 8.2), times in milliseconds.
@@ -36,6 +37,8 @@ pub struct Settings {
     pub failsafe_mode: bool,
     /// `pause`.
     pub pause: bool,
+    /// `watchdog`.
+    pub watchdog: WatchdogSettings,
     /// Our tags.
     pub tags: Tags,
     /// `bootstrap.dcs`: written to the `config` key by the first leader.
@@ -57,6 +60,7 @@ impl Default for Settings {
             demote_in_place: true,
             failsafe_mode: false,
             pause: false,
+            watchdog: WatchdogSettings::default(),
             tags: Tags::default(),
             bootstrap_dcs: serde_json::Value::Object(serde_json::Map::new()),
         }

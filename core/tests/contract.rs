@@ -92,6 +92,7 @@ fn judged(
         cannot_write: None,
         pending_restart: BTreeMap::new(),
         founding: false,
+        watchdog: ha_core::watchdog::WatchdogView::default(),
     };
     let (me, identity) = (NodeName::new("n1"), Identity::default());
     let view = View {

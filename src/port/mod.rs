@@ -28,6 +28,7 @@ use ha_core::view::Seat;
 use ha_node::clock;
 use ha_node::driver::Port;
 use ha_node::marker;
+use ha_node::watchdog::Watchdog;
 use handover::Handover;
 use park::Parking;
 use promotion::Promotion;
@@ -44,6 +45,8 @@ pub struct Inside {
     pub seat: Option<Seat>,
     /// The decision wants the seat to be left.
     pub leaving: Option<LeaveReason>,
+    /// This machine's watchdog, if it runs.
+    pub watchdog: Watchdog,
     shared: &'static Shared,
     files: Files,
     control: ControlFile,
@@ -94,6 +97,7 @@ impl Inside {
         Self {
             seat: None,
             leaving: None,
+            watchdog: Watchdog::new(&config.watchdog),
             shared,
             files,
             control,
@@ -330,6 +334,10 @@ impl Port for Inside {
                     }
                 }
             }
+            Effect::ArmWatchdog { .. } | Effect::FeedWatchdog { .. } | Effect::DisarmWatchdog => {
+                self.watchdog.execute(effect);
+                Ok(())
+            }
             Effect::Dcs(_)
             | Effect::PollPeers { .. }
             | Effect::AskFailsafe { .. }
@@ -349,6 +357,7 @@ impl Port for Inside {
 
     fn reconfigured(&mut self, config: &Arc<Config>, dynamic: Option<&Value>) {
         self.config = config.clone();
+        self.watchdog.configure(&config.watchdog);
         self.reconfigured = true;
         // Before the copy for the next start: a worker that ends in between then finds the change anew.
         self.write_server_files();

@@ -54,6 +54,7 @@ impl Inside {
             history_at: facts.history_at,
             pending_restart: self.pending_restart(),
             founding: facts.founding == Some(control.system_id),
+            watchdog: self.watchdog.view(),
         }
     }
 

@@ -45,9 +45,15 @@ impl Worker {
         self.settle(Self::has_settled);
         self.see_told(told, ANSWER_MAX_BEFORE_STOP, |_| {});
         let waits = self.driver.take_rest_waits();
+        self.supervisor.share_watchdog(self.inside.watchdog.lent());
         let supervised = self.supervisor.leave(reason, self.driver.memory(), waits);
         if !supervised && *reason == LeaveReason::WorkerLost {
             Supervisor::bequeath(self.driver.memory());
+        }
+        if supervised {
+            // The supervisor has it from here on, and closes it when it is stopped.
+            self.supervisor.share_watchdog(None);
+            self.inside.watchdog.follow(None, None);
         }
         self.inside.end_leaving();
         self.inside.seat = None;
@@ -121,6 +127,7 @@ impl Worker {
         }
         self.keep_events();
         let waits = self.driver.take_rest_waits();
+        self.supervisor.share_watchdog(self.inside.watchdog.lent());
         if !self.supervisor.leave(reason, self.driver.memory(), waits) {
             Supervisor::bequeath(self.driver.memory());
         }

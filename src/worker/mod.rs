@@ -172,6 +172,7 @@ impl Worker {
         let now = clock::now();
         for turn in self.supervisor.poll(now, self.driver.memory()) {
             match turn {
+                Turn::Watchdog(fd, running) => self.inside.watchdog.follow(Some(running), Some(fd)),
                 Turn::Act(memory) => self.take_seat(*memory),
                 Turn::Alone => self.listen_at = Some(now),
                 Turn::Leave => self.leave(&LeaveReason::Shutdown),
@@ -191,6 +192,9 @@ impl Worker {
         self.page_due |= ticked.rule_changed || std::mem::take(&mut self.inside.reconfigured);
         if let Some(reason) = self.inside.leaving.take() {
             self.leave(&reason);
+        }
+        if self.supervisor.seat().is_some() {
+            self.supervisor.share_watchdog(self.inside.watchdog.lent());
         }
         self.supervisor.beat(self.driver.memory());
         self.keep_marker();

@@ -29,5 +29,6 @@ pub mod sql;
 pub mod terms;
 pub mod usurper;
 pub mod wait;
+pub mod watchdog;
 pub mod wire;
 pub mod writer;

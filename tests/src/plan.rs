@@ -42,6 +42,8 @@ pub struct Plan {
     pub parameters: Vec<String>,
     /// Additional lines for the node's `postgresql` section.
     pub postgresql: Vec<String>,
+    /// `watchdog.mode`, with a named pipe `watchdog` in each node's directory as the device.
+    pub watchdog: Option<&'static str>,
     /// Size of a file system of its own for each node, in MiB; none means the scratch directory's.
     pub disk_mib: Option<u32>,
 }
@@ -62,6 +64,7 @@ impl Default for Plan {
             system: System::HaExt,
             parameters: Vec::new(),
             postgresql: Vec::new(),
+            watchdog: None,
             disk_mib: None,
         }
     }
@@ -132,6 +135,9 @@ pub fn yaml(plan: &Plan, site: &Site, etcd: &[String]) -> String {
     for line in &plan.postgresql {
         let _ = writeln!(postgresql, "  {line}");
     }
+    let watchdog = plan.watchdog.map_or_else(String::new, |mode| {
+        format!("watchdog:\n  mode: {mode}\n  device: {dir}/watchdog\n  driver: testing\n")
+    });
     format!(
         "scope: {scope}
 name: {name}
@@ -177,7 +183,7 @@ postgresql:
     unix_socket_directories: {dir}
     logging_collector: off
     log_line_prefix: '%m [%p] '
-{postgresql}tags:
+{postgresql}{watchdog}tags:
   nofailover: false
 "
     )

@@ -28,3 +28,4 @@ pub mod supervisor_lock;
 mod test_dir;
 #[cfg(test)]
 mod test_etcd;
+pub mod watchdog;

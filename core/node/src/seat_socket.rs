@@ -258,7 +258,7 @@ mod tests {
             std::sync::Arc::make_mut(&mut memory.known_peers)
                 .insert(NodeName::new(format!("node{n:06}")), "u".repeat(80));
         }
-        ToSupervisor::Beat { memory: Box::new(memory) }
+        ToSupervisor::Beat { memory: Box::new(memory), watchdog: None }
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
             assert!(supervisor.try_recv().expect("nothing yet").is_none());
 
             let (reader, writer) = std::io::pipe().expect("pipe");
-            let hello = ToSupervisor::Hello { pid: 5, postmaster_pid: 4, memory: None };
+            let hello = ToSupervisor::Hello { pid: 5, postmaster_pid: 4, memory: None, watchdog: None };
             worker.send(&hello, &[writer.as_fd()]).expect("send");
             drop(writer);
             let (message, fds) = supervisor.try_recv().expect("received").expect("there");
@@ -343,7 +343,7 @@ mod tests {
         }
         assert!(sent > 0);
         supervisor.try_recv().expect("received").expect("there");
-        let leaving = ToSupervisor::Leaving { reason: LeaveReason::Shutdown, memory: Box::default() };
+        let leaving = ToSupervisor::Leaving { reason: LeaveReason::Shutdown, memory: Box::default(), watchdog: None };
         worker.send(&leaving, &[]).expect("room again");
     }
 }

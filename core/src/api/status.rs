@@ -55,6 +55,9 @@ fn body(facts: &Facts<'_>) -> Object {
     if !pending.is_empty() {
         out.put("pending_restart", true).put("pending_restart_reason", json!(pending));
     }
+    if snapshot.local.watchdog.failed(&snapshot.settings.watchdog, snapshot.settings.ttl_ms).is_some() {
+        out.put("watchdog_failed", true);
+    }
     let mut patroni = Object::default();
     patroni.put("version", COMPATIBLE_VERSION);
     patroni.put("scope", snapshot.config.scope.as_str()).put("name", snapshot.config.name.as_str());

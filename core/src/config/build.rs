@@ -5,12 +5,13 @@ use super::layers::Merged;
 use super::parameters::{OUR_DEFAULTS, SHARED};
 use super::sections::{
     BasicAuth, Bootstrap, CommandOption, Credentials, Dynamic, Etcd3, LogLevel, Postgresql, RestApi, Secret,
-    ServerTokens,
+    ServerTokens, Watchdog,
 };
 use super::timing::Timing;
 use super::value::{self, Typed};
 use crate::clock::Millis;
 use crate::cluster::Address;
+use crate::watchdog::{Mode, WatchdogSettings};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -247,6 +248,23 @@ pub(super) fn etcd3(merged: &mut Merged) -> Etcd3 {
     }
     let authentication = basic_auth(merged, "etcd3.username", "etcd3.password");
     Etcd3 { hosts, tls, authentication, cacert, cert, key }
+}
+
+pub(super) fn watchdog(merged: &Merged) -> Watchdog {
+    let mode = match merged.text("watchdog.mode").as_deref() {
+        Some("off") => Mode::Off,
+        Some("required") => Mode::Required,
+        _ => Mode::Automatic,
+    };
+    let safety_margin_s = match merged.get("watchdog.safety_margin") {
+        Some(Typed::Number(seconds)) => *seconds,
+        _ => WatchdogSettings::default().safety_margin_s,
+    };
+    Watchdog {
+        device: PathBuf::from(merged.text("watchdog.device").unwrap_or_else(|| "/dev/watchdog".to_owned())),
+        testing: merged.text("watchdog.driver").as_deref() == Some("testing"),
+        settings: WatchdogSettings { mode, safety_margin_s },
+    }
 }
 
 pub(super) fn bootstrap(merged: &mut Merged, dcs: Value) -> Bootstrap {

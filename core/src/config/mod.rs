@@ -24,7 +24,7 @@ pub use listed::Listed;
 pub use problem::{ConfigError, Problem, Warning};
 pub use sections::{
     BasicAuth, Bootstrap, CommandOption, Credentials, Dynamic, Etcd3, LogLevel, Postgresql, RestApi, Secret,
-    ServerTokens, host_port,
+    ServerTokens, Watchdog, host_port,
 };
 
 use crate::ids::NodeName;
@@ -56,6 +56,8 @@ pub struct Config {
     pub postgresql: Postgresql,
     /// `bootstrap`.
     pub bootstrap: Bootstrap,
+    /// `watchdog`.
+    pub watchdog: Watchdog,
     /// `tags`.
     pub tags: Tags,
     /// Every setting with its value and origin.
@@ -125,6 +127,7 @@ impl Config {
             etcd3: build::etcd3(&mut merged),
             postgresql: build::postgresql(&mut merged),
             bootstrap: build::bootstrap(&mut merged, bootstrap_dcs.cloned().unwrap_or_else(build::default_dcs)),
+            watchdog: build::watchdog(&merged),
             tags: tags::tags(&mut merged),
             listed: listed::all(&merged),
             name: NodeName::new(name),
@@ -190,6 +193,7 @@ impl Config {
             demote_in_place: self.postgresql.demote_in_place,
             failsafe_mode: self.dynamic.failsafe_mode,
             pause: self.dynamic.pause,
+            watchdog: self.watchdog.settings,
             tags: self.tags.clone(),
             bootstrap_dcs: self.bootstrap.dcs.clone(),
         }

@@ -2,6 +2,7 @@
 
 use crate::clock::Millis;
 use crate::cluster::Address;
+use crate::watchdog::WatchdogSettings;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -218,6 +219,17 @@ pub struct Dynamic {
     pub primary_start_timeout_ms: Millis,
     /// `pause`.
     pub pause: bool,
+}
+
+/// `watchdog`, as far as decisions do not depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watchdog {
+    /// `device`.
+    pub device: PathBuf,
+    /// `driver: testing`: the device is told its timeout as text, too.
+    pub testing: bool,
+    /// `mode` and `safety_margin`.
+    pub settings: WatchdogSettings,
 }
 
 /// `log.level`.

@@ -169,7 +169,7 @@ fn mistakes_are_errors_with_path_and_expectation() {
 #[test]
 fn what_patroni_knows_but_is_not_built_is_a_warning_that_names_it() {
     let local = with(&json!({
-        "watchdog": {"mode": "required"},
+        "citus": {"group": 0},
         "log": {"dir": "/var/log", "level": "debug"},
         "ctl": {"insecure": true},
         "restapi": {"certfile": "/x", "verify_client": "none"},
@@ -188,6 +188,7 @@ fn what_patroni_knows_but_is_not_built_is_a_warning_that_names_it() {
         paths,
         [
             "bootstrap.dcs.synchronous_mode",
+            "citus",
             "log.dir",
             "postgresql.callbacks",
             "postgresql.create_replica_methods",
@@ -195,7 +196,6 @@ fn what_patroni_knows_but_is_not_built_is_a_warning_that_names_it() {
             "postgresql.parameters.port",
             "postgresql.wal_e",
             "restapi.certfile",
-            "watchdog",
         ]
     );
     assert_eq!(config.log_level, LogLevel::Debug);

@@ -1,7 +1,7 @@
 //! The invariants of a decision, asserted in tests and in production: a broken one means stop acting, let the
 //! lease lapse, shout.
 
-use super::{Decision, failsafe, handover, rejoin, schedule};
+use super::{Decision, failsafe, handover, rejoin, schedule, watchdog};
 use crate::cluster::{Cluster, Released};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
@@ -44,6 +44,12 @@ pub enum Violation {
     PromiseBroken,
     /// A switchover that was scheduled is begun before its time.
     BeforeItsTime,
+    /// A server may write without the watchdog that is required.
+    Unwatched,
+    /// The watchdog is fed without a confirmation since, or too late after it.
+    FedUnconfirmed,
+    /// The watchdog is stopped while something can write.
+    DisarmedEarly,
     /// Two changes of role at once.
     TwoRoleChanges,
 }
@@ -65,6 +71,9 @@ impl fmt::Display for Violation {
             Violation::ExtendedUnpromised => "a fence kept open without the promise of every member",
             Violation::PromiseBroken => "the leader key taken against a promise",
             Violation::BeforeItsTime => "a switchover before the time it was scheduled for",
+            Violation::Unwatched => "a server may write without the watchdog that is required",
+            Violation::FedUnconfirmed => "the watchdog fed without a confirmation",
+            Violation::DisarmedEarly => "the watchdog stopped while something can write",
             Violation::TwoRoleChanges => "two changes of role at once",
         })
     }
@@ -159,6 +168,11 @@ impl Decision {
                     if self.memory.lease != Some(*lease) || !lease.valid_at(view.now) {
                         return Err(Violation::WithoutLease);
                     }
+                    // One that has no deadline yet only gets one.
+                    let binds = matches!(&view.local.server, Server::Primary(primary) if primary.fence_unbound);
+                    if !binds && watchdog::is_missed(view.settings, view.local, self.memory.paused) {
+                        return Err(Violation::Unwatched);
+                    }
                 }
                 Effect::Dcs(DcsCall::ReleaseLeader { announce, .. }) => self.check_release(view, announce, sealed)?,
                 Effect::CloseFence => sealed = true,
@@ -170,6 +184,20 @@ impl Decision {
                 Effect::Park if !checkpointed(&view.local.server) => return Err(Violation::UnpreparedInPlace),
                 Effect::ExtendFence { until } if !failsafe::is_promised(&self.memory, view, *until) => {
                     return Err(Violation::ExtendedUnpromised);
+                }
+                Effect::ArmWatchdog { timeout_ms, by } => {
+                    if !watchdog::may_feed(&self.memory, view, *timeout_ms, *by) {
+                        return Err(Violation::FedUnconfirmed);
+                    }
+                }
+                Effect::FeedWatchdog { by } => {
+                    let running = watchdog::running(view);
+                    if !running.is_some_and(|it| watchdog::may_feed(&self.memory, view, it.timeout_ms, *by)) {
+                        return Err(Violation::FedUnconfirmed);
+                    }
+                }
+                Effect::DisarmWatchdog if !watchdog::may_stop(&self.memory, view, self.memory.paused) => {
+                    return Err(Violation::DisarmedEarly);
                 }
                 Effect::Dcs(DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. })
                     if self.memory.failsafe.binds(view.now).is_some() =>
@@ -194,6 +222,7 @@ impl Decision {
                 | Effect::Unseal
                 | Effect::Freeze
                 | Effect::ServeReads
+                | Effect::DisarmWatchdog
                 | Effect::Follow { .. }
                 | Effect::Run(_)
                 | Effect::Exit { .. } => {}

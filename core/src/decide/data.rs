@@ -1,7 +1,7 @@
 //! The server is down and nothing has to be released: what becomes of the data directory?
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{election, eligibility, outside, primary, rejoin, release};
+use super::{election, eligibility, outside, primary, rejoin, release, watchdog};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
@@ -54,6 +54,7 @@ fn empty(turn: &mut Turn<'_>) -> Verdict {
         Initialize::Absent if eligibility::may_be_refounding(turn, cluster) => {
             Verdict::of(Rule::ElectionPredecessorAlive).soon(250)
         }
+        Initialize::Absent if watchdog::failure(turn).is_some() => no_watchdog(turn),
         Initialize::Absent => {
             let edit =
                 KeyEdit { key: Key::Initialize, value: Some(String::new()), expect: Expect::Absent, leased: true };
@@ -69,6 +70,11 @@ fn empty(turn: &mut Turn<'_>) -> Verdict {
         Initialize::Running => Verdict::of(Rule::BootstrapByAnother).soon(1000),
         Initialize::Done(_) => copy(turn, cluster),
     }
+}
+
+/// It would found a cluster that it may not lead.
+fn no_watchdog(turn: &Turn<'_>) -> Verdict {
+    Verdict { because: watchdog::failure(turn), ..Verdict::of(Rule::ElectionNoWatchdog).soon(250) }
 }
 
 fn initdb(turn: &Turn<'_>) -> Verdict {
@@ -150,9 +156,10 @@ fn present(turn: &mut Turn<'_>, control: &Control) -> Verdict {
     }
     match turn.standing() {
         Standing::Leads(lease) => {
-            let role =
-                if was_standby(control) { StartRole::Standby { upstream: None } } else { StartRole::Primary { lease } };
-            start(turn, Rule::StartLeader, role)
+            if was_standby(control) {
+                return start(turn, Rule::StartLeader, StartRole::Standby { upstream: None });
+            }
+            start_primary(turn, control, lease)
         }
         Standing::Overdue(_) => {
             let renewal = super::lease::renewal(turn);
@@ -215,6 +222,20 @@ fn start_standby(turn: &mut Turn<'_>, upstream: Option<Upstream>) -> Verdict {
     start(turn, Rule::StartStandby, StartRole::Standby { upstream })
 }
 
+/// With its watchdog, if there is to be one.
+fn start_primary(turn: &mut Turn<'_>, control: &Control, lease: Lease) -> Verdict {
+    if let Some(why) = watchdog::failure(turn) {
+        // A new cluster that this member may not lead is left to others to found.
+        turn.memory.bootstrap_failed |= turn.memory.bootstrapping;
+        let ended = (control.state == ControlState::ShutDown).then_some(control);
+        return release::give_up(turn, lease, ended, Rule::PromotionNoWatchdog).because(why);
+    }
+    if let Some(arming) = watchdog::before_writing(turn) {
+        return arming;
+    }
+    start(turn, Rule::StartLeader, StartRole::Primary { lease })
+}
+
 /// A start ends whatever the stop before it was for.
 fn start(turn: &mut Turn<'_>, why: Rule, role: StartRole) -> Verdict {
     let step = turn.run(Step::Start { role });
@@ -248,6 +269,10 @@ fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verd
     if turn.memory.bootstrapping {
         // An earlier attempt may have ended in a release; what is won now is kept.
         turn.memory.stage = Stage::Steady;
+        if watchdog::failure(turn).is_some() {
+            turn.memory.bootstrap_failed = true;
+            return no_watchdog(turn);
+        }
         if let Some(verdict) = election::unleased(turn, cluster) {
             return verdict;
         }
@@ -281,7 +306,7 @@ fn without_store(turn: &mut Turn<'_>, control: &Control) -> Verdict {
     if let Standing::Leads(lease) = turn.standing()
         && !was_standby(control)
     {
-        return start(turn, Rule::StartLeader, StartRole::Primary { lease });
+        return start_primary(turn, control, lease);
     }
     recover_and_park(turn, control)
 }

@@ -3,8 +3,9 @@
 //! Votes count only once this node's walreceiver is stopped, so that nothing a resurrected leader acknowledges
 //! later can be missing from what was compared.
 
+use super::eligibility::{self, Obstacle};
 use super::turn::{Turn, Verdict};
-use super::{eligibility, failsafe, pause, primary, promotion};
+use super::{failsafe, pause, primary, promotion, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Initialize, Released, Versioned};
 use crate::dcs::DcsCall;
@@ -55,7 +56,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return failsafe::wait(turn, rule);
     }
     if let Some(obstacle) = eligibility::obstacle(turn, standby, cluster, am_named) {
-        return Verdict::of(obstacle.rule()).soon(1000);
+        let verdict = Verdict::of(obstacle.rule()).soon(1000);
+        let why = if obstacle == Obstacle::NoWatchdog { watchdog::failure(turn) } else { None };
+        return Verdict { because: why, ..verdict };
     }
     if named.is_some() && !am_named && turn.now().since(gone_at) < NAMED_CANDIDATE_WAIT {
         return Verdict::of(Rule::ElectionLeavingToCandidate).soon(500);

@@ -1,6 +1,7 @@
 //! May this node lead, and if not, why not.
 
 use super::turn::Turn;
+use super::watchdog;
 use crate::cluster::{Cluster, Initialize, Released};
 use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use crate::local::{Server, StandbyView};
@@ -25,6 +26,8 @@ pub enum Obstacle {
     NotReady,
     /// Its disk cannot be written.
     CannotWrite,
+    /// Its watchdog is required and cannot be used.
+    NoWatchdog,
 }
 
 impl Obstacle {
@@ -38,6 +41,7 @@ impl Obstacle {
             Obstacle::OldTimeline => Rule::ElectionOldTimeline,
             Obstacle::NotReady => Rule::ElectionNotReady,
             Obstacle::CannotWrite => Rule::LeaderCannotWrite,
+            Obstacle::NoWatchdog => Rule::ElectionNoWatchdog,
         }
     }
 }
@@ -82,6 +86,9 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     }
     if turn.view.local.cannot_write.is_some() {
         return Some(Obstacle::CannotWrite);
+    }
+    if watchdog::failure(turn).is_some() {
+        return Some(Obstacle::NoWatchdog);
     }
     if !standby.consistent || turn.view.local.step_running.is_some() {
         return Some(Obstacle::NotReady);

@@ -5,7 +5,7 @@
 //! promise is over, whatever the store shows; whoever is not written down does not take it at all.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{lease, pause};
+use super::{lease, pause, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
 use crate::dcs::{DcsCall, Expect, Key};
@@ -178,7 +178,8 @@ pub(super) fn sent(memory: &mut Memory, effects: &[Effect]) {
 
 /// Whether a leader has to count on the members: the store has not confirmed its lease for too long.
 pub(super) fn needed(turn: &Turn<'_>, lease: &Lease) -> bool {
-    let half = Millis(lease.ttl.0 / 2);
+    let half = watchdog::window(turn).map_or(lease.ttl, |window| window.min(lease.ttl)).0 / 2;
+    let half = Millis(half);
     is_on(turn.view) && (turn.fresh().is_none() || turn.passed(Some(lease.sent_at), half))
 }
 
@@ -226,7 +227,12 @@ fn ask(turn: &mut Turn<'_>, lease: Lease) -> Option<Effect> {
         *name != turn.me() && !open && given.is_none_or(|given| turn.passed(Some(given.asked_at), recent))
     };
     let members = turn.memory.failsafe.members()?.iter().filter(due);
-    let targets: Vec<(NodeName, String)> = members.map(|(name, url)| (name.clone(), url.clone())).collect();
+    let mut targets: Vec<(NodeName, String)> = members.map(|(name, url)| (name.clone(), url.clone())).collect();
+    if !targets.is_empty() && watchdog::running(turn.view).is_some() {
+        // It is fed by the oldest promise, so that all of them are to be of one age.
+        targets = turn.memory.failsafe.members()?.clone().into_iter().collect();
+        targets.retain(|(name, _)| name != turn.me());
+    }
     if targets.is_empty() || !turn.passed(turn.memory.failsafe.asked_at, ROUND_PAUSE) {
         return None;
     }
@@ -244,6 +250,15 @@ pub(super) fn without_store(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdi
     let renewal = lease::renewal(turn);
     let left = until(turn).map_or(Millis(0), |until| until.since(turn.now()));
     Verdict::of(Rule::FailsafeLeading).and(effects).and(renewal).soon(left.0.clamp(1, ROUND_PAUSE.0))
+}
+
+/// From when the promises of all members count, if there are any: they confirm the right to lead as the store does.
+pub(super) fn promised_since(memory: &Memory, view: &View<'_>) -> Option<Tick> {
+    if !is_on(view) || !view.dcs.newest().is_none_or(pause::only_our_kind) {
+        return None;
+    }
+    let ttl = view.settings.ttl_ms;
+    memory.failsafe.until(view.me, view.now, ttl).map(|until| watchdog::counts_from(until, ttl))
 }
 
 /// Whether the fence may stay open until then: by what this leader was promised.

@@ -4,7 +4,7 @@
 
 use super::switchover::{self, Progress};
 use super::turn::{Turn, Verdict};
-use super::{in_place, lease, release};
+use super::{in_place, lease, release, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
 use crate::effect::{DemoteMethod, Effect};
@@ -233,8 +233,11 @@ pub(super) fn after_release(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdi
     let Stage::HandingOver { candidate, at, timeline, since } = turn.memory.stage.clone() else {
         return Verdict::of(Rule::HandOverReleasing).with(Effect::CloseFence);
     };
+    // The supervisor asks for it once more, when the server is on its way to a standby.
+    let in_haste = watchdog::is_due(turn);
     if let Some(lease) = turn.memory.lease
         && lease.valid_at(turn.now())
+        && !in_haste
     {
         return release::hand_over(turn, lease, &candidate, at, timeline);
     }

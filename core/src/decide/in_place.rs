@@ -1,7 +1,7 @@
 //! A primary becomes a standby in the same postmaster: when that is possible, and how it is watched over.
 
 use super::turn::{Turn, Verdict};
-use super::{primary, release};
+use super::{primary, release, watchdog};
 use crate::clock::Millis;
 use crate::effect::{DemoteMethod, Effect, Step, StopMode};
 use crate::local::{PrimaryView, Server};
@@ -14,6 +14,8 @@ const PARK_WAIT: Millis = Millis(2000);
 /// How long the first checkpoint after a promotion may take once the fence is closed. Nobody is acknowledged then, so it stalls nobody,
 /// and a stop would have to write the same pages.
 const CHECKPOINT_WAIT: Millis = Millis(3000);
+/// How long either may take if the watchdog is about to reset the machine.
+const WAIT_IN_HASTE: Millis = Millis(500);
 /// How long after a failure what is left of the former primary is seen to again, and how often before the worker gets the seat all the
 /// same.
 pub(super) const STRAGGLERS_AGAIN: Millis = Millis(500);
@@ -64,7 +66,8 @@ pub(super) fn demote(turn: &mut Turn<'_>, primary: &PrimaryView, rule: Rule) -> 
     if let Stage::Demoting { since: begun, .. } = &mut turn.memory.stage {
         *begun = since;
     }
-    if !possible(turn, primary) || (!parked && now.since(since) >= PARK_WAIT) {
+    let patience = if watchdog::is_due(turn) { WAIT_IN_HASTE } else { PARK_WAIT };
+    if !possible(turn, primary) || (!parked && now.since(since) >= patience) {
         if let Stage::Demoting { in_place, since, .. } = &mut turn.memory.stage {
             *in_place = false;
             *since = now;
@@ -81,7 +84,7 @@ pub(super) fn demote(turn: &mut Turn<'_>, primary: &PrimaryView, rule: Rule) -> 
 /// Nothing is prepared before the first checkpoint is through: a server that died prepared would begin recovery as a standby.
 fn checkpoint_first(turn: &mut Turn<'_>, rule: Rule, waited: Millis) -> Verdict {
     turn.memory.unchecked_since.get_or_insert(turn.view.now);
-    if waited < CHECKPOINT_WAIT {
+    if waited < if watchdog::is_due(turn) { WAIT_IN_HASTE } else { CHECKPOINT_WAIT } {
         let rule = if rule == Rule::DemotionInPlace { Rule::DemotionCheckpointing } else { rule };
         return Verdict::of(rule).with(Effect::CloseFence).with(Effect::Checkpoint).soon(5);
     }

@@ -1,13 +1,13 @@
 //! Keeping the lease, whatever else goes on.
 
-use super::clocks;
 use super::turn::{Standing, Turn};
+use super::{clocks, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::lease::Lease;
 
-/// A renewal, if one is due: each `loop_wait`, but at least three times within a ttl so that one lost answer costs nothing; at once
+/// A renewal, if one is due: each `loop_wait`, but at least three times within a ttl (or the time a watchdog leaves) so that one lost answer costs nothing; at once
 /// after a clock has jumped.
 pub(super) fn renewal(turn: &Turn<'_>) -> Option<Effect> {
     let (Standing::Leads(lease) | Standing::Overdue(lease)) = turn.standing() else { return None };
@@ -29,20 +29,23 @@ pub(super) fn renew_now(turn: &Turn<'_>) -> Option<Effect> {
 
 /// Whether the lease is long enough for something that takes `work` and cannot be cancelled at its end, or as long as one can be.
 pub(super) fn outlasts(turn: &Turn<'_>, lease: &Lease, work: Millis) -> bool {
-    let left = lease.deadline().since(turn.now());
-    let most = Millis(lease.ttl.0 / 4 * 3);
-    left >= (work + Millis(lease.ttl.0 / 4)).min(most)
+    let left = watchdog::end(turn, lease).since(turn.now());
+    let whole = watchdog::window(turn).map_or(lease.ttl, |window| window.min(lease.ttl));
+    let most = Millis(whole.0 / 4 * 3);
+    left >= (work + Millis(whole.0 / 4)).min(most)
 }
 
 /// When the next renewal is due.
 pub(super) fn due_at(turn: &Turn<'_>, lease: &Lease) -> Tick {
-    if clocks::in_doubt(turn, lease) { turn.now() } else { lease.sent_at + renew_every(turn) }
+    let at_once = clocks::in_doubt(turn, lease) || watchdog::waits_for_renewal(turn);
+    if at_once { turn.now() } else { lease.sent_at + renew_every(turn) }
 }
 
 /// Time between two renewals.
 pub(super) fn renew_every(turn: &Turn<'_>) -> Millis {
     let settings = turn.view.settings;
-    Millis(settings.loop_wait_ms.0.min(settings.ttl_ms.0 / 3))
+    let whole = watchdog::window(turn).map_or(settings.ttl_ms, |window| window.min(settings.ttl_ms));
+    Millis(settings.loop_wait_ms.0.min(whole.0 / 3))
 }
 
 /// How long a lease past its deadline may wait for the answer of one more renewal. The fence is closed all the
@@ -60,5 +63,6 @@ pub(super) fn overdue_too_long(turn: &mut Turn<'_>) -> bool {
 
 /// Whether enough of the lease is left for something that cannot be cancelled.
 pub(super) fn enough_left(turn: &Turn<'_>, lease: &Lease) -> bool {
-    lease.deadline().since(turn.now()) >= Millis(lease.ttl.0 / 4)
+    let whole = watchdog::window(turn).map_or(lease.ttl, |window| window.min(lease.ttl));
+    watchdog::end(turn, lease).since(turn.now()) >= Millis(whole.0 / 4)
 }

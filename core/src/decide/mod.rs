@@ -22,6 +22,7 @@ mod standby;
 mod switchover;
 mod turn;
 mod upkeep;
+mod watchdog;
 
 pub use check::Violation;
 pub use eligibility::{Eligibility, Obstacle};
@@ -67,6 +68,7 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     fold::cluster(&mut turn);
     // Before anything is decided: who promises to stay away from the leader key does so at once.
     let answers = failsafe::observe(&mut turn);
+    watchdog::observe(&mut turn);
     let mut verdict = route(&mut turn);
     upkeep::add(&mut turn, &mut verdict);
     verdict.effects.splice(0..0, clocks::limit_fence(&turn).into_iter().chain(answers));
@@ -79,6 +81,7 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
             turn.memory.fence_until = Some(fold::UNBOUND);
         }
     }
+    watchdog::add(&mut turn, &mut verdict);
     turn.memory.paused = pause::is_on(&turn);
     let wake_at = upkeep::wake_at(&turn, &verdict);
     let Verdict { rule, effects, because, .. } = verdict;

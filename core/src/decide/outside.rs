@@ -1,7 +1,7 @@
 //! The supervisor has the seat: the server is coming, going or gone.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{data, in_place, lease, pause, release, upkeep};
+use super::{data, in_place, lease, pause, release, upkeep, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::effect::{Effect, Step, StopMode};
 use crate::local::Server;
@@ -16,6 +16,9 @@ const FAST_STOP_MIN: Millis = Millis(2000);
 pub(super) const START_MIN: Millis = Millis(1000);
 /// After the lease was lost nothing is gained by a drained shutdown.
 const FAST_STOP_MAX_LEASE_LOST: Millis = Millis(5000);
+
+/// And if the watchdog is about to reset the machine, even less.
+const FAST_STOP_IN_HASTE: Millis = Millis(500);
 
 /// How long after the server has gone a node that is told to stop still writes to the store.
 const FAREWELL_MAX: Millis = Millis(6000);
@@ -37,11 +40,17 @@ pub(super) fn server_alive(turn: &mut Turn<'_>) -> Verdict {
     if let Stage::Demoting { release, since, .. } = turn.memory.stage {
         return stopping(turn, release, since);
     }
+    let now = turn.now();
+    if watchdog::is_due(turn) && !left_alone {
+        let release = turn.memory.lease.is_some();
+        turn.memory.stage = Stage::Demoting { candidate: None, release, since: now, down_since: None, in_place: false };
+        let stop = turn.run(Step::Stop { mode: StopMode::Immediate });
+        return Verdict::of(Rule::LeaderWatchdogDue).and(stop).soon(100);
+    }
     let renewal = lease::renewal(turn);
     if matches!(turn.standing(), Standing::None) {
         return Verdict::of(Rule::OutsideWaitingForWorker).soon(1000);
     }
-    let now = turn.now();
     let since = *turn.memory.not_running_since.get_or_insert(now);
     let patience = turn.view.settings.primary_start_timeout_ms.max(START_MIN);
     if now.since(since) >= patience && release::others_could_lead(turn) && !left_alone {
@@ -77,7 +86,9 @@ fn stopping(turn: &mut Turn<'_>, release: bool, since: Tick) -> Verdict {
     let patience = patience(turn, release);
     let given_up = cannot_be_stopped(turn, since, patience);
     let renewal = if given_up { None } else { lease::renewal(turn) };
-    if turn.now().since(since) >= patience {
+    // A reset of the machine would be a sharper stop still.
+    let in_haste = watchdog::is_due(turn) && turn.now().since(since) >= FAST_STOP_IN_HASTE;
+    if in_haste || turn.now().since(since) >= patience {
         let already = turn.view.local.step_running == Some(Step::Stop { mode: StopMode::Immediate });
         // Sharper than the stop that runs: the executor lets it overtake.
         let stop = (!already).then_some(Effect::Run(Step::Stop { mode: StopMode::Immediate }));

@@ -1,7 +1,9 @@
 //! This server is out of recovery: it leads, gets its key back, or is demoted.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{clocks, duties, failsafe, handover, in_place, lease, pause, promotion, schedule, switchover, upkeep};
+use super::{
+    clocks, duties, failsafe, handover, in_place, lease, pause, promotion, schedule, switchover, upkeep, watchdog,
+};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
@@ -23,6 +25,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdict {
     }
     if turn.view.local.cannot_write.is_some() && !pause::is_on(turn) {
         return demote(turn, primary, Rule::LeaderCannotWrite, LeaveReason::Shutdown, true);
+    }
+    if watchdog::is_due(turn) {
+        return demote(turn, primary, Rule::LeaderWatchdogDue, LeaveReason::LeaseLost, false);
     }
     if let Some(lease) = turn.memory.lease.filter(|lease| turn.gave_up(*lease)) {
         // Stopped by hand and started again while its release is on the way, which must not be sent of a primary: its lease ends.
@@ -61,6 +66,9 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         // The key was won, or adopted, by what was known before a stall.
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::Shutdown, true);
     }
+    if let Some(why) = watchdog::failure(turn) {
+        return demote(turn, primary, Rule::LeaderNoWatchdog, LeaveReason::Shutdown, true).because(why);
+    }
     let rule = match pause::is_on(turn) {
         _ if clocks::in_doubt(turn, &lease) => Rule::LeaderClockJumped,
         true => Rule::PauseLeading,
@@ -69,9 +77,13 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         false => Rule::LeaderLeading,
     };
     let mut verdict = switchover::decide(turn, primary, lease).unwrap_or_else(|| Verdict::of(rule));
+    let (arm, watched) = watchdog::while_leading(turn);
+    verdict.effects.splice(0..0, arm);
     if opens(turn, primary) {
         // Before anything is written: clients wait for it.
-        verdict.effects.insert(0, Effect::OpenFence { lease });
+        let open = watched.then_some(Effect::OpenFence { lease });
+        verdict.soon = if watched { verdict.soon } else { Some(Millis(2)) };
+        verdict.effects.splice(0..0, open);
     } else if let Some(effect) = pause::fence(turn, primary, lease) {
         verdict.effects.insert(0, effect);
     }
@@ -227,6 +239,9 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
         let mut verdict = super::election::wait_for_predecessor(turn, lease);
         verdict.effects.insert(0, Effect::CloseFence);
         return verdict;
+    }
+    if let Some(why) = watchdog::failure(turn) {
+        return demote(turn, primary, Rule::LeaderNoWatchdog, LeaveReason::LeaseLost, false).because(why);
     }
     let barred = failsafe::barred(turn);
     if barred == Some(Rule::ElectionNotInFailsafe) {

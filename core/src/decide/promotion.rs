@@ -1,7 +1,7 @@
 //! A standby that holds the lease: claim a timeline, then promote.
 
 use super::turn::{Turn, Verdict};
-use super::{duties, in_place, lease, outside, pause, primary, release};
+use super::{duties, in_place, lease, outside, pause, primary, release, watchdog};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Member, TimelineClaim};
 use crate::dcs::ClaimAlong;
@@ -36,6 +36,10 @@ const RECEIVER_STOP_MAX: Millis = Millis(3000);
 pub(super) fn not_ready(turn: &mut Turn<'_>) -> Verdict {
     let closed = Verdict::of(Rule::InsideNotReady).with(Effect::CloseFence);
     let starting = matches!(turn.view.local.server, Server::Starting { .. });
+    if starting && watchdog::is_due(turn) && !turn.memory.stage.resigning() {
+        let release = turn.memory.lease.is_some();
+        return primary::stop_standby(turn, Rule::LeaderWatchdogDue, LeaveReason::Shutdown, release);
+    }
     if !starting || turn.memory.lease.is_none() || turn.memory.stage.stops_server() {
         return closed;
     }
@@ -62,6 +66,9 @@ pub(super) fn running(turn: &mut Turn<'_>, standby: &StandbyView) -> Verdict {
     let ours = !pause::is_on(turn) || turn.memory.lease.is_some();
     if ours && now.since(since) >= turn.view.settings.primary_start_timeout_ms.max(PROMOTION_MAX) {
         return primary::stop_standby(turn, Rule::StartTimedOut, LeaveReason::Shutdown, true);
+    }
+    if ours && watchdog::is_due(turn) {
+        return primary::stop_standby(turn, Rule::LeaderWatchdogDue, LeaveReason::Shutdown, true);
     }
     if ours && receiver_hangs(turn, standby) && release::others_could_lead(turn) {
         return primary::stop_standby(turn, Rule::PromotionHangs, LeaveReason::Shutdown, true);
@@ -110,6 +117,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -
     if barred && !turn.view.dcs_busy {
         return release::give_up(turn, lease, None, Rule::PromotionGivenUp);
     }
+    if let Some(why) = watchdog::failure(turn) {
+        return release::give_up(turn, lease, None, Rule::PromotionNoWatchdog).because(why);
+    }
     if barred || !lease::enough_left(turn, &lease) {
         // A promotion cannot be cancelled: begin it only with time in hand.
         let renewal = lease::renewal(turn);
@@ -130,6 +140,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -
     }
     if let Some(timeline) = claimed(turn, cluster, lease).filter(|timeline| *timeline > standby.timeline) {
         turn.memory.claim = Some(timeline);
+        if let Some(arming) = watchdog::before_writing(turn) {
+            return arming;
+        }
         turn.memory.standstill = None;
         let skip = (standby.timeline.0 + 1..timeline.0).map(Timeline).collect();
         return Verdict::of(Rule::PromotionStarting).with(Effect::Promote { lease, timeline, skip }).soon(3);

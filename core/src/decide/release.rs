@@ -3,7 +3,7 @@
 use super::turn::{Turn, Verdict};
 use super::{duties, lease, switchover};
 use crate::clock::Millis;
-use crate::cluster::Released;
+use crate::cluster::{Member, Released};
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::ids::{Lsn, NodeName, Timeline};
@@ -124,7 +124,8 @@ fn received(turn: &Turn<'_>, candidate: Option<&NodeName>, control: &Control) ->
         match &peer.answer {
             PeerAnswer::Status(status) => {
                 let has_it = status.lsn > control.checkpoint && status.timeline == Some(control.timeline);
-                wanted && status.state == "running" && !status.tags.nofailover() && has_it
+                let may_lead = !status.tags.nofailover() && !status.watchdog_failed;
+                wanted && status.state == "running" && may_lead && has_it
             }
             PeerAnswer::Pending | PeerAnswer::Unreachable(_) => false,
         }
@@ -144,7 +145,8 @@ fn after_crash(turn: &mut Turn<'_>, lease: Lease, control: &Control) -> Option<V
 /// Whether a member could take over. Without one, restarting this server is all that helps.
 pub(super) fn others_could_lead(turn: &Turn<'_>) -> bool {
     turn.fresh().is_some_and(|cluster| {
-        cluster.members.iter().any(|(name, m)| name != turn.me() && !m.tags.nofailover() && m.state == "running")
+        let may_lead = |m: &Member| !m.tags.nofailover() && !m.watchdog_failed() && m.state == "running";
+        cluster.members.iter().any(|(name, member)| name != turn.me() && may_lead(member))
     })
 }
 

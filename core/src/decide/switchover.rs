@@ -187,6 +187,9 @@ pub(super) fn may_take_over(
     if member.tags.nofailover() {
         return Err(format!("{name} is not allowed to promote"));
     }
+    if member.watchdog_failed() {
+        return Err(format!("{name} may not lead without a watchdog, and its own cannot be used"));
+    }
     if member.state != "running" {
         return Err(format!("{name} is in state \"{}\"", member.state));
     }

@@ -1,7 +1,7 @@
 //! What every node does besides: keep its lease alive and its member key true.
 
 use super::turn::{Turn, Verdict};
-use super::{duties, handover, lease, pause, standby};
+use super::{duties, handover, lease, pause, standby, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::Effect;
@@ -87,6 +87,10 @@ pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
         if held.valid_at(now) {
             next = next.min(held.deadline());
         }
+    }
+    if let Some(running) = watchdog::running(turn.view) {
+        let give_up_at = running.give_up_at();
+        next = if give_up_at > now { next.min(give_up_at) } else { next };
     }
     next.max(now + Millis(1))
 }

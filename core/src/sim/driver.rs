@@ -1,6 +1,7 @@
 //! A driver's tick, as in the product: one snapshot, one decision, its effects in order, the outcomes next time.
 //! No rule lives here.
 
+use super::Mutant;
 use super::event::{Event, Who};
 use super::hypervisor::Moment;
 use super::observe::{self, Seen};
@@ -14,6 +15,7 @@ use crate::local::LocalView;
 use crate::outcome::Outcome;
 use crate::seat::LeaveReason;
 use crate::view::{DcsView, Seat, Side, View};
+use crate::watchdog::Mode;
 use std::rc::Rc;
 
 pub(super) const SCOPE: &str = "demo";
@@ -100,6 +102,9 @@ impl World {
         }
         let kept = self.nodes[who.node].kept_pause;
         self.nodes[who.node].settings.pause = *self.process_mut(who).paused.get_or_insert(kept);
+        if self.is(Mutant::WatchdogNotRequired) {
+            self.nodes[who.node].settings.watchdog.mode = Mode::Automatic;
+        }
     }
 
     fn decide(&mut self, who: Who, local: &LocalView, outcomes: &[Outcome]) -> Decision {
@@ -250,6 +255,9 @@ impl World {
             Effect::ServeReads => self.serve_reads(who.node),
             Effect::Follow { upstream } => self.follow(who.node, upstream.clone()),
             Effect::Demote { reason, method } => self.demote(who, reason.clone(), *method),
+            Effect::ArmWatchdog { timeout_ms, by } => self.arm_watchdog(who, *timeout_ms, *by),
+            Effect::FeedWatchdog { by } => self.feed_watchdog(who, *by),
+            Effect::DisarmWatchdog => self.disarm_watchdog(who),
             Effect::Run(step) => self.run_step(who.node, step),
             Effect::Exit { .. } => {
                 self.kill_supervisor(who.node);

@@ -38,6 +38,7 @@ pub(super) enum Event {
     PromiseTimeout { from: Who, life: u64, asked_at: Tick },
     PromiseTested { leader: usize, member: usize },
     LeaseDue(LeaseId),
+    WatchdogResets { node: usize, number: u64 },
 
     Boot { node: usize, boot: u64 },
     SupervisorStart { node: usize, boot: u64 },
@@ -180,6 +181,7 @@ impl Event {
             | Event::PromiseAsk { .. }
             | Event::PromiseTested { .. }
             | Event::LeaseDue(_)
+            | Event::WatchdogResets { .. }
             | Event::Boot { .. }
             | Event::MachinePaused { .. }
             | Event::Feedback { .. }

@@ -84,7 +84,7 @@ impl World {
                 self.stop_node(node);
             }
             StopServer => {
-                self.trouble(node);
+                self.hurt(node);
                 self.begin_stop(node, StopMode::Fast);
             }
             LoseData => self.lose_data(node),
@@ -140,7 +140,7 @@ impl World {
         if !self.nodes[node].up {
             return;
         }
-        self.trouble(node);
+        self.hurt(node);
         self.break_step(node);
         let here = &mut self.nodes[node];
         here.up = false;
@@ -156,10 +156,12 @@ impl World {
         here.parked.clear();
         here.frozen.clear();
         here.guest.booted();
+        here.watchdog.live = None;
         here.boot += 1;
         let boot = here.boot;
         self.drop_standbys_of(node);
         let delay_ms = self.rng.skewed(2_000, 200_000);
+        let delay_ms = if self.healed_at.is_some() { delay_ms.min(20_000) } else { delay_ms };
         self.later(delay_ms, Event::Boot { node, boot });
     }
 
@@ -194,7 +196,7 @@ impl World {
         if !there || here.frozen.iter().any(|(frozen, _)| *frozen == what) {
             return;
         }
-        self.trouble(node);
+        self.hurt(node);
         let number = self.number();
         self.nodes[node].frozen.push((what, number));
         self.later(lasts_ms, Event::Thaw { node, what, number });
@@ -204,7 +206,7 @@ impl World {
         let before = self.nodes[node].frozen.len();
         self.nodes[node].frozen.retain(|frozen| *frozen != (what, number));
         if self.nodes[node].frozen.len() < before {
-            self.trouble(node);
+            self.hurt(node);
             self.say(node, "goes on after a freeze");
             if what == Frozen::Node {
                 self.machine_resumes(node);
@@ -234,7 +236,7 @@ impl World {
             return;
         }
         self.judge.leader_data_lost |= copy_elsewhere;
-        self.trouble(node);
+        self.hurt(node);
         let damaged =
             DiskState::Damaged { reason: "global/pg_control is missing".to_owned(), half_copied: false, ours: false };
         self.nodes[node].disk.state = if self.rng.chance(500) { damaged } else { DiskState::Empty };
@@ -245,7 +247,7 @@ impl World {
     fn has_close_copy(&self, node: usize) -> bool {
         let Some(lost) = self.nodes[node].disk.data().map(|data| data.at) else { return false };
         self.nodes.iter().enumerate().any(|(index, other)| {
-            let may_lead = index != node && !other.settings.tags.nofailover();
+            let may_lead = index != node && !other.settings.tags.nofailover() && !self.watchdog_bars(index);
             other.disk.data().is_some_and(|data| {
                 may_lead && data.at.branch == lost.branch && lost.lsn.ahead_of(data.at.lsn) < 10_000
             })

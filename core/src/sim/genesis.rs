@@ -59,6 +59,8 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         guest: super::hypervisor::Guest::drawn(rng, params),
         first_members: None,
         troubled_at: 0,
+        hurt_at: 0,
+        watchdog: super::watchdog::device(params, index),
     }
 }
 

@@ -31,7 +31,7 @@ impl World {
         let until = self.now + lasts_ms;
         if let Some(server) = &mut self.nodes[node].server {
             server.hang = Some(Hang { deaf, until });
-            self.trouble(node);
+            self.hurt(node);
         }
     }
 

@@ -257,7 +257,7 @@ impl World {
             let primary = self.server(node).is_some_and(|server| server.phase == Phase::Primary);
             if let Some(data) = self.nodes[node].disk.data_mut().filter(|data| primary && !data.standby_signal) {
                 data.foreign_history.insert(timeline);
-                self.trouble(node);
+                self.hurt(node);
             }
         }
     }

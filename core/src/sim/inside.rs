@@ -27,9 +27,13 @@ impl World {
         if !matches!(server.phase, Phase::Primary | Phase::Standby) || leaving {
             return Went::Wrong;
         }
+        let opens = !server.fence.open;
         server.fence = Fence { open: true, deadline, lease: Some(lease.id), ..Fence::default() };
         self.reckoned(node, lease.sent_at);
         judge::deadline_stored(self, node);
+        if opens {
+            judge::fence_opens(self, node);
+        }
         Went::On
     }
 

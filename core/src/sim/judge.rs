@@ -1,7 +1,8 @@
 //! The judge: sees every event, knows true time and the true contents of the store, and decides whether an
 //! invariant is broken. What each invariant says is in its own file under `invariants`.
 
-use super::invariants::{i01, i02, i03, i05, i06, i07, i08, i09, i11, i12, i13, i14, i17, paused};
+use super::event::Who;
+use super::invariants::{i01, i02, i03, i05, i06, i07, i08, i09, i11, i12, i13, i14, i16, i17, paused};
 use super::wal::{BranchId, Position};
 use super::world::World;
 use crate::clock::{Millis, Tick};
@@ -150,9 +151,15 @@ pub(super) fn after_every_event(world: &mut World) {
     }
 }
 
+/// A fence was opened, or its deadline moved.
 pub(super) fn deadline_stored(world: &mut World, node: usize) {
     let result = i02::deadline_within_lease(world, node);
     world.judge.verdict("I2", result);
+}
+
+pub(super) fn fence_opens(world: &mut World, node: usize) {
+    let result = i16::is_watched(world, node, "opens its fence");
+    world.judge.verdict("I16", result);
 }
 
 /// A node told a leader that it stays away from the leader key.
@@ -191,11 +198,31 @@ pub(super) fn promoting(world: &mut World, node: usize, lease: &Lease, timeline:
     world.judge.verdict("I3", result);
     let result = i07::promotes_nobody(world, node);
     world.judge.verdict("I7", result);
+    let result = i16::is_watched(world, node, "promotes");
+    world.judge.verdict("I16", result);
+}
+
+/// A watchdog was armed or fed.
+pub(super) fn watchdog_fed(world: &mut World, who: Who) {
+    let result = i16::resets_in_time(world, who);
+    world.judge.verdict("I16", result);
+}
+
+pub(super) fn watchdog_stopped(world: &mut World, node: usize) {
+    let result = i16::nothing_can_write(world, node);
+    world.judge.verdict("I16", result);
+}
+
+pub(super) fn watchdog_resets(world: &mut World, node: usize) {
+    let result = i16::had_to_reset(world, node);
+    world.judge.verdict("I16", result);
 }
 
 pub(super) fn starting_as_primary(world: &mut World, node: usize, lease: &Lease) {
     let result = i03::may_start_as_primary(world, node, lease);
     world.judge.verdict("I3", result);
+    let result = i16::is_watched(world, node, "starts as primary");
+    world.judge.verdict("I16", result);
 }
 
 pub(super) fn branched(world: &mut World, node: usize, branch: BranchId, from: Position) {

@@ -48,6 +48,7 @@ mod store_client;
 mod store_side;
 mod stream;
 mod wal;
+mod watchdog;
 mod world;
 
 pub use campaign::{Campaign, record};

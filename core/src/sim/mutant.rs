@@ -112,11 +112,21 @@ pub enum Mutant {
     HardwareIgnored,
     /// What is left of a lease after a pause is not told to the fence.
     FenceNotLimited,
+    /// The watchdog is fed whether the lease was confirmed or not.
+    WatchdogFedBlindly,
+    /// The watchdog is stopped as soon as a server is to be one that cannot write.
+    WatchdogStoppedEarly,
+    /// What is required of the watchdog is not.
+    WatchdogNotRequired,
+    /// What the watchdog was really set to is not looked at.
+    WatchdogTimeoutUnread,
+    /// A leader does not mind that it is about to be reset.
+    WatchdogAwaited,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 47] = [
+    pub const ALL: [Mutant; 52] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -164,6 +174,11 @@ impl Mutant {
         Mutant::WallClockOnce,
         Mutant::HardwareIgnored,
         Mutant::FenceNotLimited,
+        Mutant::WatchdogFedBlindly,
+        Mutant::WatchdogStoppedEarly,
+        Mutant::WatchdogNotRequired,
+        Mutant::WatchdogTimeoutUnread,
+        Mutant::WatchdogAwaited,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -208,6 +223,8 @@ impl Mutant {
             | Mutant::ExtensionFromAnswer
             | Mutant::OldMembers
             | Mutant::WallClockOnce
+            | Mutant::WatchdogNotRequired
+            | Mutant::WatchdogTimeoutUnread
             | Mutant::PromisedStands
             | Mutant::UnlistedStands
             | Mutant::HardwareIgnored
@@ -221,6 +238,22 @@ impl Mutant {
             | Mutant::ScheduleUnasked
             | Mutant::DueForEver => super::appointments::bend(self, decision, view),
             Mutant::FenceNotLimited => decision.effects.retain(|effect| !matches!(effect, Effect::LimitFence { .. })),
+            Mutant::WatchdogFedBlindly => {
+                if view.local.watchdog.running.is_some() {
+                    decision.effects.insert(0, Effect::FeedWatchdog { by: Tick(u64::MAX) });
+                }
+            }
+            Mutant::WatchdogStoppedEarly => {
+                if decision.memory.stage.resigning() && view.local.watchdog.running.is_some() {
+                    decision.effects.insert(0, Effect::DisarmWatchdog);
+                }
+            }
+            Mutant::WatchdogAwaited => {
+                if decision.rule == Rule::LeaderWatchdogDue {
+                    decision.memory.stage = Stage::Steady;
+                    decision.effects.clear();
+                }
+            }
             Mutant::AllButOnePromised => all_but_one(decision, view),
             Mutant::UnboundUntold => {
                 if let (Rule::PauseLeading, Some(lease)) = (decision.rule, decision.memory.lease) {

@@ -68,6 +68,9 @@ pub(super) struct Node {
     pub(super) first_members: Option<std::collections::BTreeMap<NodeName, String>>,
     /// When something last went wrong with or around this node.
     pub(super) troubled_at: u64,
+    /// The same, of its processes and devices alone.
+    pub(super) hurt_at: u64,
+    pub(super) watchdog: super::watchdog::Device,
 }
 
 /// A driver process.
@@ -89,6 +92,8 @@ pub(super) struct Process {
     pub(super) heartbeat: Tick,
     /// The seat is to be left as soon as no request is under way.
     pub(super) leaving: Option<LeaveReason>,
+    /// Since when.
+    pub(super) leaving_since: Option<u64>,
     /// And the server goes on as a standby.
     pub(super) leaves_in_place: bool,
     /// SIGTERM has come: it ends as soon as it has left the seat.
@@ -96,6 +101,10 @@ pub(super) struct Process {
     /// Maintenance mode, by the settings that this process has.
     pub(super) paused: Option<bool>,
     pub(super) store: StoreClient,
+    /// The watchdog that it has open.
+    pub(super) watchdog: Option<crate::watchdog::Running>,
+    /// When the watchdog failed last.
+    pub(super) watchdog_failed: Option<Tick>,
 }
 
 /// The store's side of a driver: the one request under way, and the watch.

@@ -36,6 +36,7 @@ pub(super) fn local(world: &World, who: Who) -> LocalView {
         cannot_write: node.cannot_write.then(|| "No space left on device".to_owned()),
         pending_restart: BTreeMap::new(),
         founding: false,
+        watchdog: world.seen_watchdog(who),
     }
 }
 
@@ -135,6 +136,6 @@ pub(super) fn status(node: &Node) -> PeerStatus {
         timeline,
         receiving,
         tags: node.settings.tags.clone(),
-        watchdog_failed: false,
+        watchdog_failed: local.watchdog.failed(&node.settings.watchdog, node.settings.ttl_ms).is_some(),
     }
 }

@@ -87,7 +87,7 @@ impl World {
         let free = free && !self.nodes[node].settings.tags.nofailover();
         let free = free && self.wal.branches().iter().all(|branch| branch.timeline < next);
         // One that may not lead would be in its own way after a restart.
-        let allowed = !self.nodes[node].settings.tags.nofailover();
+        let allowed = !self.nodes[node].settings.tags.nofailover() && !self.watchdog_bars(node);
         let Some(server) = &mut self.nodes[node].server else { return };
         if !paused || !free || !allowed || server.phase != Phase::Standby || server.promoting || !server.consistent {
             return;

@@ -32,6 +32,8 @@ pub(super) struct Params {
     /// Hypervisors may pause the machines; most have a hardware clock.
     #[serde(default)]
     pub(super) virtual_machines: bool,
+    #[serde(default)]
+    pub(super) watchdogs: super::watchdog::Watchdogs,
 }
 
 /// Which faults come, and how often.
@@ -89,6 +91,7 @@ impl Params {
             one_nofailover: rng.chance(150),
             archive_max_ms: rng.chance(500).then(|| [200, 3000, 30_000][rng.index(3)]),
             virtual_machines: false,
+            watchdogs: super::watchdog::Watchdogs::default(),
             settings,
         };
         (params, Weather { every_ms, weights })

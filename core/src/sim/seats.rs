@@ -18,6 +18,8 @@ use std::rc::Rc;
 const HELLO_MAX_MS: u64 = 5000;
 /// How long a worker looks for its supervisor before it acts alone.
 const ALONE_AFTER_MS: u64 = 3000;
+/// How long a request that is under way may hold up the seat when the worker leaves.
+const LEAVE_WAIT_MS: u64 = 500;
 /// How long a worker that was asked to leave may take.
 const LEAVE_MAX_MS: u64 = 10_000;
 
@@ -43,7 +45,9 @@ impl World {
         process.questions.clear();
         process.outcomes.extend(reason.map(Outcome::SeatTaken));
         process.leaving = None;
+        process.leaving_since = None;
         process.acting = true;
+        self.pass_on_watchdog(who.node, who.side);
         self.forget_promises(who.node, who.side);
         self.wake(who);
     }
@@ -99,7 +103,7 @@ impl World {
         self.nodes[node].supervisor.acting = false;
         self.nodes[node].frozen.retain(|(what, _)| *what != Frozen::Supervisor);
         self.break_step(node);
-        self.trouble(node);
+        self.hurt(node);
         let boot = self.nodes[node].boot;
         let delay_ms = self.rng.skewed(100, 60_000);
         let delay_ms = if self.healed_at.is_some() { delay_ms.min(2000) } else { delay_ms };
@@ -117,7 +121,7 @@ impl World {
             return;
         }
         self.nodes[node].stop_requested = true;
-        self.trouble(node);
+        self.hurt(node);
         if self.nodes[node].worker.acting {
             if self.nodes[node].worker.leaving.is_none() {
                 self.nodes[node].worker.leaving = Some(LeaveReason::Shutdown);
@@ -219,6 +223,7 @@ impl World {
     pub(super) fn beat(&mut self, node: usize) {
         if self.nodes[node].supervisor.alive {
             self.nodes[node].beat = Some(self.nodes[node].worker.memory.clone());
+            self.share_watchdog(node);
             self.heard(node);
         }
     }
@@ -235,7 +240,17 @@ impl World {
         let worker = &self.nodes[node].worker;
         let quiet = worker.store.flight.is_none()
             && !worker.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Dcs { .. }));
-        let Some(reason) = worker.leaving.clone().filter(|_| worker.alive && worker.acting && quiet) else { return };
+        let Some(reason) = worker.leaving.clone().filter(|_| worker.alive && worker.acting) else { return };
+        let now = self.now;
+        let until = *self.nodes[node].worker.leaving_since.get_or_insert(now) + LEAVE_WAIT_MS;
+        if !quiet {
+            if now >= until {
+                // A real one does not wait for longer than this; here it does, and it is not to blame for what comes of that.
+                self.nodes[node].hurt_at = now;
+            }
+            return;
+        }
+        let worker = &self.nodes[node].worker;
         let (in_place, planned) = (worker.leaves_in_place, reason == LeaveReason::Switchover);
         let supervised = self.nodes[node].supervisor.alive;
         if !supervised && !in_place {
@@ -324,6 +339,8 @@ impl World {
         }
         let promised = memory.failsafe.extended.unwrap_or_default();
         let deadline = memory.lease.map(|lease| lease.deadline().max(promised));
+        let reset_at = self.nodes[node].supervisor.watchdog.map(|running| running.give_up_at());
+        let deadline = deadline.map(|deadline| reset_at.map_or(deadline, |at| deadline.min(at)));
         if now >= kill_at(heard_at, deadline, ttl) {
             self.say(node, "the worker is stuck: the supervisor kills it");
             self.kill_worker(node);

@@ -155,7 +155,7 @@ impl World {
         if !self.nodes[node].worker.alive {
             return;
         }
-        self.trouble(node);
+        self.hurt(node);
         self.say(node, "loop worker is killed: crash cycle");
         self.worker_ends(node);
         self.drop_standbys_of(node);
@@ -201,7 +201,7 @@ impl World {
         server.promoting = false;
         let life = server.life;
         self.say(node, "postmaster is killed");
-        self.trouble(node);
+        self.hurt(node);
         self.worker_ends(node);
         self.drop_standbys_of(node);
         let lasts = if orphans { self.rng.skewed(20, 6000) } else { self.rng.between(5, 100) };

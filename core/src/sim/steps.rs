@@ -35,7 +35,7 @@ impl World {
         let failure = fails.then(|| "the step failed".to_owned());
         if fails && *step == Step::EndStragglers && self.nodes[node].supervisor.memory.step_failures >= 2 {
             // It was the last attempt: the worker gets the seat all the same.
-            self.trouble(node);
+            self.hurt(node);
         }
         self.nodes[node].step = Some(RunningStep { number, step: step.clone(), source: None, result: None, failure });
         let takes = match step {
@@ -82,6 +82,9 @@ impl World {
     fn finish_step(&mut self, node: usize, result: Result<(), String>) {
         let at = self.local(node);
         let Some(running) = self.nodes[node].step.take() else { return };
+        if result.is_err() {
+            self.nodes[node].hurt_at = self.now;
+        }
         let text = match &result {
             Ok(()) => format!("step done: {}", running.step),
             Err(why) => format!("step failed: {}: {why}", running.step),

@@ -192,6 +192,7 @@ impl World {
             Event::WatchCheck { who, life, stream } => self.watch_check(who, life, stream),
             Event::WatchConnect { who, life } => self.watch_connect(who, life),
             Event::LeaseDue(lease) => self.lease_due(lease),
+            Event::WatchdogResets { node, number } => self.watchdog_resets(node, number),
             Event::PeerAsk { from, life, asked_at, to } => self.peer_ask(from, life, asked_at, to),
             Event::PeerAnswered { from, life, asked_at, to, answer } => {
                 self.peer_answered(from, life, asked_at, to, *answer);

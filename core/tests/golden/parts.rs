@@ -11,6 +11,7 @@ use ha_core::local::{
 };
 use ha_core::peer::{PeerAnswer, PeerStatus, PeerView};
 use ha_core::tags::Tags;
+use ha_core::watchdog::{Running, WatchdogView};
 use serde_json::{Value, json};
 
 /// The system identifier of the data directory.
@@ -151,6 +152,21 @@ pub fn peer(rest: &str) -> Result<PeerView, String> {
         }
     };
     Ok(PeerView { name, asked_at, answer })
+}
+
+/// `idle`, `running FED_AT [ASKED_MS [TIMEOUT_MS]]`, or why it cannot be used.
+pub fn watchdog(rest: &str) -> Result<WatchdogView, String> {
+    let mut words = rest.split(' ');
+    match words.next() {
+        Some("idle") => Ok(WatchdogView::default()),
+        Some("running") => {
+            let fed_at = Tick(number(words.next().unwrap_or_default())?);
+            let asked_ms = Millis(words.next().map_or(Ok(25_000), number)?);
+            let timeout_ms = words.next().map_or(Ok(asked_ms), |word| number(word).map(Millis))?;
+            Ok(WatchdogView { obstacle: None, running: Some(Running { asked_ms, timeout_ms, fed_at }) })
+        }
+        _ => Ok(WatchdogView { obstacle: Some(rest.to_owned()), running: None }),
+    }
 }
 
 /// `NAME ASKED_AT pending` / `refused` / `LASTS_MS`, for leader key 50.

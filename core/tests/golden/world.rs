@@ -1,6 +1,6 @@
 //! From input lines to a view, and from a decision to text.
 
-use super::parts::{SYSTEM, control, history, marker, peer, promise, question, server};
+use super::parts::{SYSTEM, control, history, marker, peer, promise, question, server, watchdog};
 use ha_core::clock::Tick;
 use ha_core::clocks::{Clocks, Jumps};
 use ha_core::cluster::{Edition, LastLeader};
@@ -17,6 +17,7 @@ use ha_core::peer::PeerView;
 use ha_core::seat::LeaveReason;
 use ha_core::settings::Settings;
 use ha_core::view::{DcsView, Seat, View};
+use ha_core::watchdog::WatchdogView;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -100,6 +101,7 @@ impl Scene {
                 history_at: None,
                 pending_restart: BTreeMap::new(),
                 founding: false,
+                watchdog: WatchdogView { obstacle: Some("there is no /dev/watchdog".to_owned()), running: None },
             },
             peers: Vec::new(),
             promises: Vec::new(),
@@ -160,6 +162,7 @@ impl Scene {
             "history" => self.local.history = history(rest)?,
             "marker" => self.local.marker = Some(marker(rest)?),
             "running" => self.local.step_running = Some(serde_json::from_str(rest).map_err(text)?),
+            "watchdog" => self.local.watchdog = watchdog(rest)?,
             "founding" => self.local.founding = true,
             "cannot_write" => self.local.cannot_write = Some("No space left on device".to_owned()),
             "peer" => self.peers.push(peer(rest)?),
@@ -346,6 +349,7 @@ fn telling(effect: &Effect) -> String {
             format!("store: {} := {value} if {:?}{leased}", edit.key.path(), edit.expect)
         }
         Effect::ExtendFence { until } | Effect::LimitFence { until } => format!("{effect}, until {}", until.0),
+        Effect::ArmWatchdog { by, .. } | Effect::FeedWatchdog { by } => format!("{effect}, by {}", by.0),
         Effect::Promote { skip, .. } if !skip.is_empty() => format!("{effect}, skipping {skip:?}"),
         other => other.to_string(),
     }

@@ -40,6 +40,7 @@ impl Port for BareNode {
             history_at: None,
             pending_restart: BTreeMap::new(),
             founding: false,
+            watchdog: ha_core::watchdog::WatchdogView::default(),
         }
     }
 

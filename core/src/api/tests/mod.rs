@@ -107,6 +107,7 @@ fn snapshot(server: Server) -> Snapshot {
             history_at: None,
             pending_restart: BTreeMap::new(),
             founding: false,
+            watchdog: crate::watchdog::WatchdogView::default(),
         },
         memory: Memory { lease: leading.then(lease), ..Memory::default() },
         cluster: Some(Arc::new(cluster())),

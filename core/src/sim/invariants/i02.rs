@@ -39,8 +39,7 @@ pub(in crate::sim) fn promised_by_all(world: &World, node: usize) -> Result<(), 
     if ends <= world.now || expires.is_some_and(|expires| ends <= expires) || world.judge.map_wiped {
         return Ok(());
     }
-    let map = world.store.key(&Key::Failsafe.path()).map(|key| key.value.clone()).unwrap_or_default();
-    let Ok(map) = serde_json::from_str::<BTreeMap<NodeName, String>>(&map) else {
+    let Some(map) = written_down(world) else {
         return Err(format!("{} goes on without the store, and nobody is written down", here.name));
     };
     for (index, other) in world.nodes.iter().enumerate() {
@@ -54,6 +53,21 @@ pub(in crate::sim) fn promised_by_all(world: &World, node: usize) -> Result<(), 
         }
     }
     Ok(())
+}
+
+fn written_down(world: &World) -> Option<BTreeMap<NodeName, String>> {
+    world.store.key(&Key::Failsafe.path()).and_then(|key| serde_json::from_str(&key.value).ok())
+}
+
+/// Until when every other member that is written down stays away from the leader key.
+pub(in crate::sim) fn promised_until(world: &World, node: usize) -> Option<u64> {
+    let map = written_down(world)?;
+    let others =
+        world.nodes.iter().enumerate().filter(|(index, other)| *index != node && map.contains_key(&other.name));
+    others
+        .map(|(index, _)| world.judge.promises.get(&(index, node)).copied().unwrap_or_default())
+        .min()
+        .or(Some(u64::MAX))
 }
 
 pub(in crate::sim) fn flushed_before_deadline(world: &World, ack: &Ack) -> Result<(), String> {

@@ -46,7 +46,8 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
             && world.now - vanished.at >= node.settings.ttl_ms.0;
         // Not written down in failsafe mode, it does not stand.
         let listed = world.store.key(&Key::Failsafe.path()).is_none_or(|map| map.value.contains(node.name.as_str()));
-        let barred = cut_off || !listed || node.settings.tags.nofailover() || node.cannot_write;
+        let barred =
+            cut_off || !listed || node.settings.tags.nofailover() || node.cannot_write || world.watchdog_bars(index);
         if index == winner || !connected || barred || troubled(world, index, vanished.at) {
             continue;
         }

@@ -139,13 +139,13 @@ fn excuse_for_nobody(world: &World) -> bool {
         return true;
     }
     // All that is left of the data is half a copy, or on nodes that may not lead.
-    let may_lead = |node: &Node| {
+    let may_lead = |(index, node): (usize, &Node)| {
         let whole = node.disk.data().is_some_and(|data| data.at.lsn >= data.consistent_at);
         let ours = node.disk.data().map(|data| data.system.to_string());
         let foreign = world.store.key("initialize").is_some_and(|key| Some(&key.value) != ours.as_ref());
-        whole && !foreign && !node.settings.tags.nofailover()
+        whole && !foreign && !node.settings.tags.nofailover() && !world.watchdog_bars(index)
     };
-    !world.nodes.iter().any(may_lead) || mixed_up(world)
+    !world.nodes.iter().enumerate().any(may_lead) || mixed_up(world)
 }
 
 /// An operator deleted `initialize`, and there are two clusters under one name now.

@@ -12,5 +12,6 @@ pub(super) mod i11;
 pub(super) mod i12;
 pub(super) mod i13;
 pub(super) mod i14;
+pub(super) mod i16;
 pub(super) mod i17;
 pub(super) mod paused;

@@ -86,6 +86,7 @@ impl Backend for TestBackend {
                 history_at: None,
                 pending_restart: BTreeMap::new(),
                 founding: false,
+                watchdog: ha_core::watchdog::WatchdogView::default(),
             },
             memory: Memory {
                 lease: Some(Lease::confirmed(LeaseId(7), Revision(1), now, Millis(30_000))),
