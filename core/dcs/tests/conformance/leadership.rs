@@ -6,6 +6,7 @@ use ha_core::clock::Millis;
 use ha_core::cluster::{LastLeader, Released, TimelineClaim};
 use ha_core::dcs::{ClaimAlong, DcsCall, DcsReply, Expect, LAST_LEADER_PATH, LEADER_PATH, RELEASED_PATH};
 use ha_core::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
+use ha_core::parse;
 use ha_dcs::Store;
 
 pub async fn one_of_two_wins(backend: &impl Backend) {
@@ -144,6 +145,36 @@ pub async fn an_old_view_takes_nothing(backend: &impl Backend) {
     let now = snapshot(&mut b).await.revision;
     let reply = b.call(DcsCall::AcquireLeader { seen: now, claim: None, edition: None }).await;
     assert!(matches!(reply, DcsReply::Won(_)), "{reply:?}");
+}
+
+pub async fn a_record_that_was_put_back_is_another_writing(backend: &impl Backend) {
+    let (mut a, _) = backend.node("a", Millis(10_000));
+    let take = async |store: &mut _| {
+        backend.tool_delete(LEADER_PATH).await;
+        let seen = parse::cluster(&snapshot(store).await);
+        let call = DcsCall::AcquireLeader { seen: seen.revision, claim: None, edition: seen.next_edition() };
+        (seen, call)
+    };
+    won(&mut a).await;
+    assert_eq!(parse::cluster(&snapshot(&mut a).await).last_taken(), None, "the first knows no create revision");
+    let (_, second) = take(&mut a).await;
+    assert!(matches!(a.call(second).await, DcsReply::Won(_)));
+    let seen = snapshot(&mut a).await;
+    let old = seen.keys[LAST_LEADER_PATH].value.clone();
+    assert!(parse::cluster(&seen).last_taken().is_some(), "{old}");
+    // The very same value over itself, and after its key was deleted.
+    backend.tool_put(LAST_LEADER_PATH, &old).await;
+    assert_eq!(parse::cluster(&snapshot(&mut a).await).last_taken(), None);
+    let (seen, third) = take(&mut a).await;
+    backend.tool_delete(LAST_LEADER_PATH).await;
+    backend.tool_put(LAST_LEADER_PATH, &old).await;
+    assert_eq!(parse::cluster(&snapshot(&mut a).await).last_taken(), None);
+    let late = DcsCall::AcquireLeader { seen: Revision(i64::MAX), claim: None, edition: seen.next_edition() };
+    assert_eq!(a.call(third).await, DcsReply::Lost);
+    assert_eq!(a.call(late).await, DcsReply::Lost, "not the record that it was decided on");
+    let (_, fourth) = take(&mut a).await;
+    assert!(matches!(a.call(fourth).await, DcsReply::Won(_)));
+    assert!(parse::cluster(&snapshot(&mut a).await).last_taken().is_some());
 }
 
 pub async fn the_key_and_a_timeline_are_taken_together_or_not_at_all(backend: &impl Backend) {

@@ -45,6 +45,7 @@ macro_rules! suite {
                 renewing_never_creates, an_overwritten_key_is_lost, a_deleted_and_remade_key_is_lost,
                 adopting_keeps_the_create_revision, adopting_needs_what_was_seen, taking_is_recorded,
                 an_old_view_takes_nothing,
+                a_record_that_was_put_back_is_another_writing,
                 the_key_and_a_timeline_are_taken_together_or_not_at_all, only_a_key_without_a_lease_is_removed, releasing_announces,
                 releasing_a_foreign_key_does_nothing;
             edits: absent_is_won_once, unchanged_is_compare_and_swap, only_the_leader_writes_as_leader,
