@@ -46,7 +46,7 @@ impl PipeWatchdog {
         let mut pipe = File::from(rustix::fs::open(&path, flags, Mode::empty()).expect("the pipe can be opened"));
         let (acts, over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (seen, ends) = (Arc::clone(&acts), Arc::clone(&over));
-        let reader = std::thread::spawn(move || {
+        let read = move || {
             let mut rest = Vec::new();
             let mut buffer = [0; 4096];
             while !ends.load(Ordering::Acquire) {
@@ -60,7 +60,8 @@ impl PipeWatchdog {
                     Err(_) => std::thread::sleep(LOOK_EVERY),
                 }
             }
-        });
+        };
+        let reader = std::thread::Builder::new().name("watchdog".into()).spawn(read).expect("a thread can be started");
         Self { acts, over, reader: Some(reader) }
     }
 

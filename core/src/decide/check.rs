@@ -2,6 +2,7 @@
 //! lease lapse, shout.
 
 use super::{Decision, failsafe, handover, rejoin, schedule, watchdog};
+use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, Released};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
@@ -147,6 +148,12 @@ impl Decision {
         if prepared && released && self.memory.stage.in_place() { Ok(()) } else { Err(Violation::UnpreparedInPlace) }
     }
 
+    /// A watchdog that is armed or fed, with the timeout that it has then.
+    fn check_fed(&self, view: &View<'_>, timeout: Option<Millis>, by: Tick) -> Result<(), Violation> {
+        let confirmed = timeout.is_some_and(|timeout| watchdog::may_feed(&self.memory, view, timeout, by));
+        if confirmed { Ok(()) } else { Err(Violation::FedUnconfirmed) }
+    }
+
     /// Checks the order contract of effects against the snapshot the decision was made from.
     pub fn check(&self, view: &View<'_>) -> Result<(), Violation> {
         let mut sealed = false;
@@ -185,16 +192,9 @@ impl Decision {
                 Effect::ExtendFence { until } if !failsafe::is_promised(&self.memory, view, *until) => {
                     return Err(Violation::ExtendedUnpromised);
                 }
-                Effect::ArmWatchdog { timeout_ms, by } => {
-                    if !watchdog::may_feed(&self.memory, view, *timeout_ms, *by) {
-                        return Err(Violation::FedUnconfirmed);
-                    }
-                }
+                Effect::ArmWatchdog { timeout_ms, by } => self.check_fed(view, Some(*timeout_ms), *by)?,
                 Effect::FeedWatchdog { by } => {
-                    let running = watchdog::running(view);
-                    if !running.is_some_and(|it| watchdog::may_feed(&self.memory, view, it.timeout_ms, *by)) {
-                        return Err(Violation::FedUnconfirmed);
-                    }
+                    self.check_fed(view, watchdog::running(view).map(|it| it.timeout_ms), *by)?;
                 }
                 Effect::DisarmWatchdog if !watchdog::may_stop(&self.memory, view, self.memory.paused) => {
                     return Err(Violation::DisarmedEarly);

@@ -238,21 +238,8 @@ impl Mutant {
             | Mutant::ScheduleUnasked
             | Mutant::DueForEver => super::appointments::bend(self, decision, view),
             Mutant::FenceNotLimited => decision.effects.retain(|effect| !matches!(effect, Effect::LimitFence { .. })),
-            Mutant::WatchdogFedBlindly => {
-                if view.local.watchdog.running.is_some() {
-                    decision.effects.insert(0, Effect::FeedWatchdog { by: Tick(u64::MAX) });
-                }
-            }
-            Mutant::WatchdogStoppedEarly => {
-                if decision.memory.stage.resigning() && view.local.watchdog.running.is_some() {
-                    decision.effects.insert(0, Effect::DisarmWatchdog);
-                }
-            }
-            Mutant::WatchdogAwaited => {
-                if decision.rule == Rule::LeaderWatchdogDue {
-                    decision.memory.stage = Stage::Steady;
-                    decision.effects.clear();
-                }
+            Mutant::WatchdogFedBlindly | Mutant::WatchdogStoppedEarly | Mutant::WatchdogAwaited => {
+                super::watchdog::bend(self, decision, view);
             }
             Mutant::AllButOnePromised => all_but_one(decision, view),
             Mutant::UnboundUntold => {
@@ -309,19 +296,21 @@ impl Mutant {
                 }
             }
             Mutant::NoClaim => no_claim(decision, view),
-            Mutant::NoRewind => {
-                for effect in &mut decision.effects {
-                    if let Effect::Run(Step::Rewind { from } | Step::BaseBackup { from }) = effect
-                        && matches!(view.local.data, crate::local::DataDir::Present(_))
-                    {
-                        let upstream = Some(from.clone());
-                        *effect = Effect::Run(Step::Start { role: StartRole::Standby { upstream } });
-                    }
-                }
-            }
+            Mutant::NoRewind => no_rewind(decision, view),
             Mutant::NeverFollow => {
                 decision.effects.retain(|effect| !matches!(effect, Effect::Follow { upstream: Some(_) }));
             }
+        }
+    }
+}
+
+fn no_rewind(decision: &mut Decision, view: &View<'_>) {
+    for effect in &mut decision.effects {
+        if let Effect::Run(Step::Rewind { from } | Step::BaseBackup { from }) = effect
+            && matches!(view.local.data, crate::local::DataDir::Present(_))
+        {
+            let upstream = Some(from.clone());
+            *effect = Effect::Run(Step::Start { role: StartRole::Standby { upstream } });
         }
     }
 }

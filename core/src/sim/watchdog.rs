@@ -7,7 +7,11 @@ use super::params::Params;
 use super::rng::Rng;
 use super::world::World;
 use crate::clock::{Millis, Tick};
-use crate::view::Side;
+use crate::decide::Decision;
+use crate::effect::Effect;
+use crate::memory::Stage;
+use crate::rule::Rule;
+use crate::view::{Side, View};
 use crate::watchdog::{Mode, Running, WatchdogView};
 use serde::{Deserialize, Serialize};
 
@@ -172,5 +176,23 @@ impl World {
     pub(super) fn hurt(&mut self, node: usize) {
         self.trouble(node);
         self.nodes[node].hurt_at = self.now;
+    }
+}
+
+/// What a mutant makes of a decision about the watchdog.
+pub(super) fn bend(mutant: Mutant, decision: &mut Decision, view: &View<'_>) {
+    let runs = view.local.watchdog.running.is_some();
+    match mutant {
+        Mutant::WatchdogFedBlindly if runs => {
+            decision.effects.insert(0, Effect::FeedWatchdog { by: Tick(u64::MAX) });
+        }
+        Mutant::WatchdogStoppedEarly if runs && decision.memory.stage.resigning() => {
+            decision.effects.insert(0, Effect::DisarmWatchdog);
+        }
+        Mutant::WatchdogAwaited if decision.rule == Rule::LeaderWatchdogDue => {
+            decision.memory.stage = Stage::Steady;
+            decision.effects.clear();
+        }
+        _ => {}
     }
 }
