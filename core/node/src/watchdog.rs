@@ -85,7 +85,7 @@ impl Watchdog {
             Some((device, _)) => device,
             None => Device::open(&self.path, self.driver)?,
         };
-        let (name, timeout_s) = match set_up(&device, asked_ms) {
+        let (name, set_to) = match set_up(&device, asked_ms) {
             Ok(set) => set,
             Err(error) => {
                 // It runs since it was opened.
@@ -93,7 +93,7 @@ impl Watchdog {
                 return Err(error);
             }
         };
-        let timeout_ms = Millis::from_secs(timeout_s.into());
+        let timeout_ms = Millis::from_secs(set_to.into());
         let running = Running { asked_ms, timeout_ms, fed_at };
         tracing::info!(
             "the watchdog {} ({name}) resets this machine unless it is fed for {timeout_ms}",
@@ -157,6 +157,6 @@ fn set_up(device: &Device, asked_ms: Millis) -> io::Result<(String, u32)> {
     if !identity.magic_close {
         tracing::warn!("the watchdog {} stops when the processes that have it open die", identity.name);
     }
-    let asked_s = u32::try_from(asked_ms.0 / 1000).unwrap_or(u32::MAX);
-    Ok((identity.name, device.set_timeout(asked_s)?))
+    let seconds = u32::try_from(asked_ms.0 / 1000).unwrap_or(u32::MAX);
+    Ok((identity.name, device.set_timeout(seconds)?))
 }
