@@ -59,19 +59,12 @@ fn moment(at: TimestampWithTimeZone) -> String {
     // The server counts microseconds from 2000 on, and says infinity with the ends of what it can count.
     let since_2000_us = pgrx::pg_sys::TimestampTz::from(at);
     let unix_us = since_2000_us.checked_add(Y2000_UNIX_US).filter(|_| since_2000_us != i64::MIN);
-    match unix_us.filter(|at| *at < Y10000_UNIX_US) {
-        Some(unix_us) => time::iso(unix_us),
-        None => {
-            let hint = "Give a time to come within the next years.";
-            report::error(
-                PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
-                SCHEDULE.failure,
-                "Such a time never comes.",
-                hint,
-            );
-            unreachable!("an error ends the statement")
-        }
+    if let Some(unix_us) = unix_us.filter(|at| *at < Y10000_UNIX_US) {
+        return time::iso(unix_us);
     }
+    let hint = "Give a time to come within the next years.";
+    report::error(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, SCHEDULE.failure, "Such a time never comes.", hint);
+    unreachable!("an error ends the statement")
 }
 
 /// Makes `candidate` the leader although there may be no healthy one now.
