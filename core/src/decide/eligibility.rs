@@ -135,6 +135,8 @@ pub(super) fn may_be_blind(turn: &Turn<'_>, cluster: &Cluster) -> bool {
     // Our own lease still ran when the key went, and this server has led on since: nobody else can have.
     let was_me = last.is_some_and(|last| last.name == *turn.me() && turn.memory.released != Some(last.created))
         && matches!(turn.view.local.server, Server::Primary(_))
+        // After a jump of the clocks that lies later than the lease.
+        && turn.memory.doubt.is_none()
         && turn.memory.fence_until.is_some_and(|until| turn.now() < until);
     // Other kinds leave no record; all that can be known of them was seen.
     let other_kind = cluster.last_leader.is_none()
