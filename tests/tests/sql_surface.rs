@@ -7,6 +7,7 @@ use ha_tests::wait::{poll, secs};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
 const VIEWS: [&str; 7] = ["ha_cluster", "ha_members", "ha_history", "ha_lease", "ha_rules", "ha_events", "ha_settings"];
 const READING: [&str; 4] = ["ha_status()", "ha_all_rules()", "ha_config()", "ha_who_would_win()"];
@@ -48,7 +49,11 @@ fn rows(cluster: &Cluster, index: usize, query: &str) -> Vec<String> {
 
 /// The same once it is so: a page is up to one round old, and a server that has just started has none yet.
 fn shows(cluster: &Cluster, index: usize, query: &str, wanted: &[&str]) {
-    let seen = poll(secs(5), || (rows(cluster, index, query) == wanted).then_some(()));
+    shows_within(cluster, index, query, wanted, secs(5));
+}
+
+fn shows_within(cluster: &Cluster, index: usize, query: &str, wanted: &[&str], time: Duration) {
+    let seen = poll(time, || (rows(cluster, index, query) == wanted).then_some(()));
     assert!(seen.is_some(), "n{}, {query}: {:#?}, not {wanted:#?}", index + 1, rows(cluster, index, query));
 }
 
@@ -158,7 +163,8 @@ fn the_configuration(cluster: &Cluster) {
         }
     }
     let obstacle = "SELECT in_place_obstacle FROM ha_cluster";
-    shows(cluster, 1, obstacle, &["-"]);
+    // The first checkpoint after its promotion takes as long as the disk does.
+    shows_within(cluster, 1, obstacle, &["-"], secs(60));
     for (method, wanted) in [("\"restart\"", "demote_method is restart"), ("null", "-")] {
         rows(cluster, 1, &format!("SELECT ha_patch_config('{{\"postgresql\": {{\"demote_method\": {method}}}}}')"));
         shows(cluster, 1, obstacle, &[wanted]);

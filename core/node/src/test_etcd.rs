@@ -1,7 +1,7 @@
 //! A real etcd of its own for one test.
 
 use crate::test_dir::TestDir;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -53,6 +53,8 @@ impl TestEtcd {
     /// It answers nothing until it is thawed.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        // Its threads may go on for a moment: it is told of when all of them stand still.
+        waitpid(Some(Pid::from_child(&self.child)), WaitOptions::UNTRACED).expect("etcd stops");
     }
 
     /// Goes on as if nothing had happened.
