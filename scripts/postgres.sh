@@ -93,12 +93,14 @@ CONF
     (cd "$work" && APT_CONFIG=$root/apt.conf apt-get -qq source --download-only "postgresql-$major" >&2)
     (cd "$work" && dpkg-source --no-check -x postgresql-"$major"_*.dsc source >&2)
     say "building PostgreSQL $major (some minutes)"
+    # Its makefiles make their headers at the top level only, and take a run within `make test` for a lower one.
+    local make=(env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS make -s)
     # Installed below its final name: the programs find their files relative to themselves.
     (
         cd "$work/source" &&
         ./configure --prefix="$home/$below" --with-openssl --with-lz4 --with-zstd --without-icu CFLAGS=-O1 &&
-        make -s -j"$(nproc)" world-bin &&
-        make -s install-world-bin DESTDIR="$work/installed"
+        "${make[@]}" -j"$(nproc)" world-bin &&
+        "${make[@]}" install-world-bin DESTDIR="$work/installed"
     ) >"$work/build.log" 2>&1 || {
         tail -40 "$work/build.log" >&2
         return 1

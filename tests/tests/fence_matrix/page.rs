@@ -97,6 +97,16 @@ impl Page {
             std::fs::write(&file, found).expect("the document can be written");
             return;
         }
-        assert_eq!(written, found, "docs/fence.md is not what was found: UPDATE_DOCS=1 writes it");
+        // Line by line: the whole document would hide which effect it is.
+        let only = |these: &str, those: &str, mark: char| -> String {
+            let new = these.lines().filter(|line| !those.lines().any(|other| other == *line));
+            new.fold(String::new(), |text, line| format!("{text}{mark} {line}\n"))
+        };
+        assert!(
+            written == found,
+            "docs/fence.md is not what was found (UPDATE_DOCS=1 writes it):\n{}{}",
+            only(&written, &found, '-'),
+            only(&found, &written, '+')
+        );
     }
 }
