@@ -2,11 +2,14 @@
 //! node claimed. Below it they stand for numbers that were skipped: a standby from before them asks its upstream for every
 //! history file in between, and streams nothing while one is missing.
 
+use crate::pg::wal;
 use ha_core::ids::Timeline;
 use ha_node::files;
 use ha_node::paths::Paths;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const TEXT: &[u8] = b"# claimed by another node and never used\n";
@@ -45,18 +48,45 @@ pub fn fill(paths: &Paths, timeline: Timeline) -> io::Result<()> {
 }
 
 /// Removes what a promotion that did not come through left behind: numbers above `timeline`, where recovery will begin.
-/// Recovery takes the newest history file above that for its target, would find no ancestor in it, and wait for WAL that
-/// never comes.
+/// Recovery takes the newest history file above that for its target, would find no ancestor in it, or not where it stands itself, and
+/// wait for WAL that never comes.
 pub fn clear(data_dir: &Path, timeline: Timeline) -> io::Result<()> {
     for entry in std::fs::read_dir(data_dir.join("pg_wal"))? {
         let entry = entry?;
         let Some(number) = number(&entry.file_name()).filter(|number| *number > timeline) else { continue };
         if is_placeholder(&entry.path(), entry.metadata()?.len())? {
-            std::fs::remove_file(entry.path())?;
-            files::remove(&ready(data_dir, number))?;
+            remove(data_dir, &entry.path(), number)?;
+        } else if is_empty(data_dir, &entry.path(), number)? {
+            pgrx::log!("ha_ext: timeline {number} was begun and never written to: its history file is removed");
+            remove(data_dir, &entry.path(), number)?;
         }
     }
     Ok(())
+}
+
+fn remove(data_dir: &Path, path: &Path, timeline: Timeline) -> io::Result<()> {
+    std::fs::remove_file(path)?;
+    files::remove(&ready(data_dir, timeline)).map(drop)
+}
+
+/// Whether nothing of a timeline that lies ahead is needed here. The server writes its history file first, and lets go of
+/// `standby.signal`, before there is anything on it: one that dies in between is recovered as a primary of the timeline before. What a
+/// standby has been sent of one is kept; of one that it has only heard of, the file is sent again.
+fn is_empty(data_dir: &Path, history: &Path, timeline: Timeline) -> io::Result<bool> {
+    let paths = Paths::new(data_dir);
+    if !paths.standby_signal().try_exists()? && !paths.recovery_signal().try_exists()? {
+        return Ok(true);
+    }
+    let lines = ha_core::timeline::parse_history_file(&std::fs::read_to_string(history)?);
+    let Some((_, fork)) = lines.last() else { return Ok(true) };
+    let segment = data_dir.join("pg_wal").join(wal::segment_name(timeline, *fork));
+    // Of a record its length comes first, and of a page a number: neither is 0.
+    let mut first = [0; 4];
+    match File::open(segment).and_then(|file| file.read_exact_at(&mut first, fork.0 % wal::segment_bytes())) {
+        Ok(()) => Ok(first == [0; 4]),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the history file of `timeline` is one of ours; `None` if there is none.

@@ -1,6 +1,7 @@
 //! A timeline that was claimed and never made is skipped, and standbys from before it still find their way to the new leader.
 
 use ha_tests::cluster::Cluster;
+use ha_tests::node::Node;
 use ha_tests::plan::Plan;
 use ha_tests::wait::{poll, secs};
 use std::fs;
@@ -44,6 +45,49 @@ fn standbys_from_before_a_skipped_timeline_stream_from_every_later_leader() {
 
 fn streams(cluster: &Cluster, node: usize, timeline: &str, story: &str) {
     cluster.wait(story, secs(30), || cluster.nodes[node].streams_on(timeline).then_some(()));
+}
+
+/// What a promotion leaves that died right after it had chosen its timeline.
+fn begin_timeline(node: &Node, timeline: u32, fork: &str) {
+    let log = node.data().join("pg_wal");
+    let history = format!("1\t{fork}\tno recovery target specified\n");
+    fs::write(log.join(format!("{timeline:08X}.history")), history).expect("a history file can be made");
+    fs::write(log.join(format!("archive_status/{timeline:08X}.history.ready")), "").expect("its status can be made");
+    // Positions are below 4 GB here, and segments have 16 MB.
+    let low = fork.strip_prefix("0/").and_then(|low| u32::from_str_radix(low, 16).ok()).expect("a position");
+    let segment = log.join(format!("{timeline:08X}00000000{:08X}", low >> 24));
+    fs::write(segment, vec![0; 16 << 20]).expect("a segment can be made");
+}
+
+#[test]
+fn a_timeline_that_was_begun_and_never_written_to_keeps_nobody_away() {
+    let mut cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let standby = cluster.other_than(leader);
+    let fork = cluster.nodes[standby].value("SELECT pg_last_wal_replay_lsn()").expect("a function");
+    cluster.nodes[standby].kill();
+    begin_timeline(&cluster.nodes[standby], 2, &fork.expect("a standby replays"));
+    // The server had let go of it, and would be a primary of timeline 1.
+    fs::remove_file(cluster.nodes[standby].data().join("standby.signal")).expect("a standby has one");
+    cluster.nodes[leader].sql("INSERT INTO ha_log VALUES (1, 1)").expect("the leader takes writes");
+    cluster.nodes[standby].start();
+    streams(&cluster, standby, "1", "a promotion that died");
+
+    // A crash cycle makes a primary of such a server: it must not tell its archive of the other timeline.
+    let end = cluster.nodes[leader].value("SELECT pg_current_wal_insert_lsn()").expect("a function");
+    begin_timeline(&cluster.nodes[leader], 2, &end.expect("a leader writes"));
+    cluster.nodes[leader].worker().expect("a leader has a loop worker").kill();
+    cluster.wait("a write after the crash cycle", secs(30), || {
+        cluster.nodes[leader].sql("INSERT INTO ha_log VALUES (1, 2)").ok()
+    });
+    for left in ["pg_wal/00000002.history", "pg_wal/archive_status/00000002.history.ready"] {
+        assert!(!cluster.nodes[leader].data().join(left).exists(), "{left} is still there");
+    }
+    assert_eq!(cluster.nodes[leader].primary_timeline().as_deref(), Some("1"));
+    cluster.wait_healthy(secs(30));
+    cluster.switch_over(leader, standby);
+    streams(&cluster, leader, "2", "a switchover after that");
+    cluster.wait_equal(standby);
 }
 
 #[test]

@@ -131,7 +131,7 @@ impl Context {
         pgdata::remove_durably(&self.site.paths.demoted())?;
         pgdata::remove_durably(&self.site.paths.promote())?;
         pgdata::remove_durably(&self.site.paths.standby_signal())?;
-        pgdata::remove_durably(&self.site.data_dir().join("recovery.signal"))
+        pgdata::remove_durably(&self.site.paths.recovery_signal())
     }
 }
 

@@ -122,6 +122,12 @@ impl Paths {
         self.data_dir.join("standby.signal")
     }
 
+    /// Makes a server restore from an archive when it starts.
+    #[must_use]
+    pub fn recovery_signal(&self) -> PathBuf {
+        self.data_dir.join("recovery.signal")
+    }
+
     /// This server was demoted in place, and its WAL was not compared with its successor's yet: it serves no reads.
     #[must_use]
     pub fn demoted(&self) -> PathBuf {
