@@ -344,10 +344,9 @@ impl LastLeader {
 }
 
 impl Cluster {
-    /// The release that ended the last leadership, if it was one that did.
+    /// The release that ended the leadership `last` tells of, if it was one that did.
     #[must_use]
-    pub fn last_release(&self) -> Option<&Released> {
-        let last = self.last_taken()?;
+    pub fn release_of(&self, last: &Versioned<LastLeader>) -> Option<&Released> {
         let created = last.value.created.unwrap_or(last.revision);
         self.released.as_ref().filter(|released| released.leader == last.value.leader && released.created == created)
     }
@@ -360,6 +359,17 @@ impl Cluster {
             last.value.edition.is_some() && last.value.edition == self.last_leader_edition
         };
         self.last_leader.as_ref().filter(original)
+    }
+
+    /// The same of a record that names no edition (the first of its key, or one of a release that wrote none), for whoever saw the leader key
+    /// `seen` itself: written at the revision that made that key, it was written with it.
+    #[must_use]
+    pub fn taken_with(&self, seen: &LeaderKey) -> Option<&Versioned<LastLeader>> {
+        let with = |last: &&Versioned<LastLeader>| {
+            let (value, none) = (&last.value, last.value.edition.is_none() && last.value.created.is_none());
+            none && (&value.leader, value.lease, last.revision) == (&seen.name, seen.lease, seen.created)
+        };
+        self.last_leader.as_ref().filter(with)
     }
 
     /// Which writing the next one of that record is; none if there is no such key.

@@ -127,6 +127,7 @@ rules! {
     ElectionPromised = "election.promised", "There is no leader key, but this member promised a leader without the store to stay away from it; wait until that is over.";
     ElectionMayHavePromised = "election.may_have_promised", "This member has forgotten what it promised a leader without the store; it stays away from the leader key for one `ttl`.";
     ElectionNotInFailsafe = "election.not_in_failsafe", "There is no leader, and this member is not among those that a leader without the store asks; it stays away from the leader key.";
+    ElectionAdmitting = "election.admitting", "There is no leader, and this member, which stays away from the leader key for nobody any more, writes down those that joined since: they may take it, too.";
     FailsafeAsking = "failsafe.asking", "The store does not confirm the lease; the members are asked to stay away from the leader key.";
     FailsafeLeading = "failsafe.leading", "The lease is over and the store out of reach; commits are acknowledged for as long as every member stays away from the leader key.";
     PromotionLeaseLost = "promotion.lease_lost", "The lease was lost before the promotion began; go back to following.";

@@ -5,7 +5,7 @@
 
 use super::eligibility::{self, Obstacle};
 use super::turn::{Turn, Verdict};
-use super::{failsafe, pause, primary, promotion, watchdog};
+use super::{failsafe, pause, primary, promotion, schedule, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Initialize, Released, Versioned};
 use crate::dcs::DcsCall;
@@ -40,8 +40,8 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return Verdict::of(Rule::ElectionNotInitialised).soon(1000);
     }
     let gone_at = turn.memory.leader_gone_at.unwrap_or(turn.now());
-    let asked_for =
-        cluster.failover.as_ref().filter(|request| request.value.is_for_now() && !had_the_key(cluster, request));
+    let begun = |request: &FailoverRequest| request.is_for_now() || schedule::was_carried_out(turn, request);
+    let asked_for = cluster.failover.as_ref().filter(|request| begun(&request.value) && !had_the_key(cluster, request));
     let asked_for = asked_for.and_then(|request| request.value.member.as_ref());
     // Who was asked for, or to whom the last leader itself handed over.
     let named = asked_for.or_else(|| announced(turn, cluster)?.candidate.as_ref());
@@ -53,7 +53,12 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return Verdict::of(Rule::ElectionAwaitingUnbound).because(other.to_string()).soon(1000);
     }
     if let Some(rule) = failsafe::barred(turn) {
-        return failsafe::wait(turn, rule);
+        // The last leader may say itself that it leads no more.
+        let poll = if rule == Rule::ElectionNotInFailsafe { turn.poll_all(Millis(1000)) } else { None };
+        return failsafe::wait(turn, rule).and(poll);
+    }
+    if let Some(admits) = failsafe::admit(turn, cluster) {
+        return Verdict::of(Rule::ElectionAdmitting).with(admits).soon(20);
     }
     if let Some(obstacle) = eligibility::obstacle(turn, standby, cluster, am_named) {
         let verdict = Verdict::of(obstacle.rule()).soon(1000);
@@ -102,7 +107,8 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
 /// was our own key that it wrote over.
 pub(super) fn unleased(turn: &Turn<'_>, cluster: &Cluster) -> Option<Verdict> {
     let created = cluster.unleased_leader?;
-    let ours = cluster.last_leader.as_ref().is_some_and(|last| last.value.leader == *turn.me());
+    let took_it = turn.last_taken(cluster).is_some_and(|last| last.value.leader == *turn.me());
+    let ours = took_it || eligibility::led_until_now(turn);
     let due = ours || turn.passed(turn.memory.leader_gone_at, turn.view.settings.ttl_ms);
     let removal = if due { turn.store(DcsCall::RemoveUnleasedLeader { created }) } else { None };
     Some(Verdict::of(Rule::LeaderKeyUnleased).and(removal).soon(250))
@@ -138,7 +144,7 @@ fn knows_of_more(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone
 /// The release that the last leader announced itself.
 fn announced<'a>(turn: &Turn<'a>, cluster: &'a Cluster) -> Option<&'a Released> {
     let last = turn.memory.last_leader.as_ref()?;
-    cluster.last_release().filter(|released| released.leader == last.name && released.created == last.created)
+    turn.last_release(cluster).filter(|released| released.leader == last.name && released.created == last.created)
 }
 
 pub(super) fn wait_for_predecessor(turn: &mut Turn<'_>, lease: LeaseId) -> Verdict {
@@ -268,9 +274,7 @@ fn counts(turn: &Turn<'_>, cluster: &Cluster, name: &NodeName, gone_at: Tick) ->
 /// A newer timeline wins over a higher LSN: the longer tail of an older one is on a branch the cluster has left. Higher LSN
 /// wins over priority (lesson 8); with equal LSN the higher priority, but not the former leader's (lesson 7).
 fn beats(turn: &Turn<'_>, peer: &PeerStatus, name: &NodeName, own: Timeline, mine: Lsn) -> bool {
-    // Who is not written down in failsafe mode stands as little as one that must not.
-    let listed = turn.memory.failsafe.map.as_ref().is_none_or(|map| map.value.contains_key(name));
-    if peer.tags.nofailover() || peer.watchdog_failed || peer.state != "running" || !listed {
+    if peer.tags.nofailover() || peer.watchdog_failed || peer.state != "running" {
         return false;
     }
     if let Some(timeline) = peer.timeline
@@ -282,5 +286,7 @@ fn beats(turn: &Turn<'_>, peer: &PeerStatus, name: &NodeName, own: Timeline, min
         return peer.lsn > mine;
     }
     let former = turn.memory.last_leader.as_ref().is_some_and(|leader| leader.name == *name);
-    !former && peer.tags.failover_priority() > turn.view.settings.tags.failover_priority()
+    // Who is not written down in failsafe mode may have to wait until it is: not for its priority.
+    let listed = turn.memory.failsafe.map.as_ref().is_none_or(|map| map.value.contains_key(name));
+    !former && listed && peer.tags.failover_priority() > turn.view.settings.tags.failover_priority()
 }

@@ -98,7 +98,7 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     }
     let end = standby.received.max(standby.replayed);
     // A leader that stopped in order says where it ended; what it wrote before is up to a loop old.
-    let ended = cluster.last_release().and_then(Released::position);
+    let ended = turn.last_release(cluster).and_then(Released::position);
     let lag_bytes = cluster.status.optime.max(ended).map_or(0, |position| position.ahead_of(end));
     if !named && lag_bytes > turn.view.settings.maximum_lag_on_failover_bytes {
         return Some(Obstacle::Lagging { lag_bytes });
@@ -112,41 +112,54 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
 /// Suspected are whoever took the key last, by the record (one that somebody put back tells nothing), and members of a kind that leaves no record: the last leader that was seen to
 /// take the key after what the record tells, and whoever calls itself primary: its member key hangs on the lease of its leader key.
 pub(super) fn predecessor(turn: &Turn<'_>, cluster: &Cluster) -> Option<LeaseId> {
-    let taken = cluster.last_taken();
-    let recorded = taken.filter(|_| cluster.last_release().is_none());
+    suspects(turn, cluster).map(|(_, lease)| lease).find(|lease| !turn.memory.dead_leases.contains(lease))
+}
+
+/// Whether somebody else may go on without the store although its lease is over, by the promises of those that are written down.
+pub(super) fn another_may_lean(turn: &Turn<'_>, cluster: &Cluster) -> bool {
+    let unknown = turn.last_taken(cluster).is_none();
+    !led_until_now(turn) && (unknown || suspects(turn, cluster).next().is_some())
+}
+
+/// Those that may have led last, with their leases, but for who says itself that it leads no more.
+fn suspects<'a>(turn: &'a Turn<'_>, cluster: &'a Cluster) -> impl Iterator<Item = (&'a NodeName, LeaseId)> {
+    let taken = turn.last_taken(cluster);
+    let recorded = taken.filter(|_| turn.last_release(cluster).is_none());
     let recorded = recorded.into_iter().map(|last| (&last.value.leader, last.value.lease));
-    let newer = |created: Revision| taken.is_none_or(|last| created > last.revision);
+    let newer = move |created: Revision| taken.is_none_or(|last| created > last.revision);
     let released = cluster.released.as_ref();
-    let seen = turn.memory.last_leader.iter().filter(|last| newer(last.created));
-    let seen = seen.filter(|last| !released.is_some_and(|r| r.leader == last.name && r.created == last.created));
+    let seen = turn.memory.last_leader.iter().filter(move |last| newer(last.created));
+    let seen = seen.filter(move |last| !released.is_some_and(|r| r.leader == last.name && r.created == last.created));
     let others =
         cluster.members.iter().filter(|(_, member)| member.ha_ext_version.is_none() && member.role == "primary");
     let others = others.filter_map(|(name, member)| Some((name, member.lease?)));
-    let lives = |(name, lease): &(&NodeName, LeaseId)| {
-        *name != turn.me() && !turn.memory.dead_leases.contains(lease) && !resigned(turn, name)
-    };
-    recorded.chain(seen.map(|last| (&last.name, last.lease))).chain(others).find(lives).map(|(_, lease)| lease)
+    let stands = move |(name, _): &(&NodeName, LeaseId)| *name != turn.me() && !resigned(turn, name);
+    recorded.chain(seen.map(|last| (&last.name, last.lease))).chain(others).filter(stands)
 }
 
 /// Whether somebody may lead of whom nothing is known here: there is no record of who led last, so an operator removed it, or what there is
 /// was put back from an earlier time. Whoever it was lost the right to acknowledge by one ttl after the key was gone.
 pub(super) fn may_be_blind(turn: &Turn<'_>, cluster: &Cluster) -> bool {
     let last = turn.memory.last_leader.as_ref();
-    // Our own lease still ran when the key went, and this server has led on since: nobody else can have.
-    let was_me = last.is_some_and(|last| last.name == *turn.me() && turn.memory.released != Some(last.created))
-        && matches!(turn.view.local.server, Server::Primary(_))
-        // After a jump of the clocks that lies later than the lease.
-        && turn.memory.doubt.is_none()
-        && turn.memory.fence_until.is_some_and(|until| turn.now() < until);
     // Other kinds leave no record; all that can be known of them was seen.
     let other_kind = cluster.last_leader.is_none()
         && last.is_some_and(|last| last.name != *turn.me())
         && !turn.memory.last_leader_fenced
         && cluster.initialize != Initialize::Absent;
-    cluster.last_taken().is_none()
-        && !was_me
+    turn.last_taken(cluster).is_none()
+        && !led_until_now(turn)
         && !other_kind
         && !turn.passed(turn.memory.leader_gone_at, turn.longest_ttl())
+}
+
+/// Whether our own lease still ran when the key went, and this server has led on since: nobody else can have.
+pub(super) fn led_until_now(turn: &Turn<'_>) -> bool {
+    let last = turn.memory.last_leader.as_ref();
+    last.is_some_and(|last| last.name == *turn.me() && turn.memory.released != Some(last.created))
+        && matches!(turn.view.local.server, Server::Primary(_))
+        // After a jump of the clocks that lies later than the lease.
+        && turn.memory.doubt.is_none()
+        && turn.memory.fence_until.is_some_and(|until| turn.now() < until)
 }
 
 /// Whether a cluster that is about to be founded may have been led until a moment ago: its keys were deleted, and a member

@@ -5,7 +5,7 @@
 //! promise is over, whatever the store shows; whoever is not written down does not take it at all.
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{lease, pause, watchdog};
+use super::{eligibility, lease, pause, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
 use crate::dcs::{DcsCall, Expect, Key};
@@ -114,10 +114,32 @@ fn reply(turn: &mut Turn<'_>, question: &Question) -> Reply {
 /// Why this node must not take the leader key now, whatever else speaks for it.
 pub(super) fn barred(turn: &Turn<'_>) -> Option<Rule> {
     let listed = turn.memory.failsafe.map.as_ref().is_none_or(|map| map.value.contains_key(turn.me()));
+    // Those that are written down are asked by whoever led last, and by nobody if that is over, or was this node.
+    let asked = || turn.fresh().is_none_or(|cluster| eligibility::another_may_lean(turn, cluster));
     match bound(turn) {
-        None if !listed && !turn.memory.bootstrapping => Some(Rule::ElectionNotInFailsafe),
+        None if !listed && !turn.memory.bootstrapping && asked() => Some(Rule::ElectionNotInFailsafe),
         rule => rule,
     }
+}
+
+/// Writes down the members that joined after the last leader had written its list. Whoever is on that list, has seen the leader key go and
+/// is bound by no promise any more refuses that leader from now on, so that it cannot go on without the store: the others may stand, too.
+/// A leader that took the key meanwhile counts on no list but one that it writes after this.
+pub(super) fn admit(turn: &Turn<'_>, cluster: &Cluster) -> Option<Effect> {
+    let map = cluster.failsafe.as_ref().filter(|map| map.value.contains_key(turn.me()))?;
+    if turn.last_release(cluster).is_some() {
+        return None;
+    }
+    let mut all = map.value.clone();
+    for (name, member) in &cluster.members {
+        if let Some(url) = &member.api_url {
+            all.entry(name.clone()).or_insert_with(|| url.clone());
+        }
+    }
+    if all.len() == map.value.len() {
+        return None;
+    }
+    turn.write(Key::Failsafe, Some(json!(all).to_string()), Expect::Unchanged(map.revision))
 }
 
 /// The same for a key that stands in its name already.

@@ -12,6 +12,9 @@ use crate::rule::Rule;
 use crate::schedule::unix_ms;
 use crate::view::View;
 
+/// By how much the clock of a leader of another kind may be ahead of this node's when its time comes.
+const CLOCKS_DIFFER: Millis = Millis(1000);
+
 /// Where a request stands.
 pub(super) enum When {
     /// It asks for now, or its time came a moment ago.
@@ -63,6 +66,20 @@ pub(super) fn when(turn: &Turn<'_>, request: &FailoverRequest) -> When {
         Ok(left_ms @ 1..) => When::Later(Millis(left_ms)),
         Ok(0) | Err(_) => When::Due,
     }
+}
+
+/// Whether a leader of another kind carried this schedule out when it gave up the leader key: it does so at the time, leaves the request as
+/// it is for the candidate, and takes back what is no longer to be done.
+pub(super) fn was_carried_out(turn: &Turn<'_>, request: &FailoverRequest) -> bool {
+    let at_ms = request.scheduled_at.as_deref().and_then(|text| unix_ms(text).ok());
+    let led = turn.memory.last_leader.as_ref().filter(|_| !turn.memory.last_leader_fenced);
+    let by_it = led.is_some_and(|leader| request.leader.as_ref() == Some(&leader.name));
+    let gone_for_ms = turn.memory.leader_gone_at.map(|gone| turn.now().since(gone).0);
+    let gone_for_ms = gone_for_ms.and_then(|gone_for_ms| i64::try_from(gone_for_ms).ok());
+    let (Some(at_ms), Some(gone_for_ms), Some(now_ms), true) = (at_ms, gone_for_ms, wall_ms(turn.view), by_it) else {
+        return false;
+    };
+    now_ms.saturating_sub(gone_for_ms).saturating_add(CLOCKS_DIFFER.0.cast_signed()) >= at_ms
 }
 
 /// How long the request that stands in the store still waits.

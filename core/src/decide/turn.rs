@@ -2,7 +2,7 @@
 
 use super::{failsafe, in_place};
 use crate::clock::{Millis, Tick};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, LastLeader, Released, Versioned};
 use crate::dcs::{ClaimAlong, DcsCall, Expect, Key, KeyEdit};
 use crate::effect::{Effect, Step};
 use crate::ids::{NodeName, SystemId};
@@ -123,6 +123,16 @@ impl<'a> Turn<'a> {
     /// Whether a request to the store may be sent now.
     pub fn may_ask(&self) -> bool {
         !self.view.dcs_busy && self.passed(self.memory.store_failed_at, self.retry_pause())
+    }
+
+    /// The record of who took the leader key last, if it is the one that was written then.
+    pub fn last_taken<'c>(&self, cluster: &'c Cluster) -> Option<&'c Versioned<LastLeader>> {
+        cluster.last_taken().or_else(|| cluster.taken_with(self.memory.last_leader.as_ref()?))
+    }
+
+    /// The release that ended the last leadership, if it was one that did.
+    pub fn last_release<'c>(&self, cluster: &'c Cluster) -> Option<&'c Released> {
+        cluster.release_of(self.last_taken(cluster)?)
     }
 
     /// Takes the leader key, if a request may be sent now, under the condition that nobody led since `cluster` was read: what was

@@ -3,6 +3,9 @@
 use super::kinds::{self, Kind};
 use super::params::{Params, Weather};
 use super::rng::Rng;
+use super::world::World;
+use crate::dcs::Key;
+use std::collections::BTreeMap;
 
 /// Adds what `seed` has of it.
 pub(super) fn among_them(params: &mut Params, weather: &mut Weather, seed: u64) {
@@ -14,6 +17,38 @@ pub(super) fn among_them(params: &mut Params, weather: &mut Weather, seed: u64) 
         } else {
             weather.mix_in(&mut rng, &[Kind::PauseMachine, Kind::Suspend]);
         }
+    }
+}
+
+/// Some seeds are worlds in failsafe mode whose leaders are lost before they have written down who joined last.
+pub(super) fn late_joiners(params: &mut Params, weather: &mut Weather, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x1a7e);
+    if rng.chance(40) {
+        super::promises::failsafe_mode(params);
+        weather.weights = kinds::late_joiners();
+        weather.every_ms = rng.between(30_000, 60_000);
+    }
+}
+
+impl World {
+    /// As if the member that has most had joined just now: the list is from before that, and its writer is gone.
+    pub(super) fn joined_late(&mut self) {
+        let Some(leader) = self.store.leader() else { return };
+        let path = Key::Failsafe.path();
+        let list = self.store.key(&path).and_then(|key| serde_json::from_str(&key.value).ok());
+        let Some(mut list): Option<BTreeMap<String, String>> = list else { return };
+        let Some(node) = self.nodes.iter().position(|node| node.name == leader.name) else { return };
+        let others =
+            self.nodes.iter().filter(|other| other.name != leader.name && list.contains_key(other.name.as_str()));
+        let standbys =
+            others.filter(|other| other.up).filter_map(|other| Some((other.disk.data()?.at.lsn, &other.name)));
+        let Some((_, newest)) = standbys.max() else { return };
+        let newest = newest.clone();
+        list.remove(newest.as_str());
+        self.crash_node(node);
+        self.say(node, &format!("had not written down {newest}"));
+        self.store.put(&path, &serde_json::json!(list).to_string(), None);
+        self.store_changed(Some(&leader));
     }
 }
 

@@ -10,9 +10,9 @@ use crate::ids::NodeName;
 
 use super::kinds::Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
-    FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
-    LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, StallMain, StartByHand,
-    StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
+    FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
+    KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, StallMain,
+    StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
 };
 
 impl World {
@@ -98,6 +98,7 @@ impl World {
             StartByHand => self.starts_by_hand(node),
             PauseMachine => self.pause_machine(node, short_or_long),
             Suspend => self.suspend(node, short_or_long),
+            JoinedLate => self.joined_late(),
             ClockRate => {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;

@@ -38,16 +38,17 @@ pub(super) enum Kind {
     RestoreKeys,
     PauseMachine,
     Suspend,
+    JoinedLate,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
-    FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, KillPostmaster, KillSupervisor, KillWorker,
-    LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, StallMain, StartByHand,
-    StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
+    FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
+    KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, StallMain,
+    StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
 };
 
-pub(super) const ALL: [Kind; 32] = [
+pub(super) const ALL: [Kind; 33] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -80,6 +81,7 @@ pub(super) const ALL: [Kind; 32] = [
     RestoreKeys,
     PauseMachine,
     Suspend,
+    JoinedLate,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -168,6 +170,15 @@ pub(super) fn failovers() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which leaders are lost before they have written down in failsafe mode who joined last.
+pub(super) fn late_joiners() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        JoinedLate => 4,
+        CrashNode => 1,
+        _ => 0,
+    })
+}
+
 pub(super) fn name(kind: Kind) -> &'static str {
     match kind {
         KillWorker => "loop worker killed",
@@ -202,5 +213,6 @@ pub(super) fn name(kind: Kind) -> &'static str {
         RestoreKeys => "keys put back",
         PauseMachine => "machine paused by its hypervisor",
         Suspend => "machine suspended",
+        JoinedLate => "leader crashes just after a member joined",
     }
 }

@@ -122,11 +122,13 @@ pub enum Mutant {
     WatchdogTimeoutUnread,
     /// A leader does not mind that it is about to be reset.
     WatchdogAwaited,
+    /// A member that still stays away from the leader key writes down who may take it.
+    AdmittedEarly,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 52] = [
+    pub const ALL: [Mutant; 53] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -179,6 +181,7 @@ impl Mutant {
         Mutant::WatchdogNotRequired,
         Mutant::WatchdogTimeoutUnread,
         Mutant::WatchdogAwaited,
+        Mutant::AdmittedEarly,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -241,6 +244,7 @@ impl Mutant {
             Mutant::WatchdogFedBlindly | Mutant::WatchdogStoppedEarly | Mutant::WatchdogAwaited => {
                 super::watchdog::bend(self, decision, view);
             }
+            Mutant::AdmittedEarly => super::promises::admitted_early(decision, view),
             Mutant::AllButOnePromised => all_but_one(decision, view),
             Mutant::UnboundUntold => {
                 if let (Rule::PauseLeading, Some(lease)) = (decision.rule, decision.memory.lease) {

@@ -8,10 +8,13 @@ use super::params::{Params, Weather};
 use super::rng::Rng;
 use super::world::World;
 use crate::clock::Tick;
+use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::decide::Decision;
+use crate::effect::Effect;
 use crate::failsafe::{PromiseAnswer, PromiseView, Question, Reply};
 use crate::ids::{NodeName, Revision};
-use crate::view::Side;
+use crate::rule::Rule;
+use crate::view::{Side, View};
 use std::rc::Rc;
 
 /// Some seeds are worlds in failsafe mode, and in half of those the store is lost all the time. Drawn apart: the others are what they
@@ -19,12 +22,16 @@ use std::rc::Rc;
 pub(super) fn among_them(params: &mut Params, weather: &mut Weather, seed: u64) {
     let mut rng = Rng::new(seed ^ 0x5afe);
     if rng.chance(350) {
-        params.settings.failsafe_mode = true;
-        params.settings.bootstrap_dcs["failsafe_mode"] = serde_json::Value::Bool(true);
+        failsafe_mode(params);
         if rng.chance(500) {
             weather.weights = super::kinds::blackouts();
         }
     }
+}
+
+pub(super) fn failsafe_mode(params: &mut Params) {
+    params.settings.failsafe_mode = true;
+    params.settings.bootstrap_dcs["failsafe_mode"] = serde_json::Value::Bool(true);
 }
 
 const TIMEOUT_MS: u64 = 2000;
@@ -177,5 +184,21 @@ impl World {
             failsafe.promised.clear();
             failsafe.complete_since = Some(Tick(0));
         }
+    }
+}
+
+/// Who still stays away from the leader key writes down who may take it.
+pub(super) fn admitted_early(decision: &mut Decision, view: &View<'_>) {
+    let Some(map) = view.dcs.fresh().and_then(|cluster| cluster.failsafe.as_ref()) else { return };
+    if decision.rule != Rule::ElectionPromised || view.dcs_busy {
+        return;
+    }
+    let mut all = map.value.clone();
+    let members = view.dcs.fresh().into_iter().flat_map(|cluster| cluster.members.keys());
+    all.extend(members.map(|name| (name.clone(), String::new())));
+    if all.len() > map.value.len() {
+        let (value, expect) = (Some(serde_json::json!(all).to_string()), Expect::Unchanged(map.revision));
+        let edit = KeyEdit { key: Key::Failsafe, value, expect, leased: false };
+        decision.effects = vec![Effect::Dcs(DcsCall::Write(edit))];
     }
 }

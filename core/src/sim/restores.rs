@@ -88,6 +88,7 @@ impl World {
             path if path.starts_with("members/") => choice.members,
             _ => rng.chance(share),
         });
+        self.before_a_member_joined(&mut dump);
         let whole = choice.exact && share == 1000;
         self.log.line(
             self.now,
@@ -105,6 +106,18 @@ impl World {
         }
         self.note_what_changed(&now, dump.contains_key("failover"));
         self.store_changed(before.as_ref());
+    }
+
+    /// Some dumps are older than one of the members. Drawn apart, and after what else is drawn.
+    fn before_a_member_joined(&self, dump: &mut BTreeMap<String, String>) {
+        let mut rng = Rng::new(self.now ^ 0x0_1157);
+        let Some(list) = dump.get_mut(&Key::Failsafe.path()).filter(|_| rng.chance(400)) else { return };
+        let Ok(mut names) = serde_json::from_str::<BTreeMap<String, String>>(list) else { return };
+        let doomed = names.keys().nth(rng.index(names.len().max(1))).cloned();
+        if let Some(name) = doomed.filter(|_| names.len() > 1) {
+            names.remove(&name);
+            *list = serde_json::json!(names).to_string();
+        }
     }
 
     /// What the judge has to know of it.

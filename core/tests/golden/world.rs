@@ -230,7 +230,7 @@ impl Scene {
     fn put(&mut self, path: &str, mut key: RawKey) {
         if path == LAST_LEADER_PATH
             && let Ok(mut record) = serde_json::from_str::<LastLeader>(&key.value)
-            && record.edition.is_none()
+            && !key.value.contains("\"edition\"")
         {
             record.edition = Some(Edition { created: key.created, version: key.version });
             key.value = record.text();

@@ -95,8 +95,9 @@ impl Etcd3 {
         let look = [TxnOp::get(key.as_str(), None), TxnOp::get(self.leader_key(), None)];
         let txn = Txn::new().when(condition).and_then([change]).or_else(look);
         let settled = self.members.settle(&self.options, budget, async |link| {
+            let asked = shared.asked();
             let answer = link.kv().txn(txn.clone()).await?;
-            shared.check(answer.header())?;
+            shared.check_since(answer.header(), asked)?;
             let revision = Revision(answer.header().map_or(0, etcd_client::ResponseHeader::revision));
             if answer.succeeded() {
                 return Ok(Wrote::At(revision));

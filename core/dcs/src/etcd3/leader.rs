@@ -149,16 +149,17 @@ impl Etcd3 {
         let (clock, shared, name) = (self.options.clock, &self.shared, self.options.name.as_str());
         let settled = self.members.settle(&self.options, budget, async |link| {
             let sent_at = clock();
-            let (mut kv, asked) = (link.kv(), txn.clone());
+            let asked = shared.asked();
+            let (mut kv, take) = (link.kv(), txn.clone());
             let (alive, answer) = if fresh.is_some() {
                 // Granted a moment ago: that counts as the keepalive.
-                (None, kv.txn(asked).await)
+                (None, kv.txn(take).await)
             } else {
-                let (alive, answer) = join(link.keep_alive(lease), kv.txn(asked)).await;
+                let (alive, answer) = join(link.keep_alive(lease), kv.txn(take)).await;
                 (Some(alive), answer)
             };
             let answer = answer?;
-            shared.check(answer.header())?;
+            shared.check_since(answer.header(), asked)?;
             let Some(made) = ours_after(&answer, name, lease, created) else { return Ok(Claimed::Others) };
             let kept = match (alive, fresh) {
                 (Some(alive), _) => in_term(alive, shared.term()).map(|alive| Kept { lease, sent_at, ttl: alive.ttl }),
@@ -212,10 +213,10 @@ impl Etcd3 {
         let contradicted = Cell::new(false);
         let settled = self.members.settle(&self.options, budget, async |link: &mut Link| {
             let sent_at = clock();
-            let mut kv = link.kv();
+            let (mut kv, asked) = (link.kv(), shared.asked());
             let (alive, read) = join(link.keep_alive(lease), kv.get(key.as_str(), None)).await;
             let read = read?;
-            shared.check(read.header())?;
+            shared.check_since(read.header(), asked)?;
             let Some(on) = read.kvs().first().and_then(|kv| our_lease(kv, name, Some(created))) else {
                 return Ok(Confirmed::Refused);
             };
@@ -259,8 +260,9 @@ impl Etcd3 {
                 .and_then(release)
                 .or_else([TxnOp::get(key.as_str(), None)]);
             let settled = self.members.settle(&self.options, budget, async |link| {
+                let asked = shared.asked();
                 let answer = link.kv().txn(txn.clone()).await?;
-                shared.check(answer.header())?;
+                shared.check_since(answer.header(), asked)?;
                 let left = first_read(&answer).and_then(|kv| our_lease(&kv, name, Some(lease.leader_created)));
                 Ok(if answer.succeeded() { None } else { left })
             });
@@ -286,8 +288,9 @@ impl Etcd3 {
         ];
         let txn = Txn::new().when(as_seen).and_then([TxnOp::delete(key.as_str(), None)]);
         let settled = self.members.settle(&self.options, budget, async |link| {
+            let asked = shared.asked();
             let answer = link.kv().txn(txn.clone()).await?;
-            shared.check(answer.header())?;
+            shared.check_since(answer.header(), asked)?;
             let revision = Revision(answer.header().map_or(0, etcd_client::ResponseHeader::revision));
             Ok(answer.succeeded().then_some(revision))
         });
@@ -304,8 +307,9 @@ impl Etcd3 {
         let settled = self.members.settle(&self.options, budget, async |link| {
             // A linearizable read first: the member that passes it is not cut off, and knows every lease that was
             // granted before.
+            let asked = shared.asked();
             let read = link.kv().get(key.as_str(), None).await?;
-            shared.check(read.header())?;
+            shared.check_since(read.header(), asked)?;
             link.lease_alive(lease).await
         });
         let settled = settled.await.map_err(Stopped::of_a_question)?;

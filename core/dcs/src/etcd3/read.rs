@@ -10,8 +10,9 @@ use ha_core::ids::{LeaseId, Revision};
 
 /// One linearizable read of everything under `base`.
 pub(super) async fn cluster(link: &mut Link, shared: &Shared, base: &str) -> Result<RawCluster, Failure> {
+    let asked = shared.asked();
     let answer = link.kv().get(base, Some(GetOptions::new().with_prefix())).await?;
-    shared.check(answer.header())?;
+    shared.check_since(answer.header(), asked)?;
     let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
     let keys = answer.kvs().iter().filter_map(|kv| Some((path(kv, base)?, raw(kv)))).collect();
     Ok(RawCluster { revision: Revision(revision), keys })

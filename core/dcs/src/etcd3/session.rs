@@ -123,8 +123,9 @@ impl Etcd3 {
             let leader = all.keys.get(LEADER_PATH).filter(|_| keys.contains(&leader_key));
             let record = leader.map(|leader| record_leader(base, &record(leader.created)));
             let txn = Txn::new().when(there.collect::<Vec<_>>()).and_then(over.chain(record).collect::<Vec<_>>());
+            let asked = shared.asked();
             let answer = link.kv().txn(txn).await?;
-            shared.check(answer.header())?;
+            shared.check_since(answer.header(), asked)?;
             Ok(answer.succeeded())
         });
         if !moved.await?.answer {

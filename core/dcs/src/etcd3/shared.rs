@@ -1,5 +1,5 @@
 //! What all connections of one node know about the store together: which etcd cluster it is, the newest raft
-//! term, the members' addresses, and which leases are ours.
+//! term and revision, the members' addresses, and which leases are ours.
 
 use super::failure::Failure;
 use super::options::{Options, Protocol};
@@ -26,7 +26,12 @@ pub(super) struct Shared {
 struct Known {
     cluster: Option<u64>,
     term: u64,
+    revision: i64,
 }
+
+/// The newest revision that was known when a question was asked.
+#[derive(Clone, Copy)]
+pub(super) struct Asked(i64);
 
 impl Shared {
     pub(super) fn new(options: &Options) -> Self {
@@ -60,11 +65,22 @@ impl Shared {
     /// Lets an answer through unless it comes from another etcd cluster, or from a member that lives in an older
     /// raft term than one we have heard of (cut off from its peers, it may not know what they decided).
     pub(super) fn check(&self, header: Option<&ResponseHeader>) -> Result<(), Failure> {
-        let header = header.ok_or_else(|| Failure::Unclear("an answer without a header".to_owned()))?;
-        self.admit(header.cluster_id(), header.raft_term())
+        self.check_since(header, Asked(0))
     }
 
-    fn admit(&self, cluster: u64, term: u64) -> Result<(), Failure> {
+    /// To be taken before a question is sent whose answer [`Shared::check_since`] is to judge.
+    pub(super) fn asked(&self) -> Asked {
+        Asked(locked(&self.known).revision)
+    }
+
+    /// The same for the answer to a transaction or a linearizable read. It shows all that any member had shown before it was `asked`: a
+    /// store that shows less was put back to an earlier state. Other answers tell what one member knows, which may lag.
+    pub(super) fn check_since(&self, header: Option<&ResponseHeader>, asked: Asked) -> Result<(), Failure> {
+        let header = header.ok_or_else(|| Failure::Unclear("an answer without a header".to_owned()))?;
+        self.admit(header.cluster_id(), header.raft_term(), header.revision(), asked)
+    }
+
+    fn admit(&self, cluster: u64, term: u64, revision: i64, asked: Asked) -> Result<(), Failure> {
         let mut known = locked(&self.known);
         let ours = *known.cluster.get_or_insert(cluster);
         if ours != cluster {
@@ -73,10 +89,17 @@ impl Shared {
                  or a host of another cluster is configured"
             )));
         }
+        if revision < asked.0 {
+            return Err(Failure::Foreign(format!(
+                "the store is at revision {revision} and was at {} before: the store was replaced by an earlier state of its own",
+                asked.0
+            )));
+        }
         if term < known.term {
             return Err(Failure::Unclear(format!("the member is in raft term {term}, others are in {}", known.term)));
         }
         known.term = term;
+        known.revision = known.revision.max(revision);
         Ok(())
     }
 
@@ -196,13 +219,29 @@ mod tests {
     #[test]
     fn answers_of_older_terms_and_other_clusters_do_not_count() {
         let shared = shared(&["h:1"]);
-        assert_eq!(shared.admit(7, 3), Ok(()));
-        assert_eq!(shared.admit(7, 5), Ok(()));
-        assert!(matches!(shared.admit(7, 4), Err(Failure::Unclear(_))));
-        assert!(matches!(shared.admit(8, 9), Err(Failure::Foreign(_))));
+        let admit = |cluster, term| shared.admit(cluster, term, 0, shared.asked());
+        assert_eq!(admit(7, 3), Ok(()));
+        assert_eq!(admit(7, 5), Ok(()));
+        assert!(matches!(admit(7, 4), Err(Failure::Unclear(_))));
+        assert!(matches!(admit(8, 9), Err(Failure::Foreign(_))));
         assert_eq!(shared.term(), 5, "a foreign cluster teaches nothing");
         shared.forget_cluster();
-        assert_eq!(shared.admit(8, 1), Ok(()));
+        assert_eq!(admit(8, 1), Ok(()));
+    }
+
+    #[test]
+    fn a_store_that_shows_less_than_before_was_put_back() {
+        let shared = shared(&["h:1"]);
+        let early = shared.asked();
+        assert_eq!(shared.admit(7, 3, 50, early), Ok(()));
+        assert_eq!(shared.admit(7, 3, 40, early), Ok(()), "asked before the other was answered");
+        assert_eq!(shared.admit(7, 3, 40, Asked(0)), Ok(()), "what one member knows");
+        let late = shared.asked();
+        assert!(matches!(shared.admit(7, 3, 49, late), Err(Failure::Foreign(_))));
+        assert!(matches!(shared.admit(7, 2, 49, late), Err(Failure::Foreign(_))), "whatever the term");
+        assert_eq!(shared.admit(7, 3, 50, late), Ok(()), "nothing was written meanwhile");
+        shared.forget_cluster();
+        assert_eq!(shared.admit(7, 1, 40, shared.asked()), Ok(()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ha_core::clock::Millis;
 use ha_core::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit, LEADER_PATH};
 use ha_core::ids::Timeline;
 use ha_dcs::etcd3::Etcd3;
-use ha_dcs::{ReadError, Store};
+use ha_dcs::{ReadError, Store, Watch, WatchEvent};
 use std::time::Duration;
 
 /// The first host is reached through the proxy, the second directly: what is stuck at the first is repeated at the second.
@@ -179,6 +179,48 @@ fn another_cluster_is_refused_until_it_is_accepted() {
         let reply = store.call(DcsCall::RenewLeader(lease)).await;
         assert_eq!(reply, DcsReply::Refused, "the new store does not know us");
         won(&mut store).await;
+    });
+}
+
+#[test]
+fn an_earlier_state_of_the_same_cluster_is_refused_until_it_is_accepted() {
+    run(async {
+        let mut etcd = Etcd::single().await;
+        let mut store = Etcd3::connect(&options(etcd.hosts(), "a"));
+        let mut watch = store.watcher();
+        let lease = won(&mut store).await;
+        etcd.kill(0);
+        etcd.copy_data(0, true);
+        etcd.spawn(0);
+        etcd.wait_ready().await;
+        for number in 0..20 {
+            etcd.tool().await.expect("a connection").put("other", number.to_string(), None).await.expect("a write");
+        }
+        let lease = kept(&mut store, lease).await;
+        etcd.kill(0);
+        etcd.copy_data(0, false);
+        // The raft term grows with each start, and is no lower than it was.
+        etcd.spawn(0);
+        etcd.wait_ready().await;
+        etcd.kill(0);
+        etcd.spawn(0);
+        etcd.wait_ready().await;
+        let reply = store.call(DcsCall::RenewLeader(lease)).await;
+        assert!(matches!(&reply, DcsReply::Denied(why) if why.contains("earlier state")), "{reply:?}");
+        let read = store.snapshot().await;
+        assert!(matches!(&read, Err(ReadError::Denied(why)) if why.contains("earlier state")), "{read:?}");
+        // Nor does a watch begin there.
+        let lost = async {
+            loop {
+                if let WatchEvent::Lost(why) = watch.next().await {
+                    break why;
+                }
+            }
+        };
+        let why = tokio::time::timeout(Duration::from_secs(20), lost).await.expect("a watch that was lost");
+        assert!(why.contains("earlier state"), "{why}");
+        store.accept_new_cluster();
+        assert!(store.snapshot().await.is_ok());
     });
 }
 

@@ -149,6 +149,15 @@ impl Etcd {
         }
     }
 
+    /// Sets the data of a member that does not run aside, or puts back what was set aside.
+    pub fn copy_data(&self, index: usize, aside: bool) {
+        let (data, copy) = (self.dir.path().join(format!("e{index}")), self.dir.path().join(format!("e{index}.copy")));
+        let (from, to) = if aside { (data, copy) } else { (copy, data) };
+        let _ = std::fs::remove_dir_all(&to);
+        let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+        assert!(copied.success());
+    }
+
     /// The member that leads the others.
     pub async fn leader(&self) -> usize {
         let mut tool = self.tool().await.expect("a connection");

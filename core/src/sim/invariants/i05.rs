@@ -44,10 +44,7 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
         // Without its member key for as long as a lease lasts, it cannot get at the store: the others stop waiting for it.
         let cut_off = world.store.key(&Key::Member(node.name.clone()).path()).is_none()
             && world.now - vanished.at >= node.settings.ttl_ms.0;
-        // Not written down in failsafe mode, it does not stand.
-        let listed = world.store.key(&Key::Failsafe.path()).is_none_or(|map| map.value.contains(node.name.as_str()));
-        let barred =
-            cut_off || !listed || node.settings.tags.nofailover() || node.cannot_write || world.watchdog_bars(index);
+        let barred = cut_off || node.settings.tags.nofailover() || node.cannot_write || world.watchdog_bars(index);
         if index == winner || !connected || barred || troubled(world, index, vanished.at) {
             continue;
         }
