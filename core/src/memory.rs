@@ -84,6 +84,8 @@ pub struct Memory {
     pub polled_at: Option<Tick>,
     /// The walreceiver was seen stopped for the present election: votes asked from here on count.
     pub voting_since: Option<Tick>,
+    /// How far this standby had received when it was last looked at without a leader, and since when it stands there.
+    pub received_since: Option<(Lsn, Tick)>,
     /// Timeline claimed under the present lease.
     pub claim: Option<Timeline>,
     /// What is under way across ticks.

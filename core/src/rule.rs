@@ -101,6 +101,7 @@ rules! {
     ElectionAwaitingFormer = "election.awaiting_former", "The former leader handed over, has WAL that is not here, and recovers; it is given up to `ttl` to stand for election.";
     ElectionNamed = "election.named", "This member was named and has all of the old leader's WAL; it takes the key.";
     ElectionPredecessorAlive = "election.predecessor_alive", "The leader key is gone, but its lease may still be alive; wait until it has ended.";
+    ElectionWalArrives = "election.wal_arrives", "There is no leader, but WAL still arrives; a leader that only lost the store is left `primary_race_backoff` to come back.";
     ElectionStoppingReceiver = "election.stopping_receiver", "There is no leader; WAL reception stops before votes are counted.";
     ElectionVoting = "election.voting", "There is no leader; the other members are asked how far they are.";
     ElectionPeerIsPrimary = "election.peer_is_primary", "There is no leader key, but a member says it is primary; wait.";

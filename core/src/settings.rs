@@ -22,6 +22,8 @@ pub struct Settings {
     pub maximum_lag_on_failover_bytes: u64,
     /// `primary_start_timeout`; zero fails over at once after a crash.
     pub primary_start_timeout_ms: Millis,
+    /// `primary_race_backoff`: for how long WAL that still arrives holds up an election.
+    pub primary_race_backoff_ms: Millis,
     /// `postgresql.use_pg_rewind`.
     pub use_pg_rewind: bool,
     /// `postgresql.remove_data_directory_on_rewind_failure`: a copy may replace data whose rewind failed or was interrupted.
@@ -53,6 +55,7 @@ impl Default for Settings {
             retry_timeout_ms: Millis::from_secs(10),
             maximum_lag_on_failover_bytes: 1_048_576,
             primary_start_timeout_ms: Millis::from_secs(300),
+            primary_race_backoff_ms: Millis(0),
             use_pg_rewind: false,
             replace_after_failed_rewind: false,
             replace_diverged: false,

@@ -122,6 +122,7 @@ pub(super) fn dynamic(merged: &Merged) -> Dynamic {
         maximum_lag_on_failover_bytes: lag,
         failsafe_mode: merged.bool("failsafe_mode", false),
         primary_start_timeout_ms: merged.millis("primary_start_timeout", 300_000),
+        primary_race_backoff_ms: merged.millis("primary_race_backoff", 0),
         pause: merged.bool("pause", false),
     }
 }

@@ -123,6 +123,7 @@ pub const KEYS: &[Key] = &[
     key("maximum_lag_on_failover", Kind::Size, Layer::Any, "", "1MB", "A standby further behind the last known position does not take over by itself."),
     key("pause", Kind::Bool, Layer::Store, "", "false", "Maintenance mode: roles change only by name, what is stopped stays stopped, and the leader goes on without the store."),
     key("primary_start_timeout", SECONDS, Layer::Any, "", "300", "How long a crashed leader may take to start again before it gives up the lead; 0 gives it up at once."),
+    key("primary_race_backoff", SECONDS, Layer::Any, "", "0", "For how long standbys that still receive WAL wait before they stand for election: a leader that only lost the store may come back."),
     key("failsafe_mode", Kind::Bool, Layer::Store, "", "off", "A leader that cannot reach the store goes on for as long as every member promises it to stay away from the leader key."),
 
     key("restapi.listen", Kind::Address(8008), Layer::Local, "RESTAPI_LISTEN", "", "Where the REST API listens. Required."),
@@ -222,7 +223,6 @@ pub const NOT_BUILT: &[NotBuilt] = &[
     not_built("ignore_slots", ""),
     not_built("standby_cluster", "this cluster leads for itself"),
     not_built("primary_stop_timeout", ""),
-    not_built("primary_race_backoff", ""),
     not_built("thread_pool_size", ""),
     not_built("thread_stack_size", ""),
     not_built("site", ""),

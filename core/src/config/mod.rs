@@ -186,6 +186,7 @@ impl Config {
             retry_timeout_ms: timing.retry_timeout_ms,
             maximum_lag_on_failover_bytes: self.dynamic.maximum_lag_on_failover_bytes,
             primary_start_timeout_ms: self.dynamic.primary_start_timeout_ms,
+            primary_race_backoff_ms: self.dynamic.primary_race_backoff_ms,
             use_pg_rewind: self.postgresql.use_pg_rewind,
             replace_after_failed_rewind: self.postgresql.remove_data_directory_on_rewind_failure,
             replace_diverged: self.postgresql.remove_data_directory_on_diverged_timelines,

@@ -217,6 +217,8 @@ pub struct Dynamic {
     pub failsafe_mode: bool,
     /// `primary_start_timeout`.
     pub primary_start_timeout_ms: Millis,
+    /// `primary_race_backoff`.
+    pub primary_race_backoff_ms: Millis,
     /// `pause`.
     pub pause: bool,
 }

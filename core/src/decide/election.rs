@@ -31,6 +31,8 @@ const ROUND_PAUSE: Millis = Millis(500);
 /// How long a vote waits for a peer that says it still receives WAL: it has not seen yet that the leader is gone, and what
 /// it will have when it stops is not known.
 const RECEIVING_WAIT: Millis = Millis(1000);
+/// Within this a leader that is alive and writes anything is heard of.
+const ARRIVES_WITHIN: Millis = Millis(1000);
 /// Time between two questions to such a peer: it stops within milliseconds.
 const RECEIVING_PAUSE: Millis = Millis(20);
 
@@ -85,6 +87,9 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
     }
     if let Some(lease) = eligibility::predecessor(turn, cluster) {
         return wait_for_predecessor(turn, lease);
+    }
+    if !am_named && still_arrives(turn, standby, gone_at) {
+        return Verdict::of(Rule::ElectionWalArrives).soon(250);
     }
     if standby.upstream.is_some() || standby.receiver == Receiver::Streaming {
         turn.memory.voting_since = None;
@@ -165,6 +170,18 @@ pub(super) fn wait_for_unknown(cluster: &Cluster) -> Verdict {
     }
 }
 
+/// Whether somebody still writes what this standby receives, and `primary_race_backoff` is not over. What arrives without growing, as from
+/// a leader whose server is idle, holds nobody up for long.
+fn still_arrives(turn: &mut Turn<'_>, standby: &StandbyView, gone_at: Tick) -> bool {
+    let now = turn.now();
+    if standby.receiver != Receiver::Streaming || now.since(gone_at) >= turn.view.settings.primary_race_backoff_ms {
+        return false;
+    }
+    let known = turn.memory.received_since.filter(|(received, _)| *received == standby.received);
+    let (_, since) = *turn.memory.received_since.insert(known.unwrap_or((standby.received, now)));
+    now.since(since) < ARRIVES_WITHIN
+}
+
 /// The state of a vote.
 enum Tally {
     Won,
@@ -182,7 +199,9 @@ fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: 
     let since = *turn.memory.voting_since.get_or_insert(now);
     let targets = turn.peer_targets();
     let tally = count(turn, standby, cluster, &targets, since, (!chosen).then_some(gone_at));
-    let receiving = if now.since(since) < RECEIVING_WAIT { receiving(turn, &targets, since) } else { Vec::new() };
+    let backs_off = now.since(gone_at) < turn.view.settings.primary_race_backoff_ms;
+    let waits = !chosen && backs_off || now.since(since) < RECEIVING_WAIT;
+    let receiving = if waits { receiving(turn, &targets, since) } else { Vec::new() };
     if matches!(tally, Tally::Won | Tally::Waiting) && !receiving.is_empty() {
         let poll = turn.poll(receiving, RECEIVING_PAUSE);
         return Verdict::of(Rule::ElectionVoting).and(poll).soon(20);

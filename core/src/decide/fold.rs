@@ -278,6 +278,7 @@ pub(super) fn cluster(turn: &mut Turn<'_>) {
             turn.memory.last_leader_fenced = member.ha_ext_version.is_some();
         }
         turn.memory.leader_gone_at = None;
+        turn.memory.received_since = None;
         turn.memory.dead_leases.clear();
         let peers = || cluster.members.iter().filter_map(|(name, member)| Some((name, member.api_url.as_ref()?)));
         if !turn.memory.known_peers.iter().eq(peers()) {

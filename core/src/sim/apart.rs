@@ -4,6 +4,7 @@ use super::kinds::{self, Kind};
 use super::params::{Params, Weather};
 use super::rng::Rng;
 use super::world::World;
+use crate::clock::Millis;
 use crate::dcs::Key;
 use std::collections::BTreeMap;
 
@@ -17,6 +18,9 @@ pub(super) fn among_them(params: &mut Params, weather: &mut Weather, seed: u64) 
         } else {
             weather.mix_in(&mut rng, &[Kind::PauseMachine, Kind::Suspend]);
         }
+    }
+    if rng.chance(50) {
+        params.settings.primary_race_backoff_ms = Millis(rng.between(2000, 10_000));
     }
 }
 
