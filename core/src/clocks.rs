@@ -1,7 +1,7 @@
 //! The other clocks of a machine, beside the one everything is decided by: when they move against it, time was set, or time has
 //! passed that it does not know of.
 
-use crate::clock::Millis;
+use crate::clock::{Millis, Tick};
 use serde::{Deserialize, Serialize};
 
 /// What is smaller is not called a jump: time daemons set less than this right without a jump, and it is a fraction of what every
@@ -39,22 +39,67 @@ pub struct Jumps {
     hardware_known: bool,
 }
 
+/// The least that the clocks have shown since a moment. What they are ahead of that now has passed since then, in one pause or in several
+/// that are each too short to be told from a clock that runs evenly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lowest {
+    /// Since when.
+    pub since: Tick,
+    /// The least of each.
+    pub clocks: Clocks,
+}
+
 impl Clocks {
     /// What has jumped since `earlier`, if anything has.
     #[must_use]
     pub fn jumps_since(&self, earlier: &Clocks) -> Option<Jumps> {
-        let moved = |now: i64, then: i64, least: i64| {
-            let by = now.saturating_sub(then);
-            if by.saturating_abs() >= least { by } else { 0 }
+        self.jumps(earlier, earlier)
+    }
+
+    /// What has jumped: back since `before`, or ahead of the `lowest` that was shown.
+    #[must_use]
+    pub fn jumps(&self, before: &Clocks, lowest: &Clocks) -> Option<Jumps> {
+        let moved = |now: i64, before: i64, lowest: i64, least: i64| {
+            let (ahead, by) = (now.saturating_sub(lowest), now.saturating_sub(before));
+            if ahead >= least {
+                ahead
+            } else if by <= -least {
+                by
+            } else {
+                0
+            }
         };
-        let hardware = self.hardware_ms.zip(earlier.hardware_ms);
+        let hardware = self.hardware_ms.zip(lowest.hardware_ms);
         let jumps = Jumps {
-            wall_ms: moved(self.wall_ms, earlier.wall_ms, JUMP),
-            suspended_ms: moved(earlier.awake_ms, self.awake_ms, JUMP),
-            hardware_ms: hardware.map_or(0, |(now, then)| moved(now, then, HARDWARE_JUMP)),
+            wall_ms: moved(self.wall_ms, before.wall_ms, lowest.wall_ms, JUMP),
+            suspended_ms: moved(before.awake_ms, self.awake_ms, self.awake_ms, JUMP),
+            hardware_ms: hardware
+                .map_or(0, |(now, least)| moved(now, before.hardware_ms.unwrap_or(least), least, HARDWARE_JUMP)),
             hardware_known: hardware.is_some(),
         };
         (jumps != Jumps { hardware_known: jumps.hardware_known, ..Jumps::default() }).then_some(jumps)
+    }
+
+    /// From which reading on the hardware clock is ahead of this one by a jump.
+    #[must_use]
+    pub fn hardware_alarm_ms(&self) -> Option<i64> {
+        self.hardware_ms.map(|ms| ms.saturating_add(HARDWARE_JUMP))
+    }
+
+    /// The least of each, after one more look in which `jumps` were seen. A clock that has jumped ahead is counted anew from where it is.
+    #[must_use]
+    pub fn lowest(&self, now: &Clocks, jumps: Option<&Jumps>) -> Clocks {
+        let least = |lowest: i64, now: i64, jumped: i64| if jumped > 0 { now } else { lowest.min(now) };
+        let (wall, hardware) = jumps.map_or((0, 0), |jumps| (jumps.wall_ms, jumps.hardware_ms));
+        Clocks {
+            wall_ms: least(self.wall_ms, now.wall_ms, wall),
+            awake_ms: self.awake_ms.min(now.awake_ms),
+            hardware_ms: match (self.hardware_ms, now.hardware_ms) {
+                (Some(lowest), Some(now)) => Some(least(lowest, now, hardware)),
+                // Not read this time, as whoever has just got the seat has not.
+                (one, other) => one.or(other),
+            },
+        }
     }
 }
 
@@ -149,6 +194,38 @@ mod tests {
         assert_eq!(found.jumps_since(&BARE).map(|jumps| jumps.unseen()), Some(Millis(700)));
         assert_eq!(found.jumps_since(&set(BARE, 700)), None);
         assert_eq!(codes(set(BARE, -500).jumps_since(&BARE)), ["clock.wall"]);
+    }
+
+    #[test]
+    fn pauses_that_are_too_short_by_themselves_add_up() {
+        let ahead = |by: i64| Clocks { hardware_ms: BEFORE.hardware_ms.map(|ms| ms + by), ..BEFORE };
+        let (one, two) = (ahead(1900), ahead(3800));
+        assert_eq!(one.jumps(&BEFORE, &BEFORE), None);
+        assert_eq!(two.jumps_since(&one), None);
+        let lowest = BEFORE.lowest(&one, None);
+        assert_eq!(lowest, BEFORE);
+        let jumps = two.jumps(&one, &lowest);
+        assert_eq!(jumps.map(|jumps| jumps.unseen()), Some(Millis(4800)));
+        assert!(two.hardware_ms >= lowest.hardware_alarm_ms());
+        // What was told is not told again; what comes then adds up to it.
+        let lowest = lowest.lowest(&two, jumps.as_ref());
+        assert_eq!(two.jumps(&two, &lowest), None);
+        assert_eq!(ahead(5700).jumps(&two, &lowest), None);
+        assert_eq!(ahead(5800).jumps(&two, &lowest).map(|jumps| jumps.unseen()), Some(Millis(3000)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_hides_nothing_of_what_comes_after() {
+        let at = |by: i64| Clocks { wall_ms: BARE.wall_ms + by, ..BARE };
+        let lowest = BARE.lowest(&at(-400), None).lowest(&at(-100), None);
+        assert_eq!(at(99).jumps(&at(-100), &lowest), None);
+        assert_eq!(at(100).jumps(&at(-100), &lowest).map(|jumps| jumps.unseen()), Some(Millis(500)));
+        assert_eq!(codes(at(-500).jumps(&BARE, &BARE)), ["clock.wall"]);
+        // The time of day was set: the hardware clock is still counted from where it was.
+        let (set, paused) = (Clocks { wall_ms: BEFORE.wall_ms + 1900, ..BEFORE }, Some(1_700_000_002_100));
+        let lowest = BEFORE.lowest(&set, set.jumps_since(&BEFORE).as_ref());
+        let later = Clocks { hardware_ms: paused, ..set };
+        assert_eq!(codes(later.jumps(&set, &lowest)), ["clock.hardware"]);
     }
 
     #[test]

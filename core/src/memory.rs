@@ -1,7 +1,7 @@
 //! The little that is remembered between ticks. It passes with the seat, so it is plain data.
 
 use crate::clock::{Millis, Tick};
-use crate::clocks::Clocks;
+use crate::clocks::{Clocks, Lowest};
 use crate::cluster::LeaderKey;
 use crate::effect::Pressure;
 use crate::failsafe::Failsafe;
@@ -44,6 +44,10 @@ pub struct Memory {
     pub overdue_since: Option<Tick>,
     /// Where the other clocks of this machine stood in the last turn.
     pub clocks: Option<Clocks>,
+    /// The least that they have shown since the last confirmed keepalive was sent, or earlier.
+    pub clocks_lowest: Option<Clocks>,
+    /// The same since a keepalive was sent that may be confirmed yet.
+    pub clocks_next: Option<Lowest>,
     /// Set by the last jump of one of them.
     pub doubt: Option<Doubt>,
     /// How often one of them has jumped.
@@ -138,7 +142,7 @@ pub struct Memory {
 pub struct Doubt {
     /// When it was noticed. What was asked of the store from here on is not in doubt.
     pub since: Tick,
-    /// How much older.
+    /// How much older, by this jump and by those before it that may count for something that is still on its way.
     pub unseen: Millis,
 }
 

@@ -31,11 +31,15 @@ const READ_MAX_MS: i64 = 100;
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// Not read yet, or not there.
 const UNKNOWN: i64 = i64::MIN;
+/// No reading is as late.
+const NEVER: i64 = i64::MAX;
 
 /// See the module.
 pub(crate) struct ClockWatch {
     /// How far the hardware clock is ahead of `CLOCK_BOOTTIME`.
     hardware_ms: Arc<AtomicI64>,
+    /// From where on it has jumped.
+    alarm_ms: Arc<AtomicI64>,
     /// This side acts for the node.
     acting: Arc<AtomicBool>,
     /// Rings when it begins to.
@@ -46,10 +50,12 @@ impl ClockWatch {
     /// Starts the thread; it ends some time after the value is dropped.
     pub fn start(hardware_clock: &Path, wake: Wake, died: Died) -> std::io::Result<Self> {
         let hardware_ms = Arc::new(AtomicI64::new(UNKNOWN));
+        let alarm_ms = Arc::new(AtomicI64::new(NEVER));
         let acting = Arc::new(AtomicBool::new(false));
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let watch = Thread {
             hardware_ms: Arc::downgrade(&hardware_ms),
+            alarm_ms: alarm_ms.clone(),
             acting: acting.clone(),
             bell: bell.clone(),
             path: hardware_clock.to_owned(),
@@ -58,7 +64,7 @@ impl ClockWatch {
             wake,
         };
         runtime::spawn("ha_clock", died, move || watch.run())?;
-        Ok(Self { hardware_ms, acting, bell })
+        Ok(Self { hardware_ms, alarm_ms, acting, bell })
     }
 
     /// Whether this side acts for the node. One that does not has no lease to judge: its hardware clock is not read.
@@ -67,6 +73,12 @@ impl ClockWatch {
             // Full means it rings already.
             let _ = write(&*self.bell, &1_u64.to_ne_bytes());
         }
+    }
+
+    /// Wakes the loop when the hardware clock is ahead of these by a jump, be it by several pauses.
+    pub fn set_lowest(&self, lowest: Option<Clocks>) {
+        let alarm_ms = lowest.and_then(|clocks| clocks.hardware_alarm_ms()).unwrap_or(NEVER);
+        self.alarm_ms.store(alarm_ms, Ordering::Relaxed);
     }
 
     /// What the other side of the seat has read may be newer than what was read here last: until the next reading there is none.
@@ -83,6 +95,7 @@ impl ClockWatch {
 
 struct Thread {
     hardware_ms: Weak<AtomicI64>,
+    alarm_ms: Arc<AtomicI64>,
     acting: Arc<AtomicBool>,
     bell: Arc<OwnedFd>,
     path: PathBuf,
@@ -100,7 +113,8 @@ impl Thread {
             place.store(hardware_ms.unwrap_or(UNKNOWN), Ordering::Relaxed);
             drop(place);
             if let Some(clocks) = clock::others().map(|clocks| Clocks { hardware_ms, ..clocks }) {
-                if self.seen.is_some_and(|seen| clocks.jumps_since(&seen).is_some()) {
+                let alarm = hardware_ms >= Some(self.alarm_ms.load(Ordering::Relaxed));
+                if alarm || self.seen.is_some_and(|seen| clocks.jumps_since(&seen).is_some()) {
                     (self.wake)();
                 }
                 self.seen = Some(clocks);

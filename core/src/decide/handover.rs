@@ -4,7 +4,7 @@
 
 use super::switchover::{self, Progress};
 use super::turn::{Turn, Verdict};
-use super::{in_place, lease, release, watchdog};
+use super::{in_place, lease, release, schedule, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
 use crate::effect::{DemoteMethod, Effect};
@@ -14,6 +14,7 @@ use crate::local::{PrimaryView, Seal, Server, StandbyConnection};
 use crate::memory::Stage;
 use crate::rule::Rule;
 use crate::seat::LeaveReason;
+use crate::view::DcsView;
 
 /// How long the files and settings may take: two fsyncs and a reload.
 const PARK_WAIT: Millis = Millis(5000);
@@ -25,6 +26,8 @@ const REPLAY_NEAR_BYTES: u64 = 16 << 20;
 /// something: this is not waited for long.
 const SEND_NEAR_BYTES: u64 = 1 << 20;
 const SEND_WAIT: Millis = Millis(150);
+/// After this long commits are not held any more, whatever held that up.
+pub(super) const PARKING_MAX: Millis = Millis(CALM_WAIT.0 + 5000);
 /// How long commits that had begun may take: one may wait for a synchronous standby.
 const DRAIN_WAIT: Millis = Millis(2000);
 /// How long the candidate may take for what is left of the log.
@@ -36,7 +39,6 @@ const SUCCESSOR_WAIT: Millis = Millis(500);
 
 /// What [`Stage::Sealing`] holds.
 struct Sealing {
-    request: Revision,
     candidate: NodeName,
     since: Tick,
     sealed_at: Option<Tick>,
@@ -65,23 +67,39 @@ pub(super) fn go_on(turn: &mut Turn<'_>, cluster: &Cluster, primary: &PrimaryVie
     let Stage::Sealing { request, candidate, since, sealed_at, frozen_at } = turn.memory.stage.clone() else {
         return None;
     };
-    let sealing = Sealing { request, candidate, since, sealed_at, frozen_at };
-    if cluster.failover.as_ref().is_none_or(|asked| asked.revision != sealing.request) {
+    let Some(asked) = cluster.failover.as_ref().filter(|asked| asked.revision == request) else {
         turn.memory.stage = Stage::Steady;
         return Some(Verdict::of(Rule::SwitchoverWithdrawn).and(undo(primary)));
+    };
+    if sealed_at.is_none()
+        && let Some(reason) = schedule::overtaken(turn, &asked.value, since, PARKING_MAX)
+    {
+        return Some(switchover::reject(turn, primary, request, reason));
     }
+    let sealing = Sealing { candidate, since, sealed_at, frozen_at };
     Some(match step(turn, cluster, primary, lease, sealing) {
         Ok(verdict) => verdict,
         Err(reason) => switchover::reject(turn, primary, request, reason),
     })
 }
 
-/// What cannot be released must not be held.
+/// What cannot be released must not be held, and what only waits must not be found too late.
 pub(super) fn store_lost(turn: &mut Turn<'_>, primary: &PrimaryView) -> Option<Verdict> {
-    let Stage::Sealing { request, .. } = turn.memory.stage else { return None };
+    let request = match turn.memory.stage {
+        Stage::Sealing { request, .. } => request,
+        Stage::Preparing { request, .. } if lost_for(turn) >= schedule::latest(turn) => request,
+        _ => return None,
+    };
     turn.memory.rejected = Some((request, "the store went out of reach".to_owned()));
     turn.memory.stage = Stage::Steady;
     Some(Verdict::of(Rule::SwitchoverStoreLost).and(undo(primary)).soon(10))
+}
+
+fn lost_for(turn: &Turn<'_>) -> Millis {
+    match turn.view.dcs {
+        DcsView::Unreachable { since, .. } => turn.now().since(since),
+        DcsView::Fresh(_) => Millis(0),
+    }
 }
 
 /// What takes back a preparation, as far as it went. Not for one whose release was sent.

@@ -73,6 +73,7 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     upkeep::add(&mut turn, &mut verdict);
     verdict.effects.splice(0..0, clocks::limit_fence(&turn).into_iter().chain(answers));
     failsafe::sent(&mut turn.memory, &verdict.effects);
+    clocks::sent(&mut turn, &verdict.effects);
     for effect in &verdict.effects {
         if let Effect::Dcs(DcsCall::ReleaseLeader { lease, .. }) = effect {
             turn.memory.released = Some(lease.leader_created);

@@ -3,8 +3,8 @@
 //! first or is told that there is none.
 
 use super::turn::{Turn, Verdict};
-use super::{lease, pause};
-use crate::clock::Millis;
+use super::{handover, lease, pause, switchover};
+use crate::clock::{Millis, Tick};
 use crate::cluster::{FailoverRequest, Versioned};
 use crate::dcs::{Expect, Key, KeyEdit};
 use crate::memory::Stage;
@@ -14,6 +14,11 @@ use crate::view::View;
 
 /// By how much the clock of a leader of another kind may be ahead of this node's when its time comes.
 const CLOCKS_DIFFER: Millis = Millis(1000);
+/// Where the clocks could not be read.
+const LOOK_AGAIN: Millis = Millis(1000);
+/// What a hand-over may take between its beginning and the moment at which commits are held: as long as a candidate may take to catch up,
+/// and the files and settings after that.
+const PREPARATION_MAX: Millis = Millis(switchover::PREPARING_MAX.0 + handover::PARKING_MAX.0);
 
 /// Where a request stands.
 pub(super) enum When {
@@ -34,10 +39,29 @@ fn wall_ms(view: &View<'_>) -> Option<i64> {
 }
 
 /// A loop and a half after its time it is too late (lesson 148): whoever chose a time meant that one.
-fn too_late(turn: &Turn<'_>, now_ms: i64, at_ms: i64) -> Option<String> {
+fn too_late(turn: &Turn<'_>, now_ms: i64, at_ms: i64, prepared_for: Millis) -> Option<String> {
     let late_ms = u64::try_from(now_ms.saturating_sub(at_ms)).unwrap_or(0);
-    let late = late_ms > turn.view.settings.loop_wait_ms.0.saturating_mul(3) / 2;
+    let late = late_ms > latest(turn).0.saturating_add(prepared_for.0);
     late.then(|| format!("its time was {}.{:03} s ago", late_ms / 1000, late_ms % 1000))
+}
+
+/// How late something may be begun.
+pub(super) fn latest(turn: &Turn<'_>) -> Millis {
+    Millis(turn.view.settings.loop_wait_ms.0.saturating_mul(3) / 2)
+}
+
+/// Why what was begun in time is not carried out: maintenance mode has begun since, or its preparation outlasted its time, whatever held
+/// it up.
+pub(super) fn overtaken(turn: &Turn<'_>, request: &FailoverRequest, since: Tick, at_most: Millis) -> Option<String> {
+    if pause::is_on(turn) && (request.due.is_some() || request.member.is_none()) {
+        return Some("maintenance mode began before commits were held".to_owned());
+    }
+    let took_ms = turn.now().since(since).0;
+    if took_ms >= at_most.0 {
+        return Some(format!("its preparation took {}.{:03} s", took_ms / 1000, took_ms % 1000));
+    }
+    let at_ms = unix_ms(request.due.as_ref()?).ok()?;
+    too_late(turn, wall_ms(turn.view)?, at_ms, PREPARATION_MAX)
 }
 
 pub(super) fn when(turn: &Turn<'_>, request: &FailoverRequest) -> When {
@@ -54,10 +78,10 @@ pub(super) fn when(turn: &Turn<'_>, request: &FailoverRequest) -> When {
         (false, _) => {}
     }
     let Some(now_ms) = now_ms else {
-        // Without a time of day nothing can be said.
-        return if due { When::Now } else { When::Later(turn.view.settings.loop_wait_ms) };
+        // Without a time of day nothing can be said; it may be known again in time.
+        return if due { When::Now } else { When::Later(LOOK_AGAIN) };
     };
-    if let Some(reason) = too_late(turn, now_ms, at_ms) {
+    if let Some(reason) = too_late(turn, now_ms, at_ms, Millis(0)) {
         return When::Never(reason);
     }
     match u64::try_from(at_ms.saturating_sub(now_ms)) {

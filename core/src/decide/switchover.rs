@@ -27,6 +27,9 @@ const ARCHIVE_WAIT_ALONE: Millis = Millis(15_000);
 /// How long a candidate that lags may take to catch up, checkpoint included.
 const CATCH_UP_WAIT: Millis = Millis(60_000);
 
+/// After this long a switchover is not carried out any more, whatever held up its preparation: the store, a stall, the server.
+pub(super) const PREPARING_MAX: Millis = Millis(CATCH_UP_WAIT.0 + 5000);
+
 /// `None` when nothing is asked for now.
 pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Option<Verdict> {
     let Some(cluster) = turn.fresh() else { return handover::store_lost(turn, primary) };
@@ -35,9 +38,12 @@ pub(super) fn decide(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -
     }
     let request = cluster.failover.as_ref();
     if let Stage::Preparing { request: prepared, candidate, since, checkpoint_after } = turn.memory.stage.clone() {
-        if request.is_none_or(|request| request.revision != prepared) {
+        let Some(request) = request.filter(|request| request.revision == prepared) else {
             turn.memory.stage = Stage::Steady;
             return Some(Verdict::of(Rule::SwitchoverWithdrawn));
+        };
+        if let Some(reason) = schedule::overtaken(turn, &request.value, since, PREPARING_MAX) {
+            return Some(reject(turn, primary, prepared, reason));
         }
         let prepared = Prepared { candidate, since, checkpoint_after, request: prepared };
         return Some(go_on(turn, cluster, primary, lease, prepared));

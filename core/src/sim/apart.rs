@@ -22,6 +22,12 @@ pub(super) fn among_them(params: &mut Params, weather: &mut Weather, seed: u64) 
     if rng.chance(50) {
         params.settings.primary_race_backoff_ms = Millis(rng.between(2000, 10_000));
     }
+    let mut rng = Rng::new(seed ^ 0x5_4027);
+    if rng.chance(40) {
+        params.virtual_machines = true;
+        weather.weights = kinds::short_pauses();
+        weather.every_ms = weather.every_ms.min(20_000);
+    }
 }
 
 /// Some seeds are worlds in failsafe mode whose leaders are lost before they have written down who joined last.

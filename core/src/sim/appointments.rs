@@ -150,6 +150,7 @@ pub(super) fn bend(mutant: Mutant, decision: &mut Decision, view: &View<'_>) {
         }
         Mutant::ScheduleUnasked if decision.rule == Rule::SwitchoverDue => begin(decision, request, view),
         Mutant::DueForEver if late && !scheduled => begin(decision, request, view),
+        Mutant::NeverOvertaken if overtaken(decision) => seal(decision, request, view),
         _ => {}
     }
 }
@@ -163,6 +164,21 @@ fn ask(decision: &mut Decision, request: &Versioned<FailoverRequest>, view: &Vie
         decision.memory.rejected = None;
         decision.effects = vec![Effect::Dcs(DcsCall::Write(edit))];
     }
+}
+
+/// It was turned down for what came between its beginning and the moment at which commits would be held.
+fn overtaken(decision: &Decision) -> bool {
+    let reason = decision.memory.rejected.as_ref().map(|(_, reason)| reason.as_str()).unwrap_or_default();
+    let between = reason.starts_with("its preparation took") || reason.starts_with("maintenance mode began before");
+    between && decision.rule == Rule::SwitchoverRejected && decision.because.is_some()
+}
+
+fn seal(decision: &mut Decision, request: &Versioned<FailoverRequest>, view: &View<'_>) {
+    let candidate = request.value.member.clone().unwrap_or_else(|| NodeName::new("n2"));
+    let (request, since, sealed_at) = (request.revision, view.now, Some(view.now));
+    decision.memory.rejected = None;
+    decision.memory.stage = Stage::Sealing { request, candidate, since, sealed_at, frozen_at: None };
+    decision.effects = vec![Effect::Seal];
 }
 
 fn begin(decision: &mut Decision, request: &Versioned<FailoverRequest>, view: &View<'_>) {

@@ -80,7 +80,7 @@ impl World {
         let local = observe::local(self, who);
         let outcomes = std::mem::take(&mut self.process_mut(who).outcomes);
         let decision = self.decide(who, &local, &outcomes);
-        self.takes_turn(who);
+        self.takes_turn(who, decision.jumps.as_ref());
         if self.judge.violation.is_some() {
             return;
         }

@@ -11,8 +11,8 @@ use crate::ids::NodeName;
 use super::kinds::Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
-    KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, StallMain,
-    StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
+    KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, ShortPauses,
+    StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
 };
 
 impl World {
@@ -99,6 +99,7 @@ impl World {
             PauseMachine => self.pause_machine(node, short_or_long),
             Suspend => self.suspend(node, short_or_long),
             JoinedLate => self.joined_late(),
+            ShortPauses => self.short_pauses(node),
             ClockRate => {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;

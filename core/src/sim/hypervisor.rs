@@ -30,29 +30,37 @@ pub(super) enum Moment {
 #[derive(Debug, Default)]
 pub(super) struct Guest {
     /// It has a hardware clock, which is so far ahead of true time.
-    hardware: Option<u64>,
+    pub(super) hardware: Option<u64>,
     pausing: Option<Pause>,
     suspended_at: Option<Tick>,
     asleep_ms: i64,
     /// What the hardware clock said before the pause, until it is read again.
-    held_ms: Option<i64>,
-    pauses: Vec<Pause>,
+    pub(super) held_ms: Option<i64>,
+    /// How many pauses were over then.
+    pub(super) held_after: usize,
+    pub(super) pauses: Vec<Pause>,
     /// When the request was sent by which the fence's deadline was proven, and the last that was answered.
-    proven_at: Tick,
-    answered_at: Tick,
+    pub(super) proven_at: Tick,
+    pub(super) answered_at: Tick,
+    /// The same of the node lease.
+    pub(super) kept_at: Tick,
 }
 
 /// A pause, and what its machine may know of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
+// Independent facts, not a state.
+#[allow(clippy::struct_excessive_bools)]
 pub(super) struct Pause {
     /// By the machine's clock, for which it has no length.
-    at: Tick,
+    pub(super) at: Tick,
     began: u64,
-    length_ms: u64,
+    pub(super) length_ms: u64,
     /// The time of day was set right again.
-    set_right: bool,
-    /// The loop has seen a clock that shows it.
-    noticed: bool,
+    pub(super) set_right: bool,
+    /// The supervisor has seen a clock that shows it, while it had the seat.
+    pub(super) told_outside: bool,
+    /// The loop has seen one.
+    pub(super) noticed: bool,
     /// The fence's deadline is as much earlier.
     counted: bool,
 }
@@ -112,6 +120,12 @@ impl World {
         {
             self.pause_ambush = None;
             self.soon(0, 3, Event::MachinePaused { node, lasts_ms });
+            if std::mem::take(&mut self.pause_twice) {
+                // The first has shown by then, and the answers are still held up.
+                let gap_ms = self.rng.between(READ_EVERY_MS + 10, 1500);
+                self.answers_held = 2;
+                self.later(lasts_ms + gap_ms, Event::MachinePaused { node, lasts_ms });
+            }
         }
     }
 
@@ -124,14 +138,37 @@ impl World {
         let held_ms = self.clocks(node).hardware_ms;
         let number = self.number();
         let here = &mut self.nodes[node];
+        if here.guest.held_ms.is_none() {
+            here.guest.held_after = here.guest.pauses.len();
+        }
         here.guest.held_ms = held_ms;
-        here.guest.pausing =
-            Some(Pause { at, began: now, length_ms: lasts_ms, set_right: false, noticed: false, counted: false });
+        here.guest.pausing = Some(Pause { at, began: now, length_ms: lasts_ms, ..Pause::default() });
         here.clock.stand_still(now, now + lasts_ms);
         here.frozen.push((Frozen::Node, number));
         self.trouble(node);
         self.say(node, "paused by its hypervisor");
         self.later(lasts_ms, Event::Thaw { node, what: Frozen::Node, number });
+    }
+
+    /// Several in a row, none of which shows by itself, mostly where the leader cannot renew its lease between them. Or two that do, while
+    /// one request is on its way.
+    pub(super) fn short_pauses(&mut self, node: usize) {
+        if self.rng.chance(350) {
+            let moment = [Moment::Renewal, Moment::Renewal, Moment::Acquisition][self.rng.index(3)];
+            self.pause_ambush = Some((moment, self.rng.between(3000, 6000)));
+            self.pause_twice = true;
+            return;
+        }
+        if self.rng.chance(700) {
+            let lasts_ms = self.rng.between(self.params.settings.ttl_ms.0, self.params.settings.ttl_ms.0 * 3);
+            self.cut(vec![(node, self.net.store())], lasts_ms);
+        }
+        let mut at_ms = 0;
+        for _ in 0..self.rng.between(2, 8) {
+            let lasts_ms = self.rng.between(400, 1990);
+            self.later(at_ms, Event::MachinePaused { node, lasts_ms });
+            at_ms += lasts_ms + self.rng.skewed(20, 2500);
+        }
     }
 
     pub(super) fn suspend(&mut self, node: usize, lasts_ms: u64) {
@@ -169,7 +206,14 @@ impl World {
 
     /// Timers go on where they stood; what the network kept comes at once, or when TCP tries again.
     fn catch_up(&mut self, node: usize, pause: Pause) {
-        let held_up_ms = if self.rng.chance(400) { self.rng.below(pause.length_ms.min(60_000) + 1) } else { 0 };
+        let held_up_ms = if self.answers_held > 0 {
+            self.answers_held -= 1;
+            self.rng.between(1600, pause.length_ms.max(1600))
+        } else if self.rng.chance(400) {
+            self.rng.below(pause.length_ms.min(60_000) + 1)
+        } else {
+            0
+        };
         for (due, event) in std::mem::take(&mut self.nodes[node].parked) {
             match event {
                 // Set anew below.
@@ -200,7 +244,7 @@ impl World {
     }
 
     /// This turn is the last for a while, and the store is out of reach.
-    fn stalls_at_once(&mut self, node: usize) {
+    pub(super) fn stalls_at_once(&mut self, node: usize) {
         let longest_ms = self.params.settings.ttl_ms.0 * 2;
         let lasts_ms = self.rng.between(1000, longest_ms);
         self.say(node, "--- stalled and cut off, just when it has noticed");
@@ -228,7 +272,12 @@ impl World {
     pub(super) fn hardware_read(&mut self, node: usize) {
         let before = self.clocks(node);
         self.nodes[node].guest.held_ms = None;
-        if self.clocks(node).jumps_since(&before).is_some() {
+        let now = self.clocks(node);
+        let here = &self.nodes[node];
+        let memory = if here.worker.acting { &here.worker.memory } else { &here.supervisor.memory };
+        let alarm = memory.clocks_lowest.and_then(|lowest| lowest.hardware_alarm_ms());
+        let alarmed = alarm.is_some_and(|alarm| now.hardware_ms >= Some(alarm));
+        if alarmed || now.jumps_since(&before).is_some() {
             self.wake_seat(node);
         }
     }
@@ -241,26 +290,6 @@ impl World {
             pause.set_right = true;
         }
         self.wake_seat(node);
-    }
-
-    /// The worker's loop takes a turn: whatever a clock shows by now is known from here on.
-    pub(super) fn takes_turn(&mut self, who: Who) {
-        let guest = &mut self.nodes[who.node].guest;
-        if guest.pauses.is_empty() || who.side == Side::Outside {
-            return;
-        }
-        let read = guest.hardware.is_some() && guest.held_ms.is_none();
-        let mut news = false;
-        for pause in &mut guest.pauses {
-            let before = pause.noticed;
-            let by_hardware = read && pause.length_ms >= SURELY_SEEN_MS;
-            let by_the_day = guest.hardware.is_none() && pause.set_right && pause.length_ms >= SEEN_AS_SET_MS;
-            pause.noticed |= by_hardware || by_the_day;
-            news |= pause.noticed && !before;
-        }
-        if news && self.healed_at.is_none() && self.rng.chance(500) {
-            self.stalls_at_once(who.node);
-        }
     }
 
     /// The store has answered a request that was sent then; the fence's deadline counts from there.
@@ -297,12 +326,11 @@ impl World {
     pub(super) fn answered(&mut self, node: usize, sent_at: Tick) {
         self.nodes[node].guest.answered_at = sent_at;
     }
-}
 
-/// A shorter pause may not move the whole seconds of a hardware clock by enough to tell it from one that runs evenly.
-const SURELY_SEEN_MS: u64 = 3000;
-/// The same for a time of day.
-const SEEN_AS_SET_MS: u64 = 500;
+    pub(super) fn session_answered(&mut self, node: usize, sent_at: Tick) {
+        self.nodes[node].guest.kept_at = sent_at;
+    }
+}
 
 impl Event {
     /// Comes over the network.

@@ -317,7 +317,7 @@ pub(super) fn failover_written(world: &mut World, edit: &KeyEdit, before: Option
 
 /// A node has decided, and will remember this.
 pub(super) fn decided(world: &mut World, node: usize, memory: &Memory) {
-    let result = i17::may_begin(world, node, memory);
+    let result = i17::decided(world, node, memory);
     world.judge.verdict("I17", result);
 }
 

@@ -39,16 +39,17 @@ pub(super) enum Kind {
     PauseMachine,
     Suspend,
     JoinedLate,
+    ShortPauses,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
-    KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, StallMain,
-    StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
+    KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, ShortPauses,
+    StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
 };
 
-pub(super) const ALL: [Kind; 33] = [
+pub(super) const ALL: [Kind; 34] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -82,6 +83,7 @@ pub(super) const ALL: [Kind; 33] = [
     PauseMachine,
     Suspend,
     JoinedLate,
+    ShortPauses,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -161,6 +163,16 @@ pub(super) fn hypervisor() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which leaders stand still again and again, each time too shortly to tell.
+pub(super) fn short_pauses() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        ShortPauses => 8,
+        PauseMachine => 2,
+        CutFromStore | Isolate | Switchover | StallMain | KillWorker | StoreElection => 1,
+        _ => 0,
+    })
+}
+
 /// The weights of a seed in which leaders are lost, one at a time, and nothing else happens: what a vote must save is clear then.
 pub(super) fn failovers() -> [u64; KINDS] {
     ALL.map(|kind| match kind {
@@ -214,5 +226,6 @@ pub(super) fn name(kind: Kind) -> &'static str {
         PauseMachine => "machine paused by its hypervisor",
         Suspend => "machine suspended",
         JoinedLate => "leader crashes just after a member joined",
+        ShortPauses => "several short pauses",
     }
 }

@@ -29,6 +29,7 @@ mod log;
 mod mutant;
 mod net;
 mod node;
+mod noticed;
 mod observe;
 mod operator;
 mod params;

@@ -106,10 +106,16 @@ pub enum Mutant {
     ScheduleUnasked,
     /// What was asked for at its time is begun however long ago that was.
     DueForEver,
+    /// What was begun in time is carried out, whatever came between.
+    NeverOvertaken,
     /// The time of day is read once, and counted on from there.
     WallClockOnce,
     /// The hardware clock is not looked at.
     HardwareIgnored,
+    /// The clocks are compared with the turn before alone.
+    PausesApart,
+    /// A second jump of a clock makes the first one forgotten.
+    DoubtForgotten,
     /// What is left of a lease after a pause is not told to the fence.
     FenceNotLimited,
     /// The watchdog is fed whether the lease was confirmed or not.
@@ -128,7 +134,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 53] = [
+    pub const ALL: [Mutant; 56] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -173,8 +179,11 @@ impl Mutant {
         Mutant::ScheduleBlind,
         Mutant::ScheduleUnasked,
         Mutant::DueForEver,
+        Mutant::NeverOvertaken,
         Mutant::WallClockOnce,
         Mutant::HardwareIgnored,
+        Mutant::PausesApart,
+        Mutant::DoubtForgotten,
         Mutant::FenceNotLimited,
         Mutant::WatchdogFedBlindly,
         Mutant::WatchdogStoppedEarly,
@@ -239,7 +248,9 @@ impl Mutant {
             | Mutant::ScheduleInPause
             | Mutant::ScheduleBlind
             | Mutant::ScheduleUnasked
-            | Mutant::DueForEver => super::appointments::bend(self, decision, view),
+            | Mutant::DueForEver
+            | Mutant::NeverOvertaken => super::appointments::bend(self, decision, view),
+            Mutant::PausesApart | Mutant::DoubtForgotten => super::noticed::bend(self, decision, view),
             Mutant::FenceNotLimited => decision.effects.retain(|effect| !matches!(effect, Effect::LimitFence { .. })),
             Mutant::WatchdogFedBlindly | Mutant::WatchdogStoppedEarly | Mutant::WatchdogAwaited => {
                 super::watchdog::bend(self, decision, view);

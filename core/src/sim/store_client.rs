@@ -205,7 +205,10 @@ impl World {
         match &reply {
             DcsReply::Won(lease) | DcsReply::Kept(lease) => self.confirmed(who, lease),
             DcsReply::Refused => self.leader_lost(who),
-            DcsReply::SessionKept { lease, .. } => self.mark_lease(who.node, *lease),
+            DcsReply::SessionKept { lease, sent_at, .. } => {
+                self.mark_lease(who.node, *lease);
+                self.session_answered(who.node, *sent_at);
+            }
             _ => {}
         }
         self.process_mut(who).outcomes.push(Outcome::Dcs { call: flight.call, reply, at });
@@ -229,6 +232,8 @@ impl World {
         let awake = now.since(node.worker.heartbeat).0 < node.settings.ttl_ms.0 / 2;
         let lost = node.worker.store.cluster.as_ref().is_some_and(|seen| is_lost(seen, &node.name, lease));
         let believed = node.worker.memory.doubt.map_or(*lease, |doubt| doubt.believed(*lease));
+        self.judge_what_counts(who.node, lease.sent_at, believed.sent_at);
+        let node = &mut self.nodes[who.node];
         let Some(server) = &mut node.server else { return };
         if server.fence.open && awake && !lost {
             server.fence.deadline = self.mutant.map_or(believed.deadline(), |mutant| mutant.deadline(&believed, now));

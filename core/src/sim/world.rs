@@ -44,6 +44,10 @@ pub(super) struct World {
     pub(super) ambush: Option<u64>,
     /// The machine of the next leader that comes to such a moment is paused, for so long.
     pub(super) pause_ambush: Option<(super::hypervisor::Moment, u64)>,
+    /// And once more after that.
+    pub(super) pause_twice: bool,
+    /// After how many pauses the network keeps for a while what it has.
+    pub(super) answers_held: u8,
     /// The candidate of a hand-over that crashes when the key is released.
     pub(super) doomed: Option<NodeName>,
     /// How much more often than usual requests and replies are lost.
@@ -78,6 +82,8 @@ impl World {
             outcome_trouble: 1,
             ambush: None,
             pause_ambush: None,
+            pause_twice: false,
+            answers_held: 0,
             doomed: None,
             next_number: 0,
             rng,

@@ -173,6 +173,7 @@ impl Driver {
         self.say(&decision, &local, now);
         self.memory = decision.memory;
         self.net.acting().set_doubt(self.memory.doubt);
+        self.clocks.set_lowest(self.memory.clocks_lowest);
         let mut effects = decision.effects;
         let told = |effect: &Effect| {
             matches!(

@@ -72,8 +72,9 @@ fn a_pause_that_only_the_hardware_clock_knows_of_is_told_and_makes_the_node_prov
 
     // The seat comes from a side that has seen a later jump already: it is not told again, nor as one back.
     let mut memory = node.driver.memory().clone();
-    if let Some(ms) = memory.clocks.as_mut().and_then(|clocks| clocks.hardware_ms.as_mut()) {
-        *ms += 50_000;
+    let next = memory.clocks_next.as_mut().map(|next| &mut next.clocks);
+    for clocks in memory.clocks.iter_mut().chain(&mut memory.clocks_lowest).chain(next) {
+        clocks.hardware_ms = clocks.hardware_ms.map(|ms| ms + 50_000);
     }
     hardware.ahead_s.store(150, Ordering::Relaxed);
     node.driver.take_seat(memory);
