@@ -86,6 +86,11 @@ qemu-pause: install-tested ## Measure a leader whose virtual machine is paused (
 	scripts/clean-tests.sh
 	target/debug/qemu_pause "$$(scripts/qemu.sh)" $(QEMU_FLAGS)
 
+.PHONY: qemu-watchdog
+qemu-watchdog: install-tested ## Have the watchdog of a virtual machine reset it while its node's processes hang (needs root; some minutes; QEMU_FLAGS="--nowayout yes")
+	scripts/clean-tests.sh
+	target/debug/qemu_watchdog "$$(scripts/qemu.sh)" $(QEMU_FLAGS)
+
 .PHONY: clean-tests
 clean-tests: ## Remove what interrupted tests left behind
 	scripts/clean-tests.sh

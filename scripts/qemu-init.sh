@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process of a guest of `make qemu-pause`: one node of a cluster, with the host's programs and a data directory in memory.
+# The first process of a guest of `make qemu-pause` and `make qemu-watchdog`: one node of a cluster, with the host's programs and a data directory in memory.
 # The kernel's command line says which: ha.dir=DIRECTORY ha.address=ADDRESS/LENGTH ha.program=/path/of/ha_bootstrap
 /bin/busybox mkdir -p /sbin /usr/bin /usr/sbin
 /bin/busybox --install -s
@@ -8,7 +8,11 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 word() { for w in $(cat /proc/cmdline); do case $w in "$1"=*) echo "${w#*=}" ;; esac; done; }
 dir=$(word ha.dir)
-while read -r module; do insmod "$module"; done </modules
+while read -r module; do
+    name=$(basename "$module" .ko)
+    # ha.NAME=VALUE is a parameter of that module.
+    insmod "$module" $(word "ha.$name")
+done </modules
 ip link set lo up
 ip addr add "$(word ha.address)" dev eth0
 ip link set eth0 up
@@ -23,6 +27,7 @@ cp "/host$dir/node.yml" /node.yml
 mount -t tmpfs -o size=900m tmpfs "/host$dir"
 cp /node.yml "/host$dir/node.yml"
 chroot /host chown -R postgres:postgres "$dir"
+[ -e /dev/watchdog ] && chroot /host chown postgres:postgres /dev/watchdog
 chroot /host chmod 750 "$dir"
 # Whoever measures types here.
 stty -F /dev/ttyS1 raw -echo

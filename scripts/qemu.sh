@@ -53,7 +53,7 @@ mkdir -p "$root"/{bin,proc,sys,dev,host}
 cp "$(command -v busybox)" "$root/bin/busybox"
 # In the order in which they are loaded.
 : >"$root/modules"
-for module in virtio_pci virtio_net 9pnet_virtio 9p virtio_rng; do
+for module in virtio_pci virtio_net 9pnet_virtio 9p virtio_rng i6300esb; do
     # What is built in has no file.
     as modprobe -d "$work/kernel" -S "$release" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p'
 done | awk '!seen[$0]++' | while read -r file; do

@@ -76,7 +76,7 @@ impl Outside {
     #[must_use]
     pub fn new(site: Site, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
         Self {
-            watchdog: Watchdog::new(&site.config.watchdog),
+            watchdog: Watchdog::new(&site.config.watchdog, site.paths.watchdog()),
             site,
             postmaster: None,
             since: clock::now(),

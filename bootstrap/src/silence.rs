@@ -4,6 +4,7 @@
 use crate::seat::Worker;
 use ha_core::clock::{Millis, Tick};
 use ha_core::memory::{Memory, Stage};
+use ha_core::watchdog::Running;
 use ha_node::driver::Driver;
 use rustix::process::Signal;
 
@@ -42,14 +43,14 @@ impl Silence {
         }
     }
 
-    /// Looks at the worker that has the seat; when to look again. From `reset_at` on the watchdog is about to reset this machine.
-    pub fn watch(&mut self, worker: &Worker, driver: &mut Driver, reset_at: Option<Tick>, now: Tick) -> Tick {
+    /// Looks at the worker that has the seat; when to look again.
+    pub fn watch(&mut self, worker: &Worker, driver: &mut Driver, watchdog: Option<Running>, now: Tick) -> Tick {
         let settings = driver.settings();
         let (ttl, loop_wait) = (settings.ttl_ms, settings.loop_wait_ms);
         let heard_at = worker.heard_at.max(self.attentive_since);
         let holds = holds_commits(&worker.memory);
-        // A beat comes with each tick, so one loop without any is no silence yet. While commits are held there is one every few milliseconds.
-        let silent_from = heard_at + if holds { Millis(0) } else { loop_wait } + Millis(1000);
+        // While commits are held there is a beat every few milliseconds.
+        let silent_from = heard_at + if holds { Millis(0) } else { beat_every(loop_wait, watchdog) } + Millis(1000);
         if now < silent_from {
             self.kept_at = None;
             return silent_from;
@@ -66,7 +67,7 @@ impl Silence {
         // With the store out of reach the others may have promised it more time than the lease has.
         let promised = worker.memory.failsafe.extended;
         let deadline = worker.memory.lease.map(|lease| lease.deadline().max(promised.unwrap_or_default()));
-        let deadline = deadline.map(|deadline| reset_at.map_or(deadline, |at| deadline.min(at)));
+        let deadline = first_of(deadline, watchdog);
         let kill_at = if holds { heard_at + KILL_MIN } else { kill_at(heard_at, deadline, ttl) };
         // In maintenance mode its lease may be over for long; to kill it would restart the server.
         if now >= kill_at && !self.killed && !worker.memory.paused {
@@ -83,6 +84,18 @@ impl Silence {
 /// Every client waits for this worker, and no other leader is made meanwhile.
 fn holds_commits(memory: &Memory) -> bool {
     matches!(memory.stage, Stage::Sealing { sealed_at: Some(_), .. } | Stage::HandingOver { .. })
+}
+
+/// One loop without a beat is no silence yet: one comes with each tick, and whoever has a watchdog running feeds it within a third of the
+/// time that it leaves.
+fn beat_every(loop_wait: Millis, watchdog: Option<Running>) -> Millis {
+    watchdog.map_or(loop_wait, |running| loop_wait.min(Millis(running.window().0 / 3)))
+}
+
+/// The deadline, or the moment from which the watchdog is about to reset this machine, whether there is a lease or not: one that cannot be
+/// stopped is fed on by the worker of a standby, too.
+fn first_of(deadline: Option<Tick>, watchdog: Option<Running>) -> Option<Tick> {
+    deadline.into_iter().chain(watchdog.map(|running| running.give_up_at())).min()
 }
 
 /// When a silent worker is killed: as late as its lease allows, or, with nothing to lose, after two lifetimes.
@@ -103,6 +116,22 @@ mod tests {
         assert_eq!(at(Some(Tick(128_500))), Tick(128_000));
         assert_eq!(at(Some(Tick(101_000))), Tick(103_000));
         assert_eq!(at(None), Tick(160_000));
+    }
+
+    #[test]
+    fn a_watchdog_is_no_later_than_the_worker() {
+        let running = |timeout_ms| {
+            let (asked_ms, fed_at) = (Millis(timeout_ms), Tick(100_000));
+            Some(Running { asked_ms, timeout_ms: asked_ms, fed_at, stays: false })
+        };
+        let loop_wait = Millis(10_000);
+        assert_eq!(beat_every(loop_wait, None), loop_wait);
+        assert_eq!(beat_every(loop_wait, running(25_000)), Millis(6666));
+        assert_eq!(beat_every(loop_wait, running(5000)), Millis(1000));
+        assert_eq!(first_of(Some(Tick(128_500)), running(25_000)), Some(Tick(120_000)));
+        assert_eq!(first_of(None, running(25_000)), Some(Tick(120_000)), "on a standby");
+        assert_eq!(first_of(Some(Tick(109_500)), running(25_000)), Some(Tick(109_500)));
+        assert_eq!(first_of(None, None), None);
     }
 
     #[test]

@@ -341,8 +341,13 @@ impl Supervisor {
             next = next.min(at);
         }
         if let Some(worker) = self.seat.worker() {
-            let reset_at = self.hands.outside.watchdog.lent().map(|(_, running)| running.give_up_at());
-            next = next.min(self.silence.watch(worker, &mut self.driver, reset_at, now));
+            let watchdog = &mut self.hands.outside.watchdog;
+            if worker.memory.paused {
+                // Whether that worker hangs or not: it is not killed in maintenance mode.
+                next = watchdog.feed_on(now).map_or(next, |at| next.min(at));
+            }
+            let running = watchdog.lent().map(|(_, running)| running);
+            next = next.min(self.silence.watch(worker, &mut self.driver, running, now));
         }
         if let Some(asked_at) = self.leave_asked_at {
             next = next.min(asked_at + LEAVE_MAX);

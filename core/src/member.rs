@@ -181,7 +181,7 @@ pub(crate) fn fields<'a>(
     if memory.awaits_checkpoint {
         out.push(("awaits_checkpoint", Field::Flag(true)));
     }
-    if local.watchdog.failed(&settings.watchdog, settings.ttl_ms).is_some() {
+    if memory.watchdog_failed {
         out.push(("watchdog_failed", Field::Flag(true)));
     }
     if settings.pause {

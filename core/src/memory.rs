@@ -131,6 +131,8 @@ pub struct Memory {
     pub failsafe: Failsafe,
     /// The confirmation that the watchdog was fed by last: when the request for it was sent.
     pub watchdog_told: Option<Tick>,
+    /// `watchdog_failed` of the REST API and the member key: this node may not lead, as far as the watchdog goes.
+    pub watchdog_failed: bool,
     /// The watchdog cannot be set to a time that is asked for.
     pub watchdog_unfit: Option<Unfit>,
     /// A rewind onto this timeline failed: copy anew instead, if that is allowed.
@@ -161,6 +163,8 @@ pub struct Unfit {
     pub asked_ms: Millis,
     /// Why that is not good enough.
     pub why: String,
+    /// Until when that counts where one is required.
+    pub until: Tick,
 }
 
 /// Replay that does not go on although there is more to replay.

@@ -95,7 +95,7 @@ rules! {
     ElectionNotAllowed = "election.not_allowed", "There is no leader, and this member is not allowed to lead.";
     ElectionLagging = "election.lagging", "There is no leader, and this member lags too far behind to lead.";
     ElectionOldTimeline = "election.old_timeline", "There is no leader, and this member's timeline is older than the cluster's.";
-    ElectionNoWatchdog = "election.no_watchdog", "A leader has to have a watchdog here, and this member's cannot be used.";
+    ElectionNoWatchdog = "election.no_watchdog", "A leader has to have a watchdog here, and this member's cannot be used; one that was found unfit is tried again a minute later, since somebody may have mended it.";
     ElectionNotReady = "election.not_ready", "There is no leader, and this member is not a consistent standby yet.";
     ElectionLeavingToCandidate = "election.leaving_to_candidate", "There is no leader; the named candidate goes first.";
     ElectionAwaitingFormer = "election.awaiting_former", "The former leader handed over, has WAL that is not here, and recovers; it is given up to `ttl` to stand for election.";

@@ -7,6 +7,10 @@ use std::fmt;
 
 /// Devices count in seconds: one that needs to be fed more often than this cannot be fed in time by somebody who waits for the store first.
 pub const TIMEOUT_MIN: Millis = Millis(5000);
+/// The shortest `ttl` with which a device can be used.
+pub const TTL_MIN: Millis = Millis(6000);
+/// What a leader is to be left for one request to the store, beside `retry_timeout`: the next one.
+const RENEWAL: Millis = Millis(1000);
 /// How long after a confirmation was asked for it may be told to the device at least, whatever the safety margin.
 const DELAY_MIN: Millis = Millis(500);
 
@@ -57,6 +61,38 @@ impl WatchdogSettings {
         );
         Err(text)
     }
+
+    /// Why a device that is set to `timeout` costs more than it is worth: a leader would give up before one request to the store has
+    /// failed and the next one could be answered. One that is required has to be left [`TIMEOUT_MIN`], no more.
+    #[must_use]
+    pub fn too_short(&self, timeout: Millis, retry_timeout: Millis) -> Option<String> {
+        let window = window(timeout);
+        let (least, why) = match self.mode {
+            Mode::Required => (window_of_least(), "that is too short to be fed in time".to_owned()),
+            Mode::Off | Mode::Automatic => {
+                let least = Millis(retry_timeout.0.saturating_add(RENEWAL.0));
+                (least, format!("less than retry_timeout and a renewal ({least}): raise ttl or lower retry_timeout"))
+            }
+        };
+        (window < least)
+            .then(|| format!("with {timeout} a leader would give up {window} after its last renewal, {why}"))
+    }
+
+    /// The margin that is used with `ttl`: with one that leaves the device less than it needs no member could lead where one is required,
+    /// so that is lowered as far as `ttl` allows, with a word about it. `Err`: there is none.
+    pub fn corrected(self, ttl: Millis) -> Result<(Self, Option<String>), String> {
+        let Err(why) = self.timeout(ttl) else { return Ok((self, None)) };
+        let margin_s = (ttl.0.saturating_sub(TIMEOUT_MIN.0)) / 1000;
+        if Millis::from_secs(margin_s) < margin(ttl) {
+            let least_s = (TTL_MIN.0) / 1000;
+            return Err(format!(
+                "a device has to be left {} s before the lease ends: ttl has to be {least_s} s at least",
+                TIMEOUT_MIN.0 / 1000
+            ));
+        }
+        let safety_margin_s = i64::try_from(margin_s).unwrap_or(i64::MAX);
+        Ok((Self { safety_margin_s, ..self }, Some(format!("{why}; a margin of {margin_s} s is used"))))
+    }
 }
 
 /// A watchdog that runs: fed, or it resets the machine.
@@ -68,20 +104,28 @@ pub struct Running {
     pub timeout_ms: Millis,
     /// Just before it was fed last.
     pub fed_at: Tick,
+    /// It cannot be stopped (`nowayout`): whoever has it open feeds it on for as long as it lives.
+    #[serde(default)]
+    pub stays: bool,
 }
 
 impl Running {
     /// Whoever leads and could not feed it gives up at this moment: what is left is for the server to become one that cannot write.
     #[must_use]
     pub fn give_up_at(&self) -> Tick {
-        let lead = Millis((self.timeout_ms.0 / 4).clamp(2000, 5000));
-        (self.fed_at + self.timeout_ms) - lead
+        self.fed_at + self.window()
     }
 
     /// How long a leader can do without feeding it.
     #[must_use]
     pub fn window(&self) -> Millis {
-        self.give_up_at().since(self.fed_at)
+        window(self.timeout_ms)
+    }
+
+    /// When one that cannot be stopped is fed next while nothing can write.
+    #[must_use]
+    pub fn feed_on_at(&self) -> Tick {
+        self.fed_at + Millis((self.timeout_ms.0 / 3).min(10_000))
     }
 
     /// Until when a confirmation that was asked for at `confirmed`, of a right to lead that lasts for `ttl`, may be told to it: fed later,
@@ -90,6 +134,16 @@ impl Running {
     pub fn feed_by(&self, confirmed: Tick, ttl: Millis) -> Tick {
         feed_by(self.timeout_ms, confirmed, ttl)
     }
+}
+
+/// How long a leader can do without feeding a device that is set to `timeout`; the rest is left for its server to become one that cannot write.
+fn window(timeout: Millis) -> Millis {
+    Millis(timeout.0.saturating_sub((timeout.0 / 4).clamp(2000, 5000)))
+}
+
+/// What the shortest timeout leaves.
+fn window_of_least() -> Millis {
+    window(TIMEOUT_MIN)
 }
 
 /// The same for one that is set to `timeout`.
@@ -106,17 +160,8 @@ pub struct WatchdogView {
     pub obstacle: Option<String>,
     /// It runs, and whoever holds the seat has it open.
     pub running: Option<Running>,
-}
-
-impl WatchdogView {
-    /// Why a node with these settings may not lead, as far as the device goes: `watchdog_failed` of the REST API.
-    #[must_use]
-    pub fn failed(&self, settings: &WatchdogSettings, ttl: Millis) -> Option<String> {
-        if settings.mode != Mode::Required {
-            return None;
-        }
-        self.obstacle.clone().or_else(|| settings.timeout(ttl).err())
-    }
+    /// This node has started one that was not stopped since, and does not have it open.
+    pub left: bool,
 }
 
 impl fmt::Display for Mode {
@@ -152,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_was_confirmed_too_long_ago_is_not_told() {
-        let running = |timeout_ms| Running { asked_ms: timeout_ms, timeout_ms, fed_at: Tick(1000) };
+        let running = |timeout_ms| Running { asked_ms: timeout_ms, timeout_ms, fed_at: Tick(1000), stays: false };
         let (ttl, short) = (Millis(30_000), running(Millis(15_000)));
         assert_eq!(running(Millis(25_000)).feed_by(Tick(10_000), ttl), Tick(13_500));
         assert_eq!(short.feed_by(Tick(10_000), ttl), Tick(23_500));
@@ -161,19 +206,37 @@ mod tests {
 
     #[test]
     fn a_leader_gives_up_in_time() {
-        let at = |timeout_ms| Running { asked_ms: timeout_ms, timeout_ms, fed_at: Tick(1000) }.give_up_at();
+        let at =
+            |timeout_ms| Running { asked_ms: timeout_ms, timeout_ms, fed_at: Tick(1000), stays: false }.give_up_at();
         assert_eq!(at(Millis(25_000)), Tick(21_000));
         assert_eq!(at(Millis(5000)), Tick(4000));
         assert_eq!(at(Millis(60_000)), Tick(56_000));
     }
 
     #[test]
-    fn only_who_needs_one_fails_without() {
-        let view = WatchdogView { obstacle: Some("no device".to_owned()), running: None };
-        let failed = |mode| view.failed(&WatchdogSettings { mode, safety_margin_s: 5 }, Millis(30_000));
-        assert_eq!(failed(Mode::Required), Some("no device".to_owned()));
-        assert_eq!((failed(Mode::Automatic), failed(Mode::Off)), (None, None));
-        let settings = WatchdogSettings { mode: Mode::Required, safety_margin_s: 5 };
-        assert!(WatchdogView::default().failed(&settings, Millis(5000)).is_some(), "ttl is too short");
+    fn a_margin_that_leaves_too_little_is_lowered() {
+        let corrected = |ttl_s, safety_margin_s| {
+            let settings = WatchdogSettings { mode: Mode::Required, safety_margin_s };
+            settings.corrected(Millis::from_secs(ttl_s)).map(|(used, why)| (used.safety_margin_s, why.is_some()))
+        };
+        assert_eq!(corrected(30, 5), Ok((5, false)));
+        assert_eq!(corrected(10, 5), Ok((5, false)));
+        assert_eq!(corrected(9, 5), Ok((4, true)));
+        assert_eq!(corrected(9, -1), Ok((4, true)));
+        assert_eq!(corrected(30, 28), Ok((25, true)));
+        assert_eq!(corrected(6, 5), Ok((1, true)));
+        assert!(corrected(5, 5).expect_err("too short").contains("ttl has to be 6 s at least"));
+        assert_eq!(Millis(TTL_MIN.0 - TIMEOUT_MIN.0).max(margin(TTL_MIN)), Millis(1000), "the two agree");
+    }
+
+    #[test]
+    fn a_leader_that_would_give_up_too_early_does_without() {
+        let too_short = |mode, timeout_s, retry_s| {
+            let settings = WatchdogSettings { mode, safety_margin_s: 5 };
+            settings.too_short(Millis::from_secs(timeout_s), Millis::from_secs(retry_s)).is_some()
+        };
+        assert!(!too_short(Mode::Automatic, 25, 10) && !too_short(Mode::Automatic, 15, 10));
+        assert!(too_short(Mode::Automatic, 5, 3) && too_short(Mode::Automatic, 10, 9));
+        assert!(!too_short(Mode::Required, 5, 3) && too_short(Mode::Required, 4, 3));
     }
 }

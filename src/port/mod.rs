@@ -28,6 +28,7 @@ use ha_core::view::Seat;
 use ha_node::clock;
 use ha_node::driver::Port;
 use ha_node::marker;
+use ha_node::paths::Paths;
 use ha_node::watchdog::Watchdog;
 use handover::Handover;
 use park::Parking;
@@ -97,7 +98,7 @@ impl Inside {
         Self {
             seat: None,
             leaving: None,
-            watchdog: Watchdog::new(&config.watchdog),
+            watchdog: Watchdog::new(&config.watchdog, Paths::new(&process::data_dir()).watchdog()),
             shared,
             files,
             control,

@@ -12,6 +12,7 @@ pub mod chance;
 pub mod cluster;
 pub mod daemon;
 pub mod etcd;
+pub mod guest;
 pub mod hung_file;
 pub mod load;
 pub mod net;

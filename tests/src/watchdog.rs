@@ -65,6 +65,11 @@ impl PipeWatchdog {
         Self { acts, over, reader: Some(reader) }
     }
 
+    /// From here on it cannot be stopped.
+    pub fn make_stay(dir: &Path) {
+        std::fs::write(dir.join("watchdog.nowayout"), "").expect("a file can be written");
+    }
+
     /// Everything so far, in order.
     #[must_use]
     pub fn acts(&self) -> Vec<(Instant, Act)> {

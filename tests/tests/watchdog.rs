@@ -108,6 +108,46 @@ fn whoever_dies_leaves_it_running_and_only_an_orderly_stop_ends_it() {
     assert_ne!(cluster.wait_other_leader(leader, secs(30)), leader);
 }
 
+#[test]
+fn one_that_cannot_be_stopped_is_fed_on() {
+    let (mut cluster, watchdogs, leader) = watched(None);
+    let its = acts_of(&watchdogs, leader);
+    PipeWatchdog::make_stay(&cluster.nodes[leader].dir);
+    let hungry = |what: &str| {
+        std::thread::sleep(TIMEOUT + secs(2));
+        assert!(its.longest_hunger() < TIMEOUT, "{what}: {:?}", its.longest_hunger());
+        assert!(!its.acts().iter().any(|(_, act)| *act == Act::Stopped), "{what}: {:?}", its.acts());
+    };
+    let next = cluster.other_than(leader);
+    cluster.switch_over(leader, next);
+    assert_eq!(cluster.wait_healthy(secs(30)), next);
+    hungry("on a standby");
+    let logs = cluster.nodes[leader].server_log() + &cluster.nodes[leader].supervisor_log();
+    assert!(logs.contains("cannot be stopped (nowayout)"), "the reason is told");
+
+    pause(&cluster, next, true);
+    hungry("in maintenance mode");
+    pause(&cluster, next, false);
+
+    cluster.nodes[leader].worker().expect("it runs").kill();
+    hungry("after the worker was killed");
+    cluster.nodes[leader].kill_supervisor();
+    hungry("without the supervisor");
+    cluster.nodes[leader].start();
+    hungry("beside a new supervisor");
+
+    // Both are gone for a moment: whoever comes finds the mark.
+    cluster.nodes[leader].kill();
+    cluster.nodes[leader].start();
+    cluster.wait("it to be fed by who was started anew", TIMEOUT, || {
+        its.acts().last().filter(|(at, _)| at.elapsed() < secs(1)).map(|_| ())
+    });
+    cluster.wait_healthy(secs(60));
+    hungry("after all of it was killed");
+    let armed = its.acts().iter().filter(|(_, act)| matches!(act, Act::Armed(_))).count();
+    assert_eq!(armed, 1, "it was never set again: {:?}", its.acts());
+}
+
 fn pause(cluster: &Cluster, node: usize, on: bool) {
     let reply = rest::patch(&cluster.nodes[node].rest, "/config", &json!({"pause": on})).expect("an answer");
     assert_eq!(reply.status, 200, "{}", reply.body);

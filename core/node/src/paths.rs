@@ -42,6 +42,12 @@ impl Paths {
         self.control_dir.join("control.sock")
     }
 
+    /// Present while a watchdog that this node has started was not stopped.
+    #[must_use]
+    pub fn watchdog(&self) -> PathBuf {
+        self.control_dir.join("watchdog")
+    }
+
     /// Locked by the supervisor: two of one data directory must not both run.
     #[must_use]
     pub fn supervisor_lock(&self) -> PathBuf {

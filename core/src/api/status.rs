@@ -55,7 +55,7 @@ fn body(facts: &Facts<'_>) -> Object {
     if !pending.is_empty() {
         out.put("pending_restart", true).put("pending_restart_reason", json!(pending));
     }
-    if snapshot.local.watchdog.failed(&snapshot.settings.watchdog, snapshot.settings.ttl_ms).is_some() {
+    if snapshot.memory.watchdog_failed {
         out.put("watchdog_failed", true);
     }
     let mut patroni = Object::default();

@@ -129,12 +129,34 @@ pub(super) fn dynamic(merged: &Merged) -> Dynamic {
 
 /// Warns of times that do not fit together.
 pub(super) fn check_timing(merged: &mut Merged, dynamic: &Dynamic) {
-    let timing = Timing {
-        ttl_ms: dynamic.ttl_ms,
-        loop_wait_ms: dynamic.loop_wait_ms,
-        retry_timeout_ms: dynamic.retry_timeout_ms,
-    };
-    merged.warnings.extend(timing.corrected(false).1);
+    let (timing, warnings) = timing(dynamic).corrected(false);
+    merged.warnings.extend(warnings);
+    let settings = watchdog(merged).settings;
+    match settings.corrected(timing.ttl_ms) {
+        Ok((_, None)) => {}
+        Ok((_, Some(message))) if settings.mode == Mode::Required => {
+            merged.warn("watchdog.safety_margin".to_owned(), message);
+        }
+        Err(why) if settings.mode == Mode::Required => {
+            let message = format!("no member can lead with it: {why}; raise ttl, or use automatic");
+            merged.warn("watchdog.mode".to_owned(), message);
+        }
+        Ok((_, Some(_))) | Err(_) => {}
+    }
+}
+
+/// Refuses what would keep every member from leading, where it is written for all of them at once.
+pub(super) fn refuse_unwatchable(merged: &mut Merged) {
+    let settings = watchdog(merged).settings;
+    let (timing, _) = timing(&dynamic(merged)).corrected(false);
+    if let (Mode::Required, Err(why)) = (settings.mode, settings.corrected(timing.ttl_ms)) {
+        let remedy = "raise ttl, or use watchdog.mode automatic";
+        merged.problem("ttl".to_owned(), format!("no member could lead with watchdog.mode required: {why}"), remedy);
+    }
+}
+
+pub(super) fn timing(dynamic: &Dynamic) -> Timing {
+    Timing { ttl_ms: dynamic.ttl_ms, loop_wait_ms: dynamic.loop_wait_ms, retry_timeout_ms: dynamic.retry_timeout_ms }
 }
 
 pub(super) fn log_level(merged: &Merged) -> LogLevel {

@@ -173,7 +173,7 @@ pub const KEYS: &[Key] = &[
 
     key("watchdog.mode", Kind::Choice(&["off", "automatic", "required"]), Layer::Any, "", "automatic", "Whether a leader has a [watchdog](operations.md#watchdog) reset its machine if it cannot keep its lease: never, if there is one that can be used, or always, so that a node without one does not lead."),
     key("watchdog.device", Kind::Path, Layer::Any, "", "/dev/watchdog", "The watchdog device; the server's user must be able to write to it."),
-    key("watchdog.safety_margin", Kind::Count { min: -1, max: 86_400 }, Layer::Any, "", "5", "Seconds before the end of the lease at which the machine is reset: the device is set to ttl less this, and has to be left at least 5 s. -1 sets it to half of ttl. With less than a twentieth of ttl and half a second it may be reset a moment after the lease."),
+    key("watchdog.safety_margin", Kind::Count { min: -1, max: 86_400 }, Layer::Any, "", "5", "Seconds before the end of the lease at which the machine is reset: the device is set to ttl less this, and has to be left at least 5 s. -1 sets it to half of ttl. Where one is required a margin that leaves less is lowered, with a warning, and a ttl that leaves none is refused. With less than a twentieth of ttl and half a second it may be reset a moment after the lease."),
     key("watchdog.driver", Kind::Choice(&["default", "testing"]), Layer::Any, "", "default", "For tests of a cluster: with `testing` the device is a named pipe or a file that gets the commands as text (`Ctimeout=25` and a newline, `1`, `V`), and nothing is reset."),
 
     key("tags", Kind::Map, Layer::Local, "", "", "nofailover, failover_priority, clonefrom, noloadbalance, and any of your own."),

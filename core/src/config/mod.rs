@@ -31,6 +31,7 @@ use crate::ids::NodeName;
 use crate::member::Identity;
 use crate::settings::Settings;
 use crate::tags::Tags;
+use crate::watchdog::Mode;
 use layers::{Merged, Reading};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -174,12 +175,9 @@ impl Config {
     /// 20 s, so we do the same then.
     #[must_use]
     pub fn settings_among(&self, patroni_present: bool) -> Settings {
-        let timing = timing::Timing {
-            ttl_ms: self.dynamic.ttl_ms,
-            loop_wait_ms: self.dynamic.loop_wait_ms,
-            retry_timeout_ms: self.dynamic.retry_timeout_ms,
-        };
-        let (timing, _) = timing.corrected(patroni_present);
+        let (timing, _) = build::timing(&self.dynamic).corrected(patroni_present);
+        let watchdog = self.watchdog.settings;
+        let corrected = watchdog.corrected(timing.ttl_ms).ok().filter(|_| watchdog.mode == Mode::Required);
         Settings {
             ttl_ms: timing.ttl_ms,
             loop_wait_ms: timing.loop_wait_ms,
@@ -194,7 +192,7 @@ impl Config {
             demote_in_place: self.postgresql.demote_in_place,
             failsafe_mode: self.dynamic.failsafe_mode,
             pause: self.dynamic.pause,
-            watchdog: self.watchdog.settings,
+            watchdog: corrected.map_or(watchdog, |(used, _)| used),
             tags: self.tags.clone(),
             bootstrap_dcs: self.bootstrap.dcs.clone(),
         }
@@ -255,6 +253,7 @@ fn read_dynamic(merged: &mut Merged, dynamic: &Value, prefix: &str, strict: bool
 fn dynamic_problems(dynamic: &Value) -> Vec<Problem> {
     let mut merged = Merged::default();
     read_dynamic(&mut merged, dynamic, "", true);
+    build::refuse_unwatchable(&mut merged);
     merged.problems
 }
 

@@ -360,3 +360,33 @@ fn a_patch_merges_and_refuses_new_mistakes_only() {
         assert!(text.starts_with(expected), "{text}");
     }
 }
+
+#[test]
+fn a_margin_that_would_keep_every_member_from_leading_is_lowered() {
+    let loaded = |ttl: u64, watchdog: &Value| {
+        let dynamic = json!({"ttl": ttl, "loop_wait": 1, "retry_timeout": 3});
+        let local = with(&json!({"watchdog": watchdog}));
+        Config::from_layers(&local, &BTreeMap::new(), Some(&dynamic)).expect("it is in force")
+    };
+    let margin = |config: &Config| config.settings().watchdog.safety_margin_s;
+    let said = |warnings: &[Warning]| warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let (config, warnings) = loaded(9, &json!({"mode": "required", "safety_margin": 6}));
+    assert_eq!(margin(&config), 4);
+    assert!(said(&warnings).contains("watchdog.safety_margin: ttl (9 s) leaves it 3 s"), "{}", said(&warnings));
+    assert!(said(&warnings).contains("a margin of 4 s is used"), "{}", said(&warnings));
+    let (config, warnings) = loaded(9, &json!({"safety_margin": 6}));
+    assert_eq!((margin(&config), said(&warnings).contains("watchdog")), (6, false), "none is required");
+    let (_, warnings) = loaded(5, &json!({"mode": "required"}));
+    assert!(said(&warnings).contains("watchdog.mode: no member can lead with it"), "{}", said(&warnings));
+}
+
+#[test]
+fn a_ttl_with_which_nobody_could_lead_is_refused() {
+    let current = json!({"ttl": 30, "watchdog": {"mode": "required"}});
+    let text = Config::patched_dynamic(&current, &json!({"ttl": 5})).expect_err("nobody could lead").to_string();
+    assert!(text.starts_with("ttl: no member could lead with watchdog.mode required"), "{text}");
+    assert!(text.contains("ttl has to be 6 s at least") && text.contains("(raise ttl, or"), "{text}");
+    let both = json!({"ttl": 5, "watchdog": {"mode": "automatic"}});
+    Config::patched_dynamic(&current, &both).expect("none is required");
+    Config::patched_dynamic(&current, &json!({"ttl": 7})).expect("the margin is lowered");
+}

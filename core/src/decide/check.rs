@@ -2,7 +2,6 @@
 //! lease lapse, shout.
 
 use super::{Decision, failsafe, handover, rejoin, schedule, watchdog};
-use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, Released};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
@@ -148,12 +147,6 @@ impl Decision {
         if prepared && released && self.memory.stage.in_place() { Ok(()) } else { Err(Violation::UnpreparedInPlace) }
     }
 
-    /// A watchdog that is armed or fed, with the timeout that it has then.
-    fn check_fed(&self, view: &View<'_>, timeout: Option<Millis>, by: Tick) -> Result<(), Violation> {
-        let confirmed = timeout.is_some_and(|timeout| watchdog::may_feed(&self.memory, view, timeout, by));
-        if confirmed { Ok(()) } else { Err(Violation::FedUnconfirmed) }
-    }
-
     /// Checks the order contract of effects against the snapshot the decision was made from.
     pub fn check(&self, view: &View<'_>) -> Result<(), Violation> {
         let mut sealed = false;
@@ -192,9 +185,11 @@ impl Decision {
                 Effect::ExtendFence { until } if !failsafe::is_promised(&self.memory, view, *until) => {
                     return Err(Violation::ExtendedUnpromised);
                 }
-                Effect::ArmWatchdog { timeout_ms, by } => self.check_fed(view, Some(*timeout_ms), *by)?,
-                Effect::FeedWatchdog { by } => {
-                    self.check_fed(view, watchdog::running(view).map(|it| it.timeout_ms), *by)?;
+                Effect::ArmWatchdog { timeout_ms, by } if !watchdog::may_arm(&self.memory, view, *timeout_ms, *by) => {
+                    return Err(Violation::FedUnconfirmed);
+                }
+                Effect::FeedWatchdog { by } if !watchdog::may_feed(&self.memory, view, *by) => {
+                    return Err(Violation::FedUnconfirmed);
                 }
                 Effect::DisarmWatchdog if !watchdog::may_stop(&self.memory, view, self.memory.paused) => {
                     return Err(Violation::DisarmedEarly);
@@ -222,6 +217,8 @@ impl Decision {
                 | Effect::Unseal
                 | Effect::Freeze
                 | Effect::ServeReads
+                | Effect::ArmWatchdog { .. }
+                | Effect::FeedWatchdog { .. }
                 | Effect::DisarmWatchdog
                 | Effect::Follow { .. }
                 | Effect::Run(_)

@@ -88,9 +88,8 @@ pub(super) fn wake_at(turn: &Turn<'_>, verdict: &Verdict) -> Tick {
             next = next.min(held.deadline());
         }
     }
-    if let Some(running) = watchdog::running(turn.view) {
-        let give_up_at = running.give_up_at();
-        next = if give_up_at > now { next.min(give_up_at) } else { next };
+    if let Some(at) = watchdog::next_at(turn) {
+        next = next.min(at);
     }
     next.max(now + Millis(1))
 }

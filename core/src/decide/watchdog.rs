@@ -15,6 +15,10 @@ use crate::settings::Settings;
 use crate::view::{Seat, View};
 use crate::watchdog::{Mode, Running, feed_by};
 
+/// For how long one that was found unfit is not tried again: a member that holds the key and finds it so once more gives the key back,
+/// which costs a moment each time.
+const UNFIT_FOR: Millis = Millis(60_000);
+
 /// What there is to do about it before this node may write.
 enum Need {
     /// Nothing: it runs as it is to, or none is wanted.
@@ -26,9 +30,14 @@ enum Need {
 }
 
 /// Another `ttl` than that of the lease in force asks for another timeout once there is a lease of that length.
-fn ttl(turn: &Turn<'_>) -> Millis {
-    let settings = turn.view.settings.ttl_ms;
-    turn.memory.lease.map_or(settings, |lease| lease.ttl.min(settings))
+fn ttl(memory: &Memory, view: &View<'_>) -> Millis {
+    memory.lease.map_or(view.settings.ttl_ms, |lease| lease.ttl.min(view.settings.ttl_ms))
+}
+
+/// What it is to be set to, or why it is of no use with these settings.
+fn wanted(settings: &Settings, ttl: Millis) -> Result<Millis, String> {
+    let timeout = settings.watchdog.timeout(ttl)?;
+    settings.watchdog.too_short(timeout, settings.retry_timeout_ms).map_or(Ok(timeout), Err)
 }
 
 fn need(turn: &Turn<'_>) -> Need {
@@ -36,8 +45,9 @@ fn need(turn: &Turn<'_>) -> Need {
     if settings.mode == Mode::Off || pause::is_on(turn) {
         return Need::Nothing;
     }
-    let unusable = |why: String| if settings.mode == Mode::Required { Need::Failed(why) } else { Need::Nothing };
-    let wanted = match settings.timeout(ttl(turn)) {
+    let required = settings.mode == Mode::Required;
+    let unusable = |why: String| if required { Need::Failed(why) } else { Need::Nothing };
+    let wanted = match wanted(turn.view.settings, ttl(&turn.memory, turn.view)) {
         Ok(wanted) => wanted,
         Err(why) => return unusable(why),
     };
@@ -45,11 +55,15 @@ fn need(turn: &Turn<'_>) -> Need {
     if let Some(why) = &view.obstacle {
         return unusable(why.clone());
     }
-    if let Some(unfit) = turn.memory.watchdog_unfit.as_ref().filter(|unfit| unfit.asked_ms == wanted) {
+    let unfit = turn.memory.watchdog_unfit.as_ref().filter(|unfit| unfit.asked_ms == wanted);
+    // Whoever has to have one looks again: somebody may have mended it. Where none is required nothing is lost without.
+    if let Some(unfit) = unfit.filter(|unfit| !required || turn.now() < unfit.until) {
         return unusable(unfit.why.clone());
     }
     match view.running {
-        Some(running) if running.asked_ms == wanted => Need::Nothing,
+        Some(running) if running.asked_ms == wanted && unfit.is_none() && resets_in_time(turn, &running) => {
+            Need::Nothing
+        }
         // Nobody could stop it once the server is down.
         None if turn.view.seat == (Seat::Inside { supervised: false }) => {
             unusable("this server runs without a supervisor".to_owned())
@@ -58,18 +72,33 @@ fn need(turn: &Turn<'_>) -> Need {
     }
 }
 
-/// What it says it was set to may not do.
-pub(super) fn observe(turn: &mut Turn<'_>) {
-    let Some(running) = turn.view.local.watchdog.running else { return };
-    if turn.memory.watchdog_unfit.as_ref().is_some_and(|unfit| unfit.asked_ms != running.asked_ms) {
-        turn.memory.watchdog_unfit = None;
-    }
-    let required = turn.view.settings.watchdog.mode == Mode::Required;
+/// One that was fed on while nothing could write may reset this machine too late for a lease that was confirmed before.
+fn resets_in_time(turn: &Turn<'_>, running: &Running) -> bool {
+    let latest = |confirmed| running.feed_by(confirmed, ttl(&turn.memory, turn.view));
+    !running.stays || confirmed(&turn.memory, turn.view).is_none_or(|confirmed| running.fed_at <= latest(confirmed))
+}
+
+/// Why a device that runs so may not be the one that watches a leader.
+fn misfit(settings: &Settings, running: &Running) -> Option<String> {
+    let required = settings.watchdog.mode == Mode::Required;
     let (asked_s, set_s) = (running.asked_ms.0 / 1000, running.timeout_ms.0 / 1000);
     if required && running.timeout_ms > running.asked_ms {
-        let why = format!("it cannot be set to {asked_s} s: it takes {set_s} s, longer than the lease may last");
-        turn.memory.watchdog_unfit = Some(Unfit { asked_ms: running.asked_ms, why });
+        return Some(format!("it cannot be set to {asked_s} s: it takes {set_s} s, longer than the lease may last"));
     }
+    settings.watchdog.too_short(running.timeout_ms, settings.retry_timeout_ms)
+}
+
+/// What it says it was set to may not do. Tells the others, too, who would else wait for this member.
+pub(super) fn observe(turn: &mut Turn<'_>) {
+    if let Some(running) = turn.view.local.watchdog.running {
+        let known = turn.memory.watchdog_unfit.as_ref();
+        if known.is_none_or(|unfit| unfit.asked_ms != running.asked_ms) {
+            let why = misfit(turn.view.settings, &running);
+            let until = turn.now() + UNFIT_FOR;
+            turn.memory.watchdog_unfit = why.map(|why| Unfit { asked_ms: running.asked_ms, why, until });
+        }
+    }
+    turn.memory.watchdog_failed = failure(turn).is_some();
 }
 
 /// Why this node may not lead.
@@ -89,7 +118,7 @@ pub(super) fn before_writing(turn: &Turn<'_>) -> Option<Verdict> {
 
 /// Starts it, or sets it to the time that is wanted now, by a confirmation that is not too old for that.
 fn arm(turn: &Turn<'_>, timeout_ms: Millis) -> Option<Effect> {
-    let by = feed_by(timeout_ms, confirmed(&turn.memory, turn.view)?, ttl(turn));
+    let by = feed_by(timeout_ms, confirmed(&turn.memory, turn.view)?, ttl(&turn.memory, turn.view));
     (turn.now() < by).then_some(Effect::ArmWatchdog { timeout_ms, by })
 }
 
@@ -116,7 +145,8 @@ fn news(memory: &Memory, view: &View<'_>, ttl: Millis) -> Option<(Tick, Tick)> {
     let running = view.local.watchdog.running?;
     let confirmed = confirmed(memory, view)?;
     let by = running.feed_by(confirmed, ttl);
-    let fresh = memory.watchdog_told.is_none_or(|told| told < confirmed);
+    // Told, but not fed since: what was told did not reach it.
+    let fresh = running.fed_at < confirmed || memory.watchdog_told.is_none_or(|told| told < confirmed);
     (fresh && view.now < by).then_some((confirmed, by))
 }
 
@@ -131,9 +161,9 @@ pub(super) fn running(view: &View<'_>) -> Option<Running> {
 
 /// Whether it will reset this machine in a moment, unless this node gives up.
 pub(super) fn is_due(turn: &Turn<'_>) -> bool {
-    let watched = turn.view.settings.watchdog.mode != Mode::Off && !pause::is_on(turn);
+    let watched = !is_off(&turn.memory, turn.view, pause::is_on(turn));
     let due = running(turn.view).is_some_and(|running| turn.now() >= running.give_up_at());
-    watched && due && news(&turn.memory, turn.view, ttl(turn)).is_none()
+    watched && due && !is_fed_on(turn) && news(&turn.memory, turn.view, ttl(&turn.memory, turn.view)).is_none()
 }
 
 /// Whether no process of this node's server can write, or will.
@@ -151,21 +181,56 @@ fn nothing_can_write(memory: &Memory, local: &LocalView) -> bool {
     }
 }
 
+/// Whether it watches nobody: maintenance mode, `mode: off`, or of no use where none is required.
+fn is_off(memory: &Memory, view: &View<'_>, paused: bool) -> bool {
+    let running = view.local.watchdog.running;
+    let useless = || {
+        wanted(view.settings, ttl(memory, view)).is_err()
+            || running.is_some_and(|it| misfit(view.settings, &it).is_some())
+    };
+    match view.settings.watchdog.mode {
+        Mode::Off => true,
+        Mode::Automatic => paused || useless(),
+        Mode::Required => paused,
+    }
+}
+
 /// Whether it may be stopped.
 pub(super) fn may_stop(memory: &Memory, view: &View<'_>, paused: bool) -> bool {
-    paused || view.settings.watchdog.mode == Mode::Off || nothing_can_write(memory, view.local)
+    is_off(memory, view, paused) || nothing_can_write(memory, view.local)
 }
 
 /// Whether `by` is what the last confirmation allows.
-pub(super) fn may_feed(memory: &Memory, view: &View<'_>, timeout: Millis, by: Tick) -> bool {
-    let ttl = memory.lease.map_or(view.settings.ttl_ms, |lease| lease.ttl.min(view.settings.ttl_ms));
-    confirmed(memory, view).is_some_and(|confirmed| view.now < by && by <= feed_by(timeout, confirmed, ttl))
+pub(super) fn may_arm(memory: &Memory, view: &View<'_>, timeout: Millis, by: Tick) -> bool {
+    let latest = |confirmed| feed_by(timeout, confirmed, ttl(memory, view));
+    confirmed(memory, view).is_some_and(|confirmed| view.now < by && by <= latest(confirmed))
+}
+
+/// The same of one that runs; one that cannot be stopped may be fed on where it could be stopped otherwise.
+pub(super) fn may_feed(memory: &Memory, view: &View<'_>, by: Tick) -> bool {
+    view.local.watchdog.running.is_some_and(|running| {
+        let fed_on = running.stays && may_stop(memory, view, memory.paused);
+        fed_on || may_arm(memory, view, running.timeout_ms, by)
+    })
 }
 
 /// Whether a node with these settings may write without one that runs as it is to.
 pub(super) fn is_missed(settings: &Settings, local: &LocalView, paused: bool) -> bool {
-    let fit = |running: &Running| running.timeout_ms <= running.asked_ms;
+    let fit = |running: &Running| misfit(settings, running).is_none();
     settings.watchdog.mode == Mode::Required && !paused && local.watchdog.running.as_ref().is_none_or(|it| !fit(it))
+}
+
+/// Whether it is to run no longer: it watches nobody, or this node does not lead and nothing can write.
+fn is_over(turn: &Turn<'_>) -> bool {
+    let leads = matches!(turn.standing(), Standing::Leads(lease) if !turn.gave_up(lease));
+    let leads_on = leads && !turn.memory.stage.resigning();
+    is_off(&turn.memory, turn.view, pause::is_on(turn)) || (!leads_on && may_stop(&turn.memory, turn.view, false))
+}
+
+/// Whether it is fed by nothing but the time: it cannot be stopped, and nothing can write, if only until this node leads on.
+fn is_fed_on(turn: &Turn<'_>) -> bool {
+    let stays = running(turn.view).is_some_and(|running| running.stays);
+    stays && may_stop(&turn.memory, turn.view, pause::is_on(turn))
 }
 
 /// Feeds it or stops it, whatever else is decided.
@@ -173,26 +238,39 @@ pub(super) fn add(turn: &mut Turn<'_>, verdict: &mut Verdict) {
     let arms = |effect: &Effect| matches!(effect, Effect::ArmWatchdog { .. });
     if verdict.effects.iter().any(arms) {
         turn.memory.watchdog_told = confirmed(&turn.memory, turn.view);
+        turn.memory.watchdog_unfit = None;
         return;
     }
-    let runs = running(turn.view).is_some();
-    if !runs && turn.memory.watchdog_told.is_none() {
+    let running = running(turn.view);
+    if running.is_none() && turn.memory.watchdog_told.is_none() && !turn.view.local.watchdog.left {
         return;
     }
-    let leads = matches!(turn.standing(), Standing::Leads(lease) if !turn.gave_up(lease));
-    let wanted = leads && !turn.memory.stage.resigning();
-    let paused = pause::is_on(turn);
-    let off = paused || turn.view.settings.watchdog.mode == Mode::Off;
-    // Also one that nobody here has open any more: it may run on from before.
-    if off || (!wanted && may_stop(&turn.memory, turn.view, false)) {
-        verdict.effects.insert(0, Effect::DisarmWatchdog);
-        turn.memory.watchdog_told = None;
-        return;
-    }
-    if let Some((confirmed, by)) = news(&turn.memory, turn.view, ttl(turn)) {
+    let news = news(&turn.memory, turn.view, ttl(&turn.memory, turn.view)).filter(|_| !is_over(turn));
+    if let Some((confirmed, by)) = news {
         verdict.effects.insert(0, Effect::FeedWatchdog { by });
         turn.memory.watchdog_told = Some(confirmed);
+    } else if let (true, Some(running)) = (is_fed_on(turn), running) {
+        // Let go it would reset a machine with which nothing is wrong.
+        let due = turn.now() >= running.feed_on_at();
+        let feed = due.then_some(Effect::FeedWatchdog { by: turn.now() + running.timeout_ms });
+        verdict.effects.splice(0..0, feed);
+        turn.memory.watchdog_told = None;
+    } else if is_over(turn) {
+        // Also one that nobody here has open any more: it may run on from before.
+        verdict.effects.insert(0, Effect::DisarmWatchdog);
+        turn.memory.watchdog_told = None;
     }
+}
+
+/// When there is something to do about it next.
+pub(super) fn next_at(turn: &Turn<'_>) -> Option<Tick> {
+    let (running, now) = (running(turn.view)?, turn.now());
+    if is_fed_on(turn) {
+        let at = running.feed_on_at();
+        // It was fed just now, or that failed.
+        return Some(if at > now { at } else { now + Millis(500) });
+    }
+    Some(running.give_up_at()).filter(|at| *at > now)
 }
 
 /// The moment from which `until`, the end of what all members have promised, counts.

@@ -46,6 +46,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         waiting: None,
         heard_at: Tick(0),
         attentive_since: Tick(0),
+        supervised_at: 0,
         watched_at: Tick(0),
         kept_at: None,
         supervised: true,

@@ -130,11 +130,13 @@ pub enum Mutant {
     WatchdogAwaited,
     /// A member that still stays away from the leader key writes down who may take it.
     AdmittedEarly,
+    /// A watchdog that cannot be stopped is let go while it runs.
+    WatchdogLetGo,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 56] = [
+    pub const ALL: [Mutant; 57] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -191,6 +193,7 @@ impl Mutant {
         Mutant::WatchdogTimeoutUnread,
         Mutant::WatchdogAwaited,
         Mutant::AdmittedEarly,
+        Mutant::WatchdogLetGo,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -252,7 +255,10 @@ impl Mutant {
             | Mutant::NeverOvertaken => super::appointments::bend(self, decision, view),
             Mutant::PausesApart | Mutant::DoubtForgotten => super::noticed::bend(self, decision, view),
             Mutant::FenceNotLimited => decision.effects.retain(|effect| !matches!(effect, Effect::LimitFence { .. })),
-            Mutant::WatchdogFedBlindly | Mutant::WatchdogStoppedEarly | Mutant::WatchdogAwaited => {
+            Mutant::WatchdogFedBlindly
+            | Mutant::WatchdogStoppedEarly
+            | Mutant::WatchdogAwaited
+            | Mutant::WatchdogLetGo => {
                 super::watchdog::bend(self, decision, view);
             }
             Mutant::AdmittedEarly => super::promises::admitted_early(decision, view),

@@ -48,6 +48,8 @@ pub(super) struct Node {
     /// When the supervisor last heard the worker, and since when it has been listening without a stall of its own.
     pub(super) heard_at: Tick,
     pub(super) attentive_since: Tick,
+    /// When its supervisor began, by true time.
+    pub(super) supervised_at: u64,
     pub(super) watched_at: Tick,
     pub(super) kept_at: Option<Tick>,
     /// Whether a service manager starts the supervisor again.

@@ -136,6 +136,6 @@ pub(super) fn status(node: &Node) -> PeerStatus {
         timeline,
         receiving,
         tags: node.settings.tags.clone(),
-        watchdog_failed: local.watchdog.failed(&node.settings.watchdog, node.settings.ttl_ms).is_some(),
+        watchdog_failed: memory.watchdog_failed,
     }
 }

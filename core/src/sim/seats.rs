@@ -60,6 +60,7 @@ impl World {
             return;
         }
         self.nodes[node].supervisor = self.fresh_process();
+        self.nodes[node].supervised_at = self.now;
         self.nodes[node].stop_requested = false;
         self.nodes[node].beat = None;
         self.nodes[node].waiting = None;
@@ -325,7 +326,8 @@ impl World {
         }
         let (ttl, loop_wait) = (here.settings.ttl_ms, here.settings.loop_wait_ms);
         let heard_at = here.heard_at.max(here.attentive_since);
-        if now < heard_at + loop_wait + Millis(1000) {
+        let fed_every = here.supervisor.watchdog.map_or(loop_wait, |running| Millis(running.window().0 / 3));
+        if now < heard_at + loop_wait.min(fed_every) + Millis(1000) {
             here.kept_at = None;
             return;
         }
@@ -340,7 +342,7 @@ impl World {
         let promised = memory.failsafe.extended.unwrap_or_default();
         let deadline = memory.lease.map(|lease| lease.deadline().max(promised));
         let reset_at = self.nodes[node].supervisor.watchdog.map(|running| running.give_up_at());
-        let deadline = deadline.map(|deadline| reset_at.map_or(deadline, |at| deadline.min(at)));
+        let deadline = deadline.into_iter().chain(reset_at).min();
         if now >= kill_at(heard_at, deadline, ttl) {
             self.say(node, "the worker is stuck: the supervisor kills it");
             self.kill_worker(node);

@@ -27,6 +27,8 @@ pub(super) struct Watchdogs {
     pub(super) present: bool,
     /// The last one has none, and the second takes a minute at least.
     pub(super) odd: bool,
+    /// They cannot be stopped.
+    pub(super) stay: bool,
     /// How often an attempt to arm or feed one fails.
     pub(super) failing_per_mille: u64,
 }
@@ -45,6 +47,7 @@ pub(super) fn among_them(params: &mut Params, seed: u64) {
         present: true,
         odd: rng.chance(300),
         failing_per_mille: if rng.chance(300) { rng.between(1, 5) } else { 0 },
+        stay: rng.chance(250),
     };
 }
 
@@ -53,6 +56,9 @@ pub(super) fn among_them(params: &mut Params, seed: u64) {
 pub(super) struct Device {
     pub(super) absent: bool,
     pub(super) shortest: Millis,
+    stays: bool,
+    /// That it cannot be stopped is known before it is tried.
+    says_so: bool,
     pub(super) live: Option<Live>,
 }
 
@@ -66,11 +72,13 @@ pub(super) struct Live {
 }
 
 pub(super) fn device(params: &Params, index: usize) -> Device {
-    let Watchdogs { present, odd, .. } = params.watchdogs;
+    let Watchdogs { present, odd, stay, .. } = params.watchdogs;
     let coarse = odd && index == 1;
     Device {
         absent: !present || (odd && index > 1 && index + 1 == params.nodes),
         shortest: if coarse { COARSE } else { Millis(0) },
+        stays: stay,
+        says_so: index % 2 == 0,
         live: None,
     }
 }
@@ -86,21 +94,29 @@ impl World {
     pub(super) fn seen_watchdog(&self, who: Who) -> WatchdogView {
         let (device, process) = (&self.nodes[who.node].watchdog, self.process(who));
         if device.absent {
-            return WatchdogView { obstacle: Some("there is no device".to_owned()), running: None };
+            return WatchdogView { obstacle: Some("there is no device".to_owned()), ..WatchdogView::default() };
         }
         let failed = process.watchdog_failed.filter(|at| self.local(who.node).since(*at) < FAILED_FOR);
         let mut running = process.watchdog;
         if let (Some(running), true) = (&mut running, self.is(Mutant::WatchdogTimeoutUnread)) {
             running.timeout_ms = running.asked_ms;
         }
-        WatchdogView { obstacle: failed.map(|_| "Input/output error".to_owned()), running }
+        let left = device.live.is_some() && !self.watchdog_is_open(who.node);
+        WatchdogView { obstacle: failed.map(|_| "Input/output error".to_owned()), running, left }
+    }
+
+    fn watchdog_is_open(&self, node: usize) -> bool {
+        let has = |process: &super::node::Process| process.alive && process.watchdog.is_some();
+        has(&self.nodes[node].worker) || has(&self.nodes[node].supervisor)
     }
 
     pub(super) fn arm_watchdog(&mut self, who: Who, asked_ms: Millis, by: Tick) {
         let now = self.local(who.node);
         if now <= by && !self.watchdog_fails(who) {
             let timeout_ms = asked_ms.max(self.nodes[who.node].watchdog.shortest);
-            self.set_watchdog(who, Running { asked_ms, timeout_ms, fed_at: now });
+            let device = &self.nodes[who.node].watchdog;
+            let stays = device.stays && (device.says_so || self.process(who).watchdog.is_some_and(|it| it.stays));
+            self.set_watchdog(who, Running { asked_ms, timeout_ms, fed_at: now, stays });
         }
     }
 
@@ -137,6 +153,12 @@ impl World {
 
     pub(super) fn disarm_watchdog(&mut self, who: Who) {
         judge::watchdog_stopped(self, who.node);
+        if let (true, Some(live)) = (self.nodes[who.node].watchdog.stays, self.nodes[who.node].watchdog.live) {
+            // The attempt feeds it.
+            let fed_at = self.local(who.node);
+            self.set_watchdog(who, Running { fed_at, stays: true, ..live.set });
+            return self.share_watchdog(who.node);
+        }
         self.nodes[who.node].watchdog.live = None;
         self.process_mut(who).watchdog = None;
         self.share_watchdog(who.node);
@@ -188,6 +210,10 @@ pub(super) fn bend(mutant: Mutant, decision: &mut Decision, view: &View<'_>) {
         }
         Mutant::WatchdogStoppedEarly if runs && decision.memory.stage.resigning() => {
             decision.effects.insert(0, Effect::DisarmWatchdog);
+        }
+        Mutant::WatchdogLetGo if view.local.watchdog.running.is_some_and(|running| running.stays) => {
+            let leads = decision.memory.lease.is_some_and(|lease| lease.valid_at(view.now));
+            decision.effects.retain(|effect| leads || !matches!(effect, Effect::FeedWatchdog { .. }));
         }
         Mutant::WatchdogAwaited if decision.rule == Rule::LeaderWatchdogDue => {
             decision.memory.stage = Stage::Steady;

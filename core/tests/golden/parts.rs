@@ -154,7 +154,7 @@ pub fn peer(rest: &str) -> Result<PeerView, String> {
     Ok(PeerView { name, asked_at, answer })
 }
 
-/// `idle`, `running FED_AT [ASKED_MS [TIMEOUT_MS]]`, or why it cannot be used.
+/// `idle`, `left`, `running FED_AT [ASKED_MS [TIMEOUT_MS [stays]]]`, or why it cannot be used.
 pub fn watchdog(rest: &str) -> Result<WatchdogView, String> {
     let mut words = rest.split(' ');
     match words.next() {
@@ -163,9 +163,12 @@ pub fn watchdog(rest: &str) -> Result<WatchdogView, String> {
             let fed_at = Tick(number(words.next().unwrap_or_default())?);
             let asked_ms = Millis(words.next().map_or(Ok(25_000), number)?);
             let timeout_ms = words.next().map_or(Ok(asked_ms), |word| number(word).map(Millis))?;
-            Ok(WatchdogView { obstacle: None, running: Some(Running { asked_ms, timeout_ms, fed_at }) })
+            let stays = words.next() == Some("stays");
+            let running = Some(Running { asked_ms, timeout_ms, fed_at, stays });
+            Ok(WatchdogView { running, ..WatchdogView::default() })
         }
-        _ => Ok(WatchdogView { obstacle: Some(rest.to_owned()), running: None }),
+        Some("left") => Ok(WatchdogView { left: true, ..WatchdogView::default() }),
+        _ => Ok(WatchdogView { obstacle: Some(rest.to_owned()), ..WatchdogView::default() }),
     }
 }
 

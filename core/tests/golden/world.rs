@@ -101,7 +101,10 @@ impl Scene {
                 history_at: None,
                 pending_restart: BTreeMap::new(),
                 founding: false,
-                watchdog: WatchdogView { obstacle: Some("there is no /dev/watchdog".to_owned()), running: None },
+                watchdog: WatchdogView {
+                    obstacle: Some("there is no /dev/watchdog".to_owned()),
+                    ..WatchdogView::default()
+                },
             },
             peers: Vec::new(),
             promises: Vec::new(),

@@ -8,7 +8,7 @@ mod ioctls;
 use rustix::fs::{Access, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// What stands behind the path.
@@ -16,7 +16,8 @@ use std::path::Path;
 pub enum Driver {
     /// A watchdog device.
     Linux,
-    /// A named pipe or file that is written `Ctimeout=SECONDS` and a newline, `1` for each feeding and `V` for a stop. It resets nothing.
+    /// A named pipe or file that is written `Ctimeout=SECONDS` and a newline, `1` for each feeding and `V` for a stop. It resets nothing. With a file of its
+    /// name that ends in `.nowayout` beside it it cannot be stopped.
     Testing,
 }
 
@@ -69,17 +70,51 @@ impl Device {
         }
     }
 
-    /// Asks for a timeout and says which one is in force then, both in seconds. A device may round it, or have only one.
+    /// Asks for a timeout and says which one is in force then, both in seconds. A device may round it, refuse it, or have only one. An
+    /// error only if it does not say what is in force.
     pub fn set_timeout(&self, seconds: u32) -> io::Result<u32> {
         match self.driver {
-            Driver::Linux => match ioctls::set_timeout(self.fd.as_fd(), seconds) {
+            Driver::Linux => match (ioctls::set_timeout(self.fd.as_fd(), seconds), ioctls::timeout(self.fd.as_fd())) {
                 // What the call itself gives back is not to be relied on.
-                Ok(()) => ioctls::timeout(self.fd.as_fd()),
-                Err(error) if is_missing(&error) => ioctls::timeout(self.fd.as_fd()),
-                Err(error) => Err(error),
+                (_, Ok(in_force)) => Ok(in_force),
+                (Err(refused), Err(_)) => Err(refused),
+                (Ok(()), Err(unknown)) => Err(unknown),
             },
             Driver::Testing => self.write(format!("Ctimeout={seconds}\n").as_bytes()).map(|()| seconds),
         }
+    }
+
+    /// The timeout in force, in seconds.
+    pub fn timeout(&self) -> io::Result<u32> {
+        match self.driver {
+            Driver::Linux => ioctls::timeout(self.fd.as_fd()),
+            Driver::Testing => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whether it is known that it cannot be stopped (`nowayout`). Not every kernel says so; a stop that fails does.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        match self.driver {
+            Driver::Linux => self.says_nowayout().unwrap_or(false),
+            Driver::Testing => self.has_nowayout_beside_it(),
+        }
+    }
+
+    fn says_nowayout(&self) -> io::Result<bool> {
+        let device = rustix::fs::fstat(&self.fd)?.st_rdev;
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        // The old name of the first device is one of the kernel's miscellaneous devices, which know nothing of it.
+        let place = match (major, minor) {
+            (10, 130) => "/sys/class/watchdog/watchdog0/nowayout".to_owned(),
+            _ => format!("/sys/dev/char/{major}:{minor}/nowayout"),
+        };
+        Ok(std::fs::read_to_string(place)?.trim() == "1")
+    }
+
+    fn has_nowayout_beside_it(&self) -> bool {
+        let link = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        std::fs::read_link(link).is_ok_and(|path| path.with_extension("nowayout").exists())
     }
 
     /// Feeds it: the time runs anew.
@@ -87,8 +122,12 @@ impl Device {
         self.write(b"1")
     }
 
-    /// Stops it now, and when the last descriptor is closed. An error if it cannot be stopped (`nowayout`).
+    /// Stops it now, and when the last descriptor is closed. An error if it cannot be stopped (`nowayout`): it was fed then.
     pub fn stop(&self) -> io::Result<()> {
+        if self.driver == Driver::Testing && self.has_nowayout_beside_it() {
+            self.feed()?;
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         self.write(b"V")?;
         match self.driver {
             Driver::Testing => Ok(()),
@@ -157,6 +196,24 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("text");
         assert_eq!(text, "Ctimeout=25\n1V");
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn one_that_stays_is_fed_by_the_attempt_to_stop_it() {
+        let path = pipe("stays");
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut reader = std::fs::File::from(rustix::fs::open(&path, flags, Mode::empty()).expect("a reader"));
+        let device = Device::open(&path, Driver::Testing).expect("open");
+        assert!(!device.stays());
+        std::fs::write(path.with_extension("nowayout"), "").expect("written");
+        assert!(device.stays());
+        assert_eq!(device.stop().expect_err("it runs on").kind(), io::ErrorKind::ResourceBusy);
+        drop(device);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("text");
+        assert_eq!(text, "1");
+        std::fs::remove_file(path.with_extension("nowayout")).expect("removed");
         std::fs::remove_file(path).expect("removed");
     }
 

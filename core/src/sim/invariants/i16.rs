@@ -33,6 +33,9 @@ pub(in crate::sim) fn resets_in_time(world: &World, who: Who) -> Result<(), Stri
         // Where none is required, one that waits for too long is better than none; where one is, it is stopped before anything can write.
         return Ok(());
     }
+    if world.process(who).watchdog.is_some_and(|running| running.stays) && nothing_can_write(world, who.node).is_ok() {
+        return Ok(());
+    }
     let Some(lease) = world.process(who).memory.lease else {
         return Err(format!("{} feeds its watchdog without a lease", here.name));
     };
@@ -49,7 +52,7 @@ pub(in crate::sim) fn resets_in_time(world: &World, who: Who) -> Result<(), Stri
     ))
 }
 
-/// Stopped only when nothing can write, or by maintenance mode.
+/// Stopped, or fed on, only when nothing can write, or by maintenance mode.
 pub(in crate::sim) fn nothing_can_write(world: &World, node: usize) -> Result<(), String> {
     let here = &world.nodes[node];
     let Some(server) = &here.server else { return Ok(()) };
@@ -74,7 +77,9 @@ pub(in crate::sim) fn had_to_reset(world: &World, node: usize) -> Result<(), Str
     let held = |side| world.process(Who { node, side }).watchdog.is_some();
     let lost = !held(Side::Inside) && !held(Side::Outside);
     let recently = world.now.saturating_sub(here.hurt_at) < 2 * live.set.timeout_ms.0 + 5000;
-    if hangs || recently || lost || !here.supervisor.alive {
+    // A server that was stopped, or stops, while no supervisor ran: the one that has just come finds it so.
+    let alone = !here.supervisor.alive || world.now.saturating_sub(here.supervised_at) < live.set.timeout_ms.0;
+    if hangs || recently || lost || alone {
         return Ok(());
     }
     Err(format!("{} is reset by its watchdog although nothing is wrong with it", here.name))

@@ -5,10 +5,8 @@
 //! prints. `--ttl 30` stands for the shipped timing. With `--deaf` the guest hears of the store only so long after each resume: what it
 //! acknowledges until its deadline shows what the others keep it from.
 
-mod guest;
-
-use guest::{ADDRESS, Guest, Reading};
 use ha_tests::cluster::Cluster;
+use ha_tests::guest::{ADDRESS, Guest, Hardware, Reading};
 use ha_tests::node::Node;
 use ha_tests::plan::{Plan, Site};
 use ha_tests::program;
@@ -100,7 +98,8 @@ fn start(wish: &Wish) -> (Cluster, Guest) {
     let site =
         Site { name: "n3".into(), host: ADDRESS.into(), pg_port: 5432, rest_port: 8008, dir: dir.clone(), netns: None };
     let node = Node::prepare(&cluster.plan, &site, &cluster.etcd.endpoints());
-    let guest = Guest::start(cluster.scratch.path(), &dir, &wish.files, wish.hardware_clock);
+    let hardware = Hardware { clock: wish.hardware_clock, watchdog: false, nowayout: false };
+    let guest = Guest::start(cluster.scratch.path(), &dir, &wish.files, hardware);
     cluster.nodes.push(node);
     let leader = cluster.wait_healthy(secs(300));
     println!("the guest streams from {}", cluster.nodes[leader].name);

@@ -1,19 +1,31 @@
 //! One node in a virtual machine: started, paused and resumed through QEMU's own protocol, and asked over a serial line.
 
-use ha_tests::daemon::{Daemon, Launch, run};
-use ha_tests::node::bootstrap_program;
-use ha_tests::wait::{millis, poll, secs};
+use crate::daemon::{Daemon, Launch, run};
+use crate::node::bootstrap_program;
+use crate::wait::{millis, poll, secs};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where the guest is on the network of the cluster.
 pub const ADDRESS: &str = "10.77.0.100";
 const MAC: &str = "52:54:00:77:00:64";
 
+/// What it is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hardware {
+    /// It has a clock that goes on while it is paused.
+    pub clock: bool,
+    /// It has a watchdog device, an i6300ESB, that resets it.
+    pub watchdog: bool,
+    /// Which is loaded with `nowayout`.
+    pub nowayout: bool,
+}
+
 /// The virtual machine.
+#[derive(Debug)]
 pub struct Guest {
     protocol: BufReader<UnixStream>,
     shell: UnixStream,
@@ -21,6 +33,8 @@ pub struct Guest {
     pub console: PathBuf,
     /// How it runs.
     pub accelerator: &'static str,
+    /// What QEMU has told of, and when.
+    pub events: Vec<(Instant, String)>,
     _qemu: Daemon,
 }
 
@@ -43,24 +57,23 @@ fn accelerator() -> &'static str {
 }
 
 impl Guest {
-    /// Boots it. `dir` is the node's directory, which holds its file; `files` the directory with kernel and first root.
-    pub fn start(scratch: &Path, dir: &Path, files: &Path, hardware_clock: bool) -> Self {
+    /// Boots it, on the bridge of the clients' side, where this thread has to be. `dir` is the node's directory, which holds its file; `files` the directory with kernel and first root.
+    #[must_use]
+    pub fn start(scratch: &Path, dir: &Path, files: &Path, hardware: Hardware) -> Self {
         join_network();
         let accelerator = accelerator();
         let place = |name: &str| scratch.join(name);
         let (console, protocol, shell) = (place("console.log"), place("qmp"), place("shell"));
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let without = if hardware_clock { "" } else { " initcall_blacklist=cmos_init" };
+        let without = if hardware.clock { "" } else { " initcall_blacklist=cmos_init" };
+        let nowayout = if hardware.nowayout { " ha.i6300esb=nowayout=1" } else { "" };
         let append = format!(
-            "console=ttyS0 quiet panic=-1 ha.dir={} ha.address={ADDRESS}/24 ha.program={}{without}",
+            "console=ttyS0 quiet panic=-1 ha.dir={} ha.address={ADDRESS}/24 ha.program={}{without}{nowayout}",
             text(dir),
             bootstrap_program()
         );
         let words: &[&str] = &[
-            &format!(
-                "{} -nodefaults -display none -no-reboot -smp 2 -m 2048 -rtc base=utc -cpu max",
-                text(&files.join("qemu"))
-            ),
+            &format!("{} -nodefaults -display none -smp 2 -m 2048 -rtc base=utc -cpu max", text(&files.join("qemu"))),
             &format!("-accel {accelerator}"),
             &format!("-kernel {} -initrd {}", text(&files.join("vmlinuz")), text(&files.join("initramfs"))),
             &format!("-serial file:{}", text(&console)),
@@ -71,6 +84,8 @@ impl Guest {
             "-netdev tap,id=net,ifname=tap0,script=no,downscript=no",
             &format!("-device virtio-net-pci,netdev=net,mac={MAC}"),
         ];
+        let reset = if hardware.watchdog { "-device i6300esb -action watchdog=reset" } else { "-no-reboot" };
+        let words = [words, &[reset]].concat();
         let mut command: Vec<String> = words.join(" ").split(' ').map(str::to_owned).collect();
         command.extend(["-append".to_owned(), append]);
         let log = place("qemu.log");
@@ -84,15 +99,22 @@ impl Guest {
         };
         let shell = connect(&shell);
         shell.set_read_timeout(Some(secs(30))).expect("a socket takes a timeout");
-        let mut guest = Self { protocol: BufReader::new(connect(&protocol)), shell, console, accelerator, _qemu: qemu };
+        let protocol = BufReader::new(connect(&protocol));
+        let mut guest = Self { protocol, shell, console, accelerator, events: Vec::new(), _qemu: qemu };
         guest.answer();
         guest.ask("qmp_capabilities");
-        let up = poll(secs(240), || guest.printed().contains("guest: up").then_some(()));
-        assert!(up.is_some(), "the guest does not come up:\n{}", guest.printed());
+        guest.wait_up(1);
         guest
     }
 
+    /// Waits until it has come up so many times.
+    pub fn wait_up(&self, times: usize) {
+        let up = poll(secs(240), || (self.printed().matches("guest: up").count() >= times).then_some(()));
+        assert!(up.is_some(), "the guest does not come up:\n{}", self.printed());
+    }
+
     /// Everything it has printed.
+    #[must_use]
     pub fn printed(&self) -> String {
         let raw = std::fs::read(&self.console).unwrap_or_default();
         String::from_utf8_lossy(&raw).into_owned()
@@ -114,6 +136,7 @@ impl Guest {
         loop {
             let answer = self.answer();
             assert!(answer["error"].is_null(), "{command}: {answer}");
+            self.events.extend(event(&answer));
             if !answer["return"].is_null() {
                 return;
             }
@@ -124,6 +147,26 @@ impl Guest {
         let mut line = String::new();
         self.protocol.read_line(&mut line).expect("QEMU answers");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    /// When QEMU has told of that event, if it does so in time.
+    pub fn event(&mut self, name: &str, within: Duration) -> Option<Instant> {
+        let end = Instant::now() + within;
+        loop {
+            if let Some(at) = self.events.iter().position(|(_, known)| known == name) {
+                return Some(self.events.remove(at).0);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            self.protocol.get_ref().set_read_timeout(Some(left)).expect("a socket takes a timeout");
+            let mut line = String::new();
+            if self.protocol.read_line(&mut line).is_ok_and(|length| length > 0) {
+                self.events.extend(serde_json::from_str(&line).ok().as_ref().and_then(event));
+            }
+            self.protocol.get_ref().set_read_timeout(None).expect("a socket takes none");
+        }
     }
 
     /// Runs a command of the shell in the guest; what it prints.
@@ -188,6 +231,11 @@ impl Guest {
         self.shell(&format!("echo {source} >/sys/devices/system/clocksource/clocksource0/current_clocksource"));
         std::thread::sleep(millis(500));
     }
+}
+
+/// What QEMU tells of by itself.
+fn event(answer: &Value) -> Option<(Instant, String)> {
+    Some((Instant::now(), answer["event"].as_str()?.to_owned()))
 }
 
 /// A port on the bridge of the clients' side, where this thread is.
