@@ -133,7 +133,6 @@ pub(super) fn check_timing(merged: &mut Merged, dynamic: &Dynamic) {
     merged.warnings.extend(warnings);
     let settings = watchdog(merged).settings;
     match settings.corrected(timing.ttl_ms) {
-        Ok((_, None)) => {}
         Ok((_, Some(message))) if settings.mode == Mode::Required => {
             merged.warn("watchdog.safety_margin".to_owned(), message);
         }
@@ -141,7 +140,7 @@ pub(super) fn check_timing(merged: &mut Merged, dynamic: &Dynamic) {
             let message = format!("no member can lead with it: {why}; raise ttl, or use automatic");
             merged.warn("watchdog.mode".to_owned(), message);
         }
-        Ok((_, Some(_))) | Err(_) => {}
+        Ok(_) | Err(_) => {}
     }
 }
 

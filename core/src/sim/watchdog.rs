@@ -78,7 +78,7 @@ pub(super) fn device(params: &Params, index: usize) -> Device {
         absent: !present || (odd && index > 1 && index + 1 == params.nodes),
         shortest: if coarse { COARSE } else { Millis(0) },
         stays: stay,
-        says_so: index % 2 == 0,
+        says_so: index.is_multiple_of(2),
         live: None,
     }
 }
