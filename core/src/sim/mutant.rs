@@ -258,9 +258,7 @@ impl Mutant {
             Mutant::WatchdogFedBlindly
             | Mutant::WatchdogStoppedEarly
             | Mutant::WatchdogAwaited
-            | Mutant::WatchdogLetGo => {
-                super::watchdog::bend(self, decision, view);
-            }
+            | Mutant::WatchdogLetGo => super::watchdog::bend(self, decision, view),
             Mutant::AdmittedEarly => super::promises::admitted_early(decision, view),
             Mutant::AllButOnePromised => all_but_one(decision, view),
             Mutant::UnboundUntold => {
@@ -277,12 +275,7 @@ impl Mutant {
                 }
             }
             Mutant::LeadAfterRelease => lead_after_release(decision, view),
-            Mutant::ParkSkipped => {
-                if decision.memory.stage.in_place() && decision.effects.contains(&Effect::Park) {
-                    let demote = Effect::Demote { reason: LeaveReason::LeaseLost, method: DemoteMethod::InPlace };
-                    decision.effects = vec![Effect::CloseFence, demote];
-                }
-            }
+            Mutant::ParkSkipped => park_skipped(decision),
             Mutant::ServeEarly => {
                 if matches!(&view.local.server, Server::Standby(standby) if standby.reads_withheld) {
                     decision.effects.insert(0, Effect::ServeReads);
@@ -322,6 +315,13 @@ impl Mutant {
                 decision.effects.retain(|effect| !matches!(effect, Effect::Follow { upstream: Some(_) }));
             }
         }
+    }
+}
+
+fn park_skipped(decision: &mut Decision) {
+    if decision.memory.stage.in_place() && decision.effects.contains(&Effect::Park) {
+        let demote = Effect::Demote { reason: LeaveReason::LeaseLost, method: DemoteMethod::InPlace };
+        decision.effects = vec![Effect::CloseFence, demote];
     }
 }
 
