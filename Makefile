@@ -60,6 +60,10 @@ fence-mutants: install-tested ## Show of each guard of the fence that a test fai
 soak: ## Run the simulator for hours: make soak HOURS=8 [FIRST=1000000] [THREADS=2]; writes what breaks to core/tests/regressions
 	$(CARGO) run --profile simulator -p ha_core --features sim --example soak -- $(or $(HOURS),1) $(or $(FIRST),1000000) $(THREADS)
 
+.PHONY: sim-speed
+sim-speed: ## How many failovers a minute the simulator makes on one core
+	$(CARGO) run --profile simulator -p ha_core --features sim --example failovers -- 200
+
 .PHONY: fix
 fix: ## Format the code
 	$(CARGO) fmt --all

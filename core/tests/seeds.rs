@@ -67,6 +67,14 @@ fn no_seed_breaks_an_invariant_and_every_rule_is_reached() {
 }
 
 #[test]
+fn leaders_that_are_lost_one_after_the_other_are_replaced_each_time() {
+    let campaign = Campaign::run_in(Schedule::of_failovers, 1, 20, 2, || true);
+    println!("{campaign}");
+    assert!(campaign.broken.is_empty(), "{:?}", campaign.broken);
+    assert!(campaign.failovers() > 20 * 10, "only {} failovers", campaign.failovers());
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes() {
     // Of every theme some.
     for seed in (1..=40).chain([77, 4_000_000_007]) {

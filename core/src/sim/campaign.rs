@@ -1,6 +1,6 @@
 //! Many seeds, and what came of them together.
 
-use super::{Options, Report, Shrunk, run, shrink};
+use super::{Options, Report, Schedule, Shrunk, run, shrink};
 use crate::rule::Rule;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +44,17 @@ pub struct Campaign {
 impl Campaign {
     /// Runs `count` seeds from `first` on, on so many threads, while `goes_on`.
     pub fn run(first: u64, count: u64, threads: usize, goes_on: impl Fn() -> bool + Sync) -> Self {
+        Self::run_in(Schedule::of, first, count, threads, goes_on)
+    }
+
+    /// The same in the worlds that `schedule` draws.
+    pub fn run_in(
+        schedule: fn(u64) -> Schedule,
+        first: u64,
+        count: u64,
+        threads: usize,
+        goes_on: impl Fn() -> bool + Sync,
+    ) -> Self {
         let next = AtomicU64::new(first);
         let all = Mutex::new(Self::default());
         std::thread::scope(|scope| {
@@ -56,7 +67,7 @@ impl Campaign {
                         if seed >= first + count || !goes_on() {
                             break;
                         }
-                        mine.take(run(&Options::of(seed)));
+                        mine.take(run(&Options::with(schedule(seed))));
                     }
                     mine.cpu_ns = thread_ns() - before;
                     all.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(mine);
@@ -112,6 +123,12 @@ impl Campaign {
         self.digest ^= other.digest;
         self.cpu_ns += other.cpu_ns;
         self.broken.extend(other.broken);
+    }
+
+    /// Promotions that ended.
+    #[must_use]
+    pub fn failovers(&self) -> u64 {
+        self.failovers
     }
 
     /// Rules that nothing has reached.

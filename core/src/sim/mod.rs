@@ -75,7 +75,13 @@ impl Options {
     /// The product as it is, in the world that `seed` draws.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self { schedule: Schedule::of(seed), mutant: None, log: false }
+        Self::with(Schedule::of(seed))
+    }
+
+    /// The product as it is, under this schedule.
+    #[must_use]
+    pub fn with(schedule: Schedule) -> Self {
+        Self { schedule, mutant: None, log: false }
     }
 }
 

@@ -98,6 +98,29 @@ impl Params {
     }
 }
 
+impl Params {
+    /// Three nodes of the shortest `ttl` for half an hour, on which nothing goes wrong by itself.
+    pub(super) fn calm(rng: &mut Rng) -> Self {
+        let (drawn, _) = Self::draw(rng);
+        let (ttl_ms, loop_wait_ms, retry_timeout_ms) = (Millis(5000), Millis(1000), Millis(2000));
+        Self {
+            nodes: 3,
+            settings: Settings { ttl_ms, loop_wait_ms, retry_timeout_ms, ..drawn.settings },
+            quiet_ms: 20_000,
+            faults_ms: 1_800_000,
+            lost_reply_per_mille: 0,
+            lost_request_per_mille: 0,
+            slow_commit_per_mille: 0,
+            failing_step_per_mille: 0,
+            kill_between_effects_per_mille: 0,
+            recovery_max_ms: 1000,
+            clients: 1,
+            one_nofailover: false,
+            ..drawn
+        }
+    }
+}
+
 fn settings(rng: &mut Rng) -> Settings {
     let (ttl, loop_wait, retry) = [(30, 10, 10), (20, 1, 3), (10, 2, 3), (5, 1, 2), (15, 5, 5)][rng.index(5)];
     Settings {

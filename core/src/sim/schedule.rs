@@ -44,6 +44,17 @@ impl Schedule {
         Self { seed, about: String::new(), params, faults }
     }
 
+    /// The schedule of a seed in which leaders are lost one after the other, and nothing else goes wrong: how fast the simulator is says this
+    /// world more plainly than the usual mix.
+    #[must_use]
+    pub fn of_failovers(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let params = Params::calm(&mut rng);
+        let weather = Weather { every_ms: 12_000, weights: super::kinds::failovers() };
+        let faults = plan(&mut rng, &params, &weather);
+        Self { seed, about: String::new(), params, faults }
+    }
+
     /// Reads one from its file.
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
