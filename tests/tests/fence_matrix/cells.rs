@@ -115,6 +115,9 @@ pub fn at(bare: &Bare, row: &Row, point: &str) -> Cell {
             outcome_of(&heard, reached, point)
         }
     };
+    if matches!(outcome, Outcome::Lost) {
+        wait_settled(bare, row);
+    }
     let there = there(bare, row);
     undo(bare, row);
     match (outcome, there) {
@@ -126,6 +129,14 @@ pub fn at(bare: &Bare, row: &Row, point: &str) -> Cell {
         (Outcome::Answered { reached: false }, _) => Cell::Untouched,
         (Outcome::Odd(text), _) => Cell::Odd(text),
     }
+}
+
+/// A connection may be closed before its backend is through with what it had begun.
+fn wait_settled(bare: &Bare, row: &Row) {
+    let at_work = "SELECT count(*) > 0 FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() \
+                   AND backend_type IN ('client backend', 'walsender')";
+    let settled = || (sql::value(&bare.server, at_work).ok()?.as_deref() == Some("f")).then_some(());
+    assert!(poll(secs(10), settled).is_some(), "{}: a backend goes on without its client", row.effect);
 }
 
 enum Outcome {
