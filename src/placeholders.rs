@@ -78,15 +78,45 @@ fn is_empty(data_dir: &Path, history: &Path, timeline: Timeline) -> io::Result<b
         return Ok(true);
     }
     let lines = ha_core::timeline::parse_history_file(&std::fs::read_to_string(history)?);
-    let Some((_, fork)) = lines.last() else { return Ok(true) };
-    let segment = data_dir.join("pg_wal").join(wal::segment_name(timeline, *fork));
+    let Some((parent, fork)) = lines.last() else { return Ok(true) };
+    let segment = |timeline| open(&data_dir.join("pg_wal").join(wal::segment_name(timeline, *fork)));
+    let Some(begun) = segment(timeline)? else { return Ok(true) };
+    let before = fork.0 % wal::segment_bytes();
     // Of a record its length comes first, and of a page a number: neither is 0.
     let mut first = [0; 4];
-    match File::open(segment).and_then(|file| file.read_exact_at(&mut first, fork.0 % wal::segment_bytes())) {
-        Ok(()) => Ok(first == [0; 4]),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => Ok(true),
+    begun.read_exact_at(&mut first, before)?;
+    if first != [0; 4] {
+        return Ok(false);
+    }
+    // What comes before the fork is a copy, unless it was sent: then it may be the only one.
+    match segment(*parent)? {
+        _ if before == 0 => Ok(true),
+        Some(original) => are_equal(&begun, &original, before),
+        None => Ok(false),
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Compares the beginning of two files.
+fn are_equal(one: &File, other: &File, length: u64) -> io::Result<bool> {
+    const PART: usize = 1 << 20;
+    for at in (0..length).step_by(PART) {
+        let bytes = usize::try_from(length - at).map_or(PART, |left| left.min(PART));
+        let (mut left, mut right) = (vec![0; bytes], vec![0; bytes]);
+        one.read_exact_at(&mut left, at)?;
+        other.read_exact_at(&mut right, at)?;
+        if left != right {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether the history file of `timeline` is one of ours; `None` if there is none.

@@ -55,8 +55,10 @@ fn begin_timeline(node: &Node, timeline: u32, fork: &str) {
     fs::write(log.join(format!("archive_status/{timeline:08X}.history.ready")), "").expect("its status can be made");
     // Positions are below 4 GB here, and segments have 16 MB.
     let low = fork.strip_prefix("0/").and_then(|low| u32::from_str_radix(low, 16).ok()).expect("a position");
-    let segment = log.join(format!("{timeline:08X}00000000{:08X}", low >> 24));
-    fs::write(segment, vec![0; 16 << 20]).expect("a segment can be made");
+    let segment = |timeline: u32| log.join(format!("{timeline:08X}00000000{:08X}", low >> 24));
+    let mut copy = fs::read(segment(1)).expect("the segment of the fork");
+    copy[low as usize % (16 << 20)..].fill(0);
+    fs::write(segment(timeline), copy).expect("a segment can be made");
 }
 
 #[test]
@@ -64,6 +66,9 @@ fn a_timeline_that_was_begun_and_never_written_to_keeps_nobody_away() {
     let mut cluster = Cluster::running(Plan::short());
     let leader = cluster.leader().expect("a healthy cluster has a leader");
     let standby = cluster.other_than(leader);
+    // In the middle of a segment, which the new timeline begins with a copy of.
+    cluster.nodes[leader].sql("INSERT INTO ha_log VALUES (1, 0)").expect("the leader takes writes");
+    cluster.wait_caught_up(leader);
     let fork = cluster.nodes[standby].value("SELECT pg_last_wal_replay_lsn()").expect("a function");
     cluster.nodes[standby].kill();
     begin_timeline(&cluster.nodes[standby], 2, &fork.expect("a standby replays"));

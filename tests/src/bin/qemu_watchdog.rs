@@ -9,7 +9,7 @@ use ha_tests::guest::{ADDRESS, Guest, Hardware};
 use ha_tests::node::Node;
 use ha_tests::plan::{Plan, Site};
 use ha_tests::program;
-use ha_tests::wait::{millis, secs};
+use ha_tests::wait::secs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -136,5 +136,4 @@ fn hang(cluster: &mut Cluster, guest: &mut Guest) {
     println!("{} leads {:.1} s after the reset", cluster.nodes[leader].name, (led_at - reset_at).as_secs_f32());
     guest.wait_up(2);
     println!("the guest has booted again {:.0} s after the reset", reset_at.elapsed().as_secs_f32());
-    std::thread::sleep(millis(100));
 }
