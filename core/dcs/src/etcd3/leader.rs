@@ -210,16 +210,25 @@ impl Etcd3 {
     async fn confirm(&mut self, lease: LeaseId, created: Revision, budget: &mut Budget) -> Result<Confirmed, Stopped> {
         let (clock, shared, own) = (self.options.clock, &self.shared, &self.own);
         let (key, name) = (self.leader_key(), self.options.name.as_str());
+        let stays = self.session.is_some_and(|session| session.lease == lease && session.stray_move);
+        let stay = stays.then(|| self.staying(lease, created));
         let contradicted = Cell::new(false);
         let settled = self.members.settle(&self.options, budget, async |link: &mut Link| {
             let sent_at = clock();
             let (mut kv, asked) = (link.kv(), shared.asked());
-            let (alive, read) = join(link.keep_alive(lease), kv.get(key.as_str(), None)).await;
-            let read = read?;
-            shared.check_since(read.header(), asked)?;
-            let Some(on) = read.kvs().first().and_then(|kv| our_lease(kv, name, Some(created))) else {
-                return Ok(Confirmed::Refused);
+            let (alive, on) = if let Some(stay) = &stay {
+                let (alive, answer) = join(link.keep_alive(lease), kv.txn(stay.clone())).await;
+                let answer = answer?;
+                shared.check_since(answer.header(), asked)?;
+                let there = || first_read(&answer).and_then(|kv| our_lease(&kv, name, Some(created)));
+                (alive, if answer.succeeded() { Some(lease) } else { there() })
+            } else {
+                let (alive, read) = join(link.keep_alive(lease), kv.get(key.as_str(), None)).await;
+                let read = read?;
+                shared.check_since(read.header(), asked)?;
+                (alive, read.kvs().first().and_then(|kv| our_lease(kv, name, Some(created))))
             };
+            let Some(on) = on else { return Ok(Confirmed::Refused) };
             if on != lease {
                 return Ok(if own.contains(on) { Confirmed::Moved(on) } else { Confirmed::Refused });
             }
@@ -234,7 +243,27 @@ impl Etcd3 {
                 Err(failure) => Err(failure),
             }
         });
-        settled.await.map(|settled| settled.answer).map_err(Stopped::of_a_question)
+        let confirmed = match settled.await {
+            Ok(settled) => settled.answer,
+            // The key hangs on it, and yet nothing can be written to it.
+            Err(Stopped { failure: Failure::LeaseGone, doubt }) => {
+                let failure = Failure::Unclear("the store contradicts itself about our lease".to_owned());
+                return Err(Stopped { failure, doubt }.of_a_question());
+            }
+            Err(stopped) => return Err(stopped.of_a_question()),
+        };
+        if let (Confirmed::Kept(_), Some(session)) = (&confirmed, &mut self.session) {
+            session.stray_move = false;
+        }
+        Ok(confirmed)
+    }
+
+    /// Writes the leader key as it stands, where it stands: from then on no request that was sent before can move it
+    /// to another lease. What counts is counted by the lease on which it is known to stay.
+    fn staying(&self, lease: LeaseId, created: Revision) -> Txn {
+        let key = self.leader_key();
+        let as_it_is = TxnOp::put(key.as_str(), "", Some(put_on_lease(lease).with_ignore_value()));
+        Txn::new().when(self.leader_is(lease, created)).and_then([as_it_is]).or_else([TxnOp::get(key.as_str(), None)])
     }
 
     /// Deletes the key and announces it, in one transaction.

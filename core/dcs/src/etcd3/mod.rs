@@ -160,7 +160,7 @@ impl Store for Etcd3 {
     }
 
     fn resume_session(&mut self, lease: LeaseId) {
-        self.switch_session(lease);
+        self.take_session(lease);
     }
 }
 

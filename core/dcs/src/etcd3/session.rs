@@ -19,6 +19,10 @@ pub(super) struct Session {
     /// A request to take the leader key with this lease has no answer: it may yet be carried out, even after we
     /// gave up the key. Such a lease is replaced, and then no late request can use it.
     pub(super) stray_claim: bool,
+    /// A request to move the leader key from this lease to another may have been sent and not been answered, by this
+    /// process or by whoever had the seat before: carried out late it would leave the key on a lease that nobody keeps
+    /// alive.
+    pub(super) stray_move: bool,
 }
 
 /// A keepalive (or grant) that was answered.
@@ -38,7 +42,8 @@ impl Etcd3 {
         if let Some(old) = self.session.take() {
             self.own.remove(old.lease);
         }
-        self.session = Some(Session { lease: kept.lease, asked: Some(self.options.ttl), stray_claim: false });
+        self.session =
+            Some(Session { lease: kept.lease, asked: Some(self.options.ttl), stray_claim: false, stray_move: false });
         Ok(kept)
     }
 
@@ -82,6 +87,7 @@ impl Etcd3 {
             return kept;
         }
         let leader_moves = leading || !session.stray_claim;
+        session.stray_move |= leader_moves;
         let mut part = budget.part(quiet_time(kept.ttl));
         match self.replace_session(kept.lease, leader_moves, &mut part).await {
             Ok(new) => new,
@@ -95,7 +101,8 @@ impl Etcd3 {
     /// A new lease takes the place of the session: every key that hangs on the old one is moved in one
     /// transaction, under the condition that it still hangs there, then the old lease is revoked. Values and create
     /// revisions stay. If the move has no answer, the session stays, and a leader key that did move is recognised
-    /// by its lease ([`super::OwnLeases`]).
+    /// by its lease ([`super::OwnLeases`]); the next renewal sees to it that it does not move later
+    /// ([`Session::stray_move`]).
     async fn replace_session(
         &mut self,
         old: LeaseId,
@@ -118,11 +125,16 @@ impl Etcd3 {
                 return Ok(true);
             }
             let there = keys.iter().map(|key| Compare::lease(key.as_str(), CompareOp::Equal, old.0));
+            // Not if a renewal that was sent since has written the leader key again.
+            let leader = all.keys.get(LEADER_PATH).filter(|_| keys.contains(&leader_key));
+            let untouched =
+                leader.map(|raw| Compare::mod_revision(leader_key.as_str(), CompareOp::Equal, raw.modified.0));
             let options = put_on_lease(new.lease).with_ignore_value();
             let over = keys.iter().map(|key| TxnOp::put(key.as_str(), "", Some(options.clone())));
-            let leader = all.keys.get(LEADER_PATH).filter(|_| keys.contains(&leader_key));
             let record = leader.map(|leader| record_leader(base, &record(leader.created)));
-            let txn = Txn::new().when(there.collect::<Vec<_>>()).and_then(over.chain(record).collect::<Vec<_>>());
+            let txn = Txn::new()
+                .when(there.chain(untouched).collect::<Vec<_>>())
+                .and_then(over.chain(record).collect::<Vec<_>>());
             let asked = shared.asked();
             let answer = link.kv().txn(txn).await?;
             shared.check_since(answer.header(), asked)?;
@@ -131,7 +143,8 @@ impl Etcd3 {
         if !moved.await?.answer {
             return Err(Stopped { failure: Failure::NotDone("the keys changed meanwhile".to_owned()), doubt: false });
         }
-        self.session = Some(Session { lease: new.lease, asked: Some(self.options.ttl), stray_claim: false });
+        self.session =
+            Some(Session { lease: new.lease, asked: Some(self.options.ttl), stray_claim: false, stray_move: false });
         self.member_seen = Revision(0);
         let shared = &self.shared;
         let revoked = self.members.settle(&self.options, budget, async |link| {
@@ -152,7 +165,15 @@ impl Etcd3 {
     pub(super) fn switch_session(&mut self, lease: LeaseId) {
         if self.session.is_none_or(|session| session.lease != lease) {
             self.own.add(lease);
-            self.session = Some(Session { lease, asked: None, stray_claim: false });
+            self.session = Some(Session { lease, asked: None, stray_claim: false, stray_move: true });
+        }
+    }
+
+    /// The same with the lease of whoever had the seat before.
+    pub(super) fn take_session(&mut self, lease: LeaseId) {
+        self.switch_session(lease);
+        if let Some(session) = &mut self.session {
+            session.stray_move = true;
         }
     }
 }

@@ -6,9 +6,10 @@ use crate::support::etcd::Etcd;
 use crate::support::proxy::Proxy;
 use crate::support::{clock, run, sleep_ms, timed};
 use ha_core::clock::Millis;
-use ha_core::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit, LEADER_PATH};
+use ha_core::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit, LAST_LEADER_PATH, LEADER_PATH};
 use ha_core::ids::Timeline;
-use ha_dcs::etcd3::Etcd3;
+use ha_core::lease::Lease;
+use ha_dcs::etcd3::{Etcd3, Options};
 use ha_dcs::{ReadError, Store, Watch, WatchEvent};
 use std::time::Duration;
 
@@ -107,6 +108,91 @@ fn a_late_acquisition_does_not_bring_the_key_back() {
             sleep_ms(200).await;
             assert_eq!(leader(&mut store).await, None, "delivered before the lease was replaced: {delivered_first}");
         }
+    });
+}
+
+/// A leader whose move to another lease was given up and is still under way, and the proxy that holds it back.
+async fn with_a_move_under_way(etcd: &Etcd) -> (Proxy, Etcd3, Lease) {
+    let (first, second) = (Proxy::start(etcd.port(0)).await, Proxy::start(etcd.port(0)).await);
+    let hosts = vec![first.host(), second.host()];
+    let mut store = Etcd3::connect(&Options { discover: false, ..options(hosts, "a") });
+    let lease = won(&mut store).await;
+    let lease = kept(&mut store, lease).await;
+    // The only request of a renewal that names this record is the move. It cannot be repeated at the second host.
+    first.hold_then_lose_from(LAST_LEADER_PATH);
+    second.refuse(true);
+    store.set_ttl(Millis(12_000));
+    let renewed = kept(&mut store, lease).await;
+    assert!(first.holds_requests(), "the move was sent");
+    assert_eq!((renewed.id, renewed.ttl), (lease.id, Millis(10_000)), "it counts for the shorter of both");
+    second.refuse(false);
+    (first, store, renewed)
+}
+
+#[test]
+fn a_late_move_to_another_lease_leaves_a_renewed_key_where_it_is() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let mut witness = Etcd3::connect(&options(etcd.hosts(), "b"));
+        for by_another_process in [false, true] {
+            let (proxy, mut store, lease) = with_a_move_under_way(&etcd).await;
+            let before = snapshot(&mut witness).await.keys[LEADER_PATH].clone();
+            let mut renewing = if by_another_process {
+                Etcd3::connect(&options(etcd.hosts(), "a"))
+            } else {
+                // Nothing is left to be done: the setting is as it was.
+                store.set_ttl(Millis(10_000));
+                store
+            };
+            let renewed = kept(&mut renewing, lease).await;
+            assert_eq!(renewed.id, lease.id);
+            let renewed_key = snapshot(&mut witness).await.keys[LEADER_PATH].clone();
+            assert_eq!((renewed_key.created, &renewed_key.value), (before.created, &before.value));
+            proxy.hold_requests(false);
+            sleep_ms(300).await;
+            let after = snapshot(&mut witness).await.keys[LEADER_PATH].clone();
+            assert_eq!(after.lease, Some(renewed.id), "by another process: {by_another_process}");
+            // Once is enough.
+            let renewed = kept(&mut renewing, renewed).await;
+            assert_eq!(snapshot(&mut witness).await.keys[LEADER_PATH], after);
+            assert_eq!(renewing.call(released("a", renewed)).await, DcsReply::Released);
+        }
+    });
+}
+
+#[test]
+fn a_late_move_to_another_lease_is_followed_by_the_next_renewal() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let (proxy, mut store, lease) = with_a_move_under_way(&etcd).await;
+        proxy.hold_requests(false);
+        sleep_ms(300).await;
+        let mut witness = Etcd3::connect(&options(etcd.hosts(), "b"));
+        let moved = snapshot(&mut witness).await.keys[LEADER_PATH].lease;
+        assert_ne!(moved, Some(lease.id));
+        let renewed = kept(&mut store, lease).await;
+        assert_eq!((Some(renewed.id), renewed.ttl), (moved, Millis(12_000)));
+        assert_eq!(renewed.leader_created, lease.leader_created);
+    });
+}
+
+#[test]
+fn the_first_renewal_of_a_process_writes_the_leader_key_as_it_is() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let mut store = Etcd3::connect(&options(etcd.hosts(), "a"));
+        let lease = won(&mut store).await;
+        let made = snapshot(&mut store).await.keys[LEADER_PATH].clone();
+        let lease = kept(&mut store, lease).await;
+        assert_eq!(snapshot(&mut store).await.keys[LEADER_PATH], made);
+        // The seat comes from the other side, which may have given up a move.
+        store.resume_session(lease.id);
+        let lease = kept(&mut store, lease).await;
+        let written = snapshot(&mut store).await.keys[LEADER_PATH].clone();
+        assert!(written.modified > made.modified, "{written:?}");
+        assert_eq!((written.created, written.lease, &written.value), (made.created, made.lease, &made.value));
+        kept(&mut store, lease).await;
+        assert_eq!(snapshot(&mut store).await.keys[LEADER_PATH], written);
     });
 }
 

@@ -26,6 +26,8 @@ struct Mood {
     generation: u64,
     /// Connections of an earlier era hang.
     era: u64,
+    /// The first request that contains this is held back, with all that is sent in the next 300 ms.
+    trap: Option<&'static str>,
 }
 
 pub struct Proxy {
@@ -38,7 +40,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", super::free_port())).await.expect("a listener");
         let port = listener.local_addr().expect("an address").port();
         let (mood, receiver) = watch::channel(Mood { target, ..Mood::default() });
-        tokio::spawn(accept(listener, receiver));
+        tokio::spawn(accept(listener, mood.clone(), receiver));
         Self { port, mood }
     }
 
@@ -57,12 +59,17 @@ impl Proxy {
     /// Holds back what is sent in the next 300 ms; from then on everything is lost, so that the server never learns
     /// that a request was given up.
     pub fn hold_then_lose_requests(&self) {
-        self.hold_requests(true);
-        let mood = self.mood.clone();
-        tokio::spawn(async move {
-            super::sleep_ms(300).await;
-            mood.send_modify(|mood| mood.lose_requests = true);
-        });
+        hold_then_lose(&self.mood);
+    }
+
+    /// The same, from the first request on that contains this text.
+    pub fn hold_then_lose_from(&self, text: &'static str) {
+        self.mood.send_modify(|mood| mood.trap = Some(text));
+    }
+
+    /// Whether requests are held back now.
+    pub fn holds_requests(&self) -> bool {
+        self.mood.borrow().hold_requests
     }
 
     pub fn hold_answers(&self, hold: bool) {
@@ -92,23 +99,41 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, mood: watch::Receiver<Mood>) {
+fn hold_then_lose(mood: &watch::Sender<Mood>) {
+    mood.send_modify(|mood| {
+        mood.hold_requests = true;
+        mood.trap = None;
+    });
+    let mood = mood.clone();
+    tokio::spawn(async move {
+        super::sleep_ms(300).await;
+        mood.send_modify(|mood| mood.lose_requests = true);
+    });
+}
+
+async fn accept(listener: TcpListener, changes: watch::Sender<Mood>, mood: watch::Receiver<Mood>) {
     while let Ok((client, _)) = listener.accept().await {
         let now = *mood.borrow();
         if !now.refuse {
-            tokio::spawn(connect(client, now, mood.clone()));
+            tokio::spawn(connect(client, now, changes.clone(), mood.clone()));
         }
     }
 }
 
-async fn connect(client: TcpStream, now: Mood, mood: watch::Receiver<Mood>) {
+async fn connect(client: TcpStream, now: Mood, changes: watch::Sender<Mood>, mood: watch::Receiver<Mood>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", now.target)).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let requests = pump(from_client, to_server, mood.clone(), now, |mood| (mood.hold_requests, mood.lose_requests));
-    tokio::spawn(requests);
-    tokio::spawn(pump(from_server, to_client, mood, now, |mood| (mood.hold_answers, false)));
+    let to_be_trapped = move |bytes: &[u8]| {
+        let trap = changes.borrow().trap;
+        if trap.is_some_and(|text| bytes.windows(text.len()).any(|part| part == text.as_bytes())) {
+            hold_then_lose(&changes);
+        }
+    };
+    let held_and_lost = |mood: &Mood| (mood.hold_requests, mood.lose_requests);
+    tokio::spawn(pump(from_client, to_server, mood.clone(), now, held_and_lost, to_be_trapped));
+    tokio::spawn(pump(from_server, to_client, mood, now, |mood| (mood.hold_answers, false), |_| {}));
 }
 
 /// One direction. What was read is delivered even if the sender is gone by then, as a network may do.
@@ -118,6 +143,7 @@ async fn pump(
     mut mood: watch::Receiver<Mood>,
     begun: Mood,
     held_and_lost: fn(&Mood) -> (bool, bool),
+    seen: impl Fn(&[u8]) + Send + 'static,
 ) {
     let (queue, mut waiting) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let delays = mood.clone();
@@ -129,6 +155,7 @@ async fn pump(
             if read > 0 && held_and_lost(&now).1 {
                 continue;
             }
+            seen(&buffer[..read]);
             if read == 0 || queue.send((Instant::now() + now.delay, buffer[..read].to_vec())).is_err() {
                 break;
             }
