@@ -421,13 +421,20 @@ impl Cluster {
         self.claims.iter().map(|(timeline, claim)| (*timeline, &claim.value)).filter(move |(_, claim)| ours(claim))
     }
 
+    /// The newest timeline of these data that anybody has used or claimed, if that is above `local`.
+    #[must_use]
+    pub fn newest_timeline(&self, local: Timeline, system: Option<SystemId>) -> Option<Timeline> {
+        let claimed = self.claims_of(system).rev().map(|(timeline, _)| timeline);
+        let used = claimed.take_while(|timeline| *timeline > local).chain(self.history_timeline());
+        let used = used.chain(self.members.values().filter_map(|member| member.timeline));
+        used.filter(|timeline| timeline.is_plausibly_after(local)).max()
+    }
+
     /// The smallest timeline of these data that nobody has used or claimed and that is above `local`.
     #[must_use]
     pub fn next_timeline(&self, local: Timeline, system: Option<SystemId>) -> Timeline {
-        let used = self.claims_of(system).map(|(timeline, _)| timeline).chain(self.history_timeline());
-        let used = used.chain(self.members.values().filter_map(|member| member.timeline));
-        let newer = used.filter(|timeline| timeline.is_plausibly_after(local));
-        Timeline(newer.max().unwrap_or(local).0.saturating_add(1))
+        let newest = self.newest_timeline(local, system).unwrap_or(local);
+        Timeline(newest.0.saturating_add(1))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::clocks::{Clocks, Lowest};
 use crate::cluster::LeaderKey;
 use crate::effect::Pressure;
 use crate::failsafe::Failsafe;
-use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
+use crate::ids::{LeaseId, Lsn, NodeName, Revision, SystemId, Timeline};
 use crate::lease::Lease;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +90,8 @@ pub struct Memory {
     pub voting_since: Option<Tick>,
     /// How far this standby had received when it was last looked at without a leader, and since when it stands there.
     pub received_since: Option<(Lsn, Tick)>,
+    /// The newest timeline of these data that was seen claimed or made by anybody: it is never claimed again, whatever becomes of the keys.
+    pub newest_timeline: Option<(SystemId, Timeline)>,
     /// Timeline claimed under the present lease.
     pub claim: Option<Timeline>,
     /// What is under way across ticks.

@@ -109,7 +109,7 @@ rules! {
     ElectionAcquiring = "election.acquiring", "Nobody is ahead of this member; it takes the leader key.";
     WatchdogArming = "watchdog.arming", "This member holds the lease; its watchdog is armed before its server may write.";
     PromotionNoWatchdog = "promotion.no_watchdog", "This member holds the lease, but a leader has to have a watchdog here, and this one cannot be armed; it gives the key back.";
-    PromotionClaiming = "promotion.claiming", "This member holds the lease and claims the next timeline.";
+    PromotionClaiming = "promotion.claiming", "This member holds the lease and claims a timeline above all that it has seen.";
     PromotionStarting = "promotion.starting", "The timeline is claimed; the server is promoted.";
     PromotionRunning = "promotion.running", "The promotion is under way and cannot be cancelled.";
     PromotionHangs = "promotion.hangs", "The promotion waits for a WAL receiver that does not stop; the server is stopped, so that another may lead.";

@@ -11,7 +11,7 @@ use crate::lease::Lease;
 use crate::local::Server;
 use crate::memory::Stage;
 use crate::outcome::Outcome;
-use crate::peer::PeerAnswer;
+use crate::peer::{PeerAnswer, PeerView};
 use crate::seat::LeaveReason;
 use crate::view::Side;
 use std::sync::Arc;
@@ -266,6 +266,7 @@ pub(super) fn cluster(turn: &mut Turn<'_>) {
         }
     }
     let Some(cluster) = turn.fresh() else { return };
+    timelines(turn, cluster);
     if let Some(lease) = turn.memory.lease {
         let ours = cluster.leader.as_ref().is_some_and(|l| l.name == *turn.me() && l.created == lease.leader_created);
         if cluster.revision >= lease.leader_created && !ours {
@@ -299,4 +300,26 @@ pub(super) fn cluster(turn: &mut Turn<'_>) {
     if turn.memory.lease.is_none_or(|lease| lease.valid_at(turn.view.now)) {
         turn.memory.overdue_since = None;
     }
+}
+
+/// Remembers which timeline is the newest that anybody has claimed or made, this server among them: the keys may be put back as they were
+/// before, and so may data.
+fn timelines(turn: &mut Turn<'_>, cluster: &Cluster) {
+    let own = match &turn.view.local.server {
+        Server::Primary(primary) => Some(primary.timeline),
+        Server::Standby(standby) => Some(standby.timeline),
+        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
+            turn.control().map(|control| control.timeline)
+        }
+    };
+    let (Some(own), Some(system)) = (own, turn.system_id()) else { return };
+    let of_peer = |peer: &PeerView| match &peer.answer {
+        PeerAnswer::Status(status) => status.timeline,
+        PeerAnswer::Unreachable(_) | PeerAnswer::Pending => None,
+    };
+    let told = turn.view.peers.iter().filter_map(of_peer);
+    let known = turn.memory.newest_timeline.filter(|(of, _)| *of == system).map(|(_, timeline)| timeline);
+    let newer = told.chain(known).filter(|newer| newer.is_plausibly_after(own));
+    let newest = newer.chain(cluster.newest_timeline(own, Some(system))).max().unwrap_or(own);
+    turn.memory.newest_timeline = Some((system, newest));
 }

@@ -151,7 +151,7 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, lease: Lease) -
         // A view from before the key was taken does not show what was claimed along with it.
         return Verdict::of(Rule::PromotionClaiming).soon(20);
     }
-    let timeline = cluster.next_timeline(standby.timeline, turn.system_id());
+    let timeline = turn.next_timeline(cluster, standby.timeline);
     let claim = duties::claim(turn, timeline, end_of_wal(standby));
     Verdict::of(Rule::PromotionClaiming).and(claim).soon(20)
 }
@@ -162,7 +162,7 @@ pub(super) fn claim_along(turn: &Turn<'_>, standby: &StandbyView, cluster: &Clus
     if before.is_some_and(|timeline| timeline > standby.timeline) {
         return None;
     }
-    let timeline = cluster.next_timeline(standby.timeline, turn.system_id());
+    let timeline = turn.next_timeline(cluster, standby.timeline);
     Some(duties::claim_along(turn, cluster, timeline, end_of_wal(standby)))
 }
 

@@ -5,7 +5,7 @@ use crate::clock::{Millis, Tick};
 use crate::cluster::{Cluster, LastLeader, Released, Versioned};
 use crate::dcs::{ClaimAlong, DcsCall, Expect, Key, KeyEdit};
 use crate::effect::{Effect, Step};
-use crate::ids::{NodeName, SystemId};
+use crate::ids::{NodeName, SystemId, Timeline};
 use crate::lease::Lease;
 use crate::local::{Control, DataDir, Upstream};
 use crate::memory::Memory;
@@ -133,6 +133,14 @@ impl<'a> Turn<'a> {
     /// The release that ended the last leadership, if it was one that did.
     pub fn last_release<'c>(&self, cluster: &'c Cluster) -> Option<&'c Released> {
         cluster.release_of(self.last_taken(cluster)?)
+    }
+
+    /// The timeline to claim for a server that is on `local`: above all that were seen, also those that the store has forgotten.
+    pub fn next_timeline(&self, cluster: &Cluster, local: Timeline) -> Timeline {
+        let system = self.system_id();
+        let remembered = self.memory.newest_timeline.filter(|(of, newest)| Some(*of) == system && *newest > local);
+        let next = remembered.map_or(Timeline(0), |(_, newest)| Timeline(newest.0.saturating_add(1)));
+        cluster.next_timeline(local, system).max(next)
     }
 
     /// Takes the leader key, if a request may be sent now, under the condition that nobody led since `cluster` was read: what was

@@ -1,11 +1,13 @@
 //! What only some seeds have, drawn apart from everything else: the seeds without it are what they would be if it did not exist.
 
+use super::invariants::i11;
 use super::kinds::{self, Kind};
 use super::params::{Params, Weather};
 use super::rng::Rng;
 use super::world::World;
 use crate::clock::Millis;
 use crate::dcs::Key;
+use crate::ids::Timeline;
 use std::collections::BTreeMap;
 
 /// Adds what `seed` has of it.
@@ -40,7 +42,39 @@ pub(super) fn late_joiners(params: &mut Params, weather: &mut Weather, seed: u64
     }
 }
 
+/// Some are worlds in which an operator puts keys back as they were just before a promotion, whose leader is lost.
+pub(super) fn undone_promotions(weather: &mut Weather, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x0_4d0e);
+    if rng.chance(30) {
+        weather.weights = kinds::undone_promotions();
+        weather.every_ms = rng.between(20_000, 50_000);
+    }
+}
+
 impl World {
+    /// Brings a promotion about, if nobody has asked for one, and dooms it.
+    pub(super) fn undo_next_promotion(&mut self) {
+        self.undoes_promotion = true;
+        let leader = self.store.leader();
+        if let Some(node) = self.nodes.iter().position(|node| leader.as_ref().is_some_and(|l| l.name == node.name)) {
+            self.crash_node(node);
+        }
+    }
+
+    /// A server has just been promoted: before anybody follows it the keys are as they were before, and its machine is gone.
+    pub(super) fn undo_promotion(&mut self, node: usize, timeline: Timeline) {
+        if !self.undoes_promotion || self.healed_at.is_some() {
+            return;
+        }
+        self.undoes_promotion = false;
+        let (before, keys) = (self.store.leader(), self.store.values());
+        self.say(node, &format!("operator: puts back the keys from before timeline {timeline}"));
+        self.store.delete(&Key::TimelineClaim(timeline).path());
+        i11::claims_changed(self, &keys);
+        self.store_changed(before.as_ref());
+        self.crash_node(node);
+    }
+
     /// As if the member that has most had joined just now: the list is from before that, and its writer is gone.
     pub(super) fn joined_late(&mut self) {
         let Some(leader) = self.store.leader() else { return };

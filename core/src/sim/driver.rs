@@ -147,12 +147,16 @@ impl World {
             jitter,
         };
         let mut decision = decide(&process.memory, &view);
+        let decided_by = process.store.cluster.clone().filter(|_| process.store.lost_since.is_none());
         if let Some(mutant) = self.mutant {
             mutant.bend(&mut decision, &view);
             self.bend_members(who.node, &mut decision);
         } else if let Err(broken) = decision.check(&view) {
             let text = format!("{}: Decision::check: {broken} (rule {})", node.name, decision.rule.code());
             self.judge.report("contract", text);
+        }
+        if decided_by.is_some() {
+            self.process_mut(who).decided_by = decided_by;
         }
         decision
     }

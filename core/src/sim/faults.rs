@@ -12,7 +12,7 @@ use super::kinds::Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
     KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, ShortPauses,
-    StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
+    StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover, UndonePromotion,
 };
 
 impl World {
@@ -100,6 +100,7 @@ impl World {
             Suspend => self.suspend(node, short_or_long),
             JoinedLate => self.joined_late(),
             ShortPauses => self.short_pauses(node),
+            UndonePromotion => self.undo_next_promotion(),
             ClockRate => {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;

@@ -82,8 +82,10 @@ pub(super) struct Judge {
     pub(super) map_wiped: bool,
     /// The operator named whom he had promoted by hand.
     pub(super) stalemate_ended: bool,
-    /// An operator deleted the timeline claims: who owns what can no longer be known.
-    pub(super) claims_wiped: bool,
+    /// Claims that operators took away, by timeline and owner.
+    pub(super) claims_taken: BTreeMap<(Timeline, usize), i11::Taken>,
+    /// And a timeline was made twice after that: who owns what can no longer be known.
+    pub(super) made_twice: bool,
     /// A leader's data was lost: what is left may be too old for anybody to lead with.
     pub(super) leader_data_lost: bool,
     /// An operator deleted `initialize`: another cluster may be founded.

@@ -40,16 +40,17 @@ pub(super) enum Kind {
     Suspend,
     JoinedLate,
     ShortPauses,
+    UndonePromotion,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
     KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, ShortPauses,
-    StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
+    StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover, UndonePromotion,
 };
 
-pub(super) const ALL: [Kind; 34] = [
+pub(super) const ALL: [Kind; 35] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -84,6 +85,7 @@ pub(super) const ALL: [Kind; 34] = [
     Suspend,
     JoinedLate,
     ShortPauses,
+    UndonePromotion,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -191,6 +193,15 @@ pub(super) fn late_joiners() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which claims are put back as they were just before a promotion, and the new leader is lost.
+pub(super) fn undone_promotions() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        UndonePromotion => 4,
+        CrashNode | Switchover | Isolate => 1,
+        _ => 0,
+    })
+}
+
 pub(super) fn name(kind: Kind) -> &'static str {
     match kind {
         KillWorker => "loop worker killed",
@@ -227,5 +238,6 @@ pub(super) fn name(kind: Kind) -> &'static str {
         Suspend => "machine suspended",
         JoinedLate => "leader crashes just after a member joined",
         ShortPauses => "several short pauses",
+        UndonePromotion => "keys put back as they were before a promotion",
     }
 }

@@ -132,11 +132,13 @@ pub enum Mutant {
     AdmittedEarly,
     /// A watchdog that cannot be stopped is let go while it runs.
     WatchdogLetGo,
+    /// Which timelines were claimed is known only as long as the store shows it.
+    TimelinesForgotten,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 57] = [
+    pub const ALL: [Mutant; 58] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -194,6 +196,7 @@ impl Mutant {
         Mutant::WatchdogAwaited,
         Mutant::AdmittedEarly,
         Mutant::WatchdogLetGo,
+        Mutant::TimelinesForgotten,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -310,6 +313,7 @@ impl Mutant {
                 }
             }
             Mutant::NoClaim => no_claim(decision, view),
+            Mutant::TimelinesForgotten => decision.memory.newest_timeline = None,
             Mutant::NoRewind => no_rewind(decision, view),
             Mutant::NeverFollow => {
                 decision.effects.retain(|effect| !matches!(effect, Effect::Follow { upstream: Some(_) }));

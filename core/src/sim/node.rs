@@ -85,6 +85,8 @@ pub(super) struct Process {
     /// It believes that it has the seat. In a correct world one of the two does.
     pub(super) acting: bool,
     pub(super) memory: Rc<Memory>,
+    /// What it saw of the store when it decided last with a view of it.
+    pub(super) decided_by: Option<Rc<Cluster>>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) peers: Vec<PeerView>,
     pub(super) promises: Vec<PromiseView>,

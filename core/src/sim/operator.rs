@@ -158,18 +158,13 @@ impl World {
             super::invariants::i07::wiped(self);
         }
         self.judge.map_wiped |= matches!(prefix, "" | "all");
+        let keys = self.store.values();
         match prefix {
             "" => self.store.delete_where(|path| !path.starts_with("ha_ext/")),
-            "all" => {
-                self.judge.claims_wiped = true;
-                self.store.delete_where(|_| true);
-            }
-            "ha_ext" => {
-                self.judge.claims_wiped = true;
-                self.store.delete_where(|path| path.starts_with("ha_ext/"));
-            }
+            "all" => self.store.delete_where(|_| true),
             prefix => self.store.delete_where(|path| path.starts_with(prefix)),
         }
+        super::invariants::i11::claims_changed(self, &keys);
         self.store_changed(before.as_ref());
     }
 }

@@ -128,7 +128,7 @@ impl World {
             self.judge.newest_history = Timeline(0);
         }
         self.judge.initialize_wiped |= changed("initialize");
-        self.judge.claims_wiped |= before.keys().any(|path| path.starts_with("ha_ext/timeline/") && changed(path));
+        super::invariants::i11::claims_changed(self, before);
         self.judge.map_wiped |= changed(&Key::Failsafe.path());
         if changed(UNBOUND_PATH) {
             super::invariants::i07::wiped(self);

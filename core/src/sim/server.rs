@@ -180,6 +180,7 @@ impl World {
         let text = format!("postgres is promoted to timeline {timeline} at {}", at.lsn);
         self.say(node, &text);
         judge::branched(self, node, branch, at);
+        self.undo_promotion(node, timeline);
         if let Some(server) = self.nodes[node].server_of(life) {
             server.by_hand = false;
         }

@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) digest: u64,
     /// The next node that takes the leader key finds its disk full, for so long.
     pub(super) ambush: Option<u64>,
+    /// The next promotion is followed by one of those faults that `apart.rs` has.
+    pub(super) undoes_promotion: bool,
     /// The machine of the next leader that comes to such a moment is paused, for so long.
     pub(super) pause_ambush: Option<(super::hypervisor::Moment, u64)>,
     /// And once more after that.
@@ -81,6 +83,7 @@ impl World {
             digest: 0,
             outcome_trouble: 1,
             ambush: None,
+            undoes_promotion: false,
             pause_ambush: None,
             pause_twice: false,
             answers_held: 0,

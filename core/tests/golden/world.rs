@@ -8,7 +8,7 @@ use ha_core::dcs::{DcsCall, DcsReply, Key, LAST_LEADER_PATH, RawCluster, RawKey}
 use ha_core::decide;
 use ha_core::effect::{Effect, Step};
 use ha_core::failsafe::{PromiseView, Question};
-use ha_core::ids::{LeaseId, NodeName, Revision};
+use ha_core::ids::{LeaseId, NodeName, Revision, SystemId, Timeline};
 use ha_core::local::{DataDir, LocalView, Server};
 use ha_core::member::Identity;
 use ha_core::memory::Memory;
@@ -113,8 +113,12 @@ impl Scene {
             busy: false,
             stop_requested: false,
             settings: serde_json::to_value(Settings::default()).map_err(text)?,
-            memory: serde_json::to_value(Memory { ttl: Some(Settings::default().ttl_ms), ..Memory::default() })
-                .map_err(text)?,
+            memory: serde_json::to_value(Memory {
+                ttl: Some(Settings::default().ttl_ms),
+                newest_timeline: Some((SystemId(SYSTEM), Timeline(1))),
+                ..Memory::default()
+            })
+            .map_err(text)?,
         };
         scene.key("initialize", &SYSTEM.to_string());
         scene.key("config", "{}");

@@ -26,7 +26,8 @@ pub(in crate::sim) fn may_promote(world: &World, node: usize, lease: &Lease, tim
         Some(_) => return Err(format!("{} promotes before it is consistent", here.name)),
         None => return Ok(()),
     }
-    if world.judge.claims_wiped {
+    if world.judge.claims_taken.contains_key(&(timeline, node)) {
+        // It was claimed until an operator took that away.
         return Ok(());
     }
     let claim = world.store.key(&Key::TimelineClaim(timeline).path()).map(|key| key.value.clone()).unwrap_or_default();

@@ -33,8 +33,8 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
 ) -> Result<(), String> {
     let Some(vanished) = &world.judge.vanished else { return Ok(()) };
     let named = world.judge.named.is_some_and(|(node, at)| node == winner && at + NAMED_FOR_MS > world.now);
-    // With history and claims deleted, an old primary cannot know that others went further.
-    if lost.is_empty() || named || world.judge.claims_wiped || troubled(world, winner, vanished.at) {
+    // With claims deleted, two may go by one number.
+    if lost.is_empty() || named || world.judge.made_twice || troubled(world, winner, vanished.at) {
         return Ok(());
     }
     for (index, position) in vanished.standbys.iter().enumerate() {

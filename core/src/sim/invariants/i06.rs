@@ -11,7 +11,7 @@ pub(in crate::sim) fn never_back(world: &mut World) -> Result<(), String> {
     let newest = world.store.cluster().history_timeline().unwrap_or(Timeline(1));
     let before = world.judge.newest_history;
     world.judge.newest_history = newest;
-    if newest < before && !world.judge.claims_wiped {
+    if newest < before && !world.judge.made_twice {
         return Err(format!("the history went back from timeline {before} to {newest}"));
     }
     Ok(())

@@ -105,9 +105,9 @@ fn excused(world: &World, node: usize, leader: usize) -> bool {
     if foreign && (world.judge.initialize_wiped || !acknowledged_on(world, node)) {
         return true;
     }
-    // He deleted the claims, and a timeline was made twice: numbers no longer tell who diverged.
+    // An operator deleted claims, and a timeline was made twice: numbers no longer tell who diverged.
     let position = |node: usize| world.nodes[node].disk.data().map(|data| data.at);
-    if let (true, Some(own), Some(leads)) = (world.judge.claims_wiped, position(node), position(leader))
+    if let (true, Some(own), Some(leads)) = (world.judge.made_twice, position(node), position(leader))
         && !world.wal.contains(leads, own)
     {
         return true;
@@ -138,8 +138,15 @@ fn excuse_for_nobody(world: &World) -> bool {
     if world.judge.leader_data_lost && world.nodes.iter().any(too_old) {
         return true;
     }
-    // All that is left of the data is half a copy, or on nodes that may not lead.
+    // All that is left of the data is half a copy, or on nodes that may not lead: what an operator promoted by hand, or by name in maintenance
+    // mode, may be on such nodes alone, and nobody else is elected over it.
+    let timeline = |node: &Node| node.disk.data().map(|data| world.wal.branch(data.at.branch).timeline);
+    let barred = |(index, node): &(usize, &Node)| node.settings.tags.nofailover() || world.watchdog_bars(*index);
+    let out_of_reach = world.nodes.iter().enumerate().filter(barred).filter_map(|(_, node)| timeline(node)).max();
     let may_lead = |(index, node): (usize, &Node)| {
+        if rule(node) == Some(Rule::ElectionOldTimeline) && timeline(node) < out_of_reach {
+            return false;
+        }
         let whole = node.disk.data().is_some_and(|data| data.at.lsn >= data.consistent_at);
         let ours = node.disk.data().map(|data| data.system.to_string());
         let foreign = world.store.key("initialize").is_some_and(|key| Some(&key.value) != ours.as_ref());

@@ -47,8 +47,8 @@ fn cuts_off(world: &World, at: Position, other: Timeline) -> bool {
 pub(in crate::sim) fn compared(world: &World, node: usize) -> Result<(), String> {
     let here = &world.nodes[node];
     let Some(at) = here.disk.data().map(|data| data.at) else { return Ok(()) };
-    if world.judge.claims_wiped {
-        // A timeline may have been made twice: numbers tell nothing any more.
+    if world.judge.made_twice {
+        // Numbers tell nothing any more.
         return Ok(());
     }
     let others = world.nodes.iter().enumerate().filter(|(index, _)| *index != node);
