@@ -78,8 +78,9 @@ pub(super) struct Judge {
     /// Who has promised whom to stay away from the leader key, and until when by true time; what a node forgets counts all the same.
     pub(super) promises: BTreeMap<(usize, usize), u64>,
     pub(super) extensions: u64,
-    /// An operator deleted the list of members: whoever is not on it cannot know.
-    pub(super) map_wiped: bool,
+    /// Nodes that led, and could count on the list of failsafe mode, when an operator deleted or changed it, and have neither written it anew
+    /// nor taken the leader key again since: whoever is not on the list that is there cannot know of them.
+    pub(super) unprotected: std::collections::BTreeSet<usize>,
     /// The operator named whom he had promoted by hand.
     pub(super) stalemate_ended: bool,
     /// Claims that operators took away, by timeline and owner.
@@ -290,6 +291,9 @@ pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, afte
     if let Some(leader) = after {
         let taker = world.nodes.iter().position(|node| node.name == leader.name);
         world.judge.released.retain(|(node, _)| Some(*node) != taker);
+        if before.is_none_or(|before| before.created != leader.created) {
+            world.judge.unprotected.retain(|node| Some(*node) != taker);
+        }
         let result = i01::taker_is_alone(world, taker);
         world.judge.verdict("I1", result);
     }
@@ -303,6 +307,12 @@ pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, afte
 pub(super) fn initialised(world: &mut World) {
     let result = i05::founded_once(world);
     world.judge.verdict("I5", result);
+    i05::is_founded(world);
+}
+
+/// A node has written the list of failsafe mode.
+pub(super) fn list_written(world: &mut World, node: usize) {
+    world.judge.unprotected.remove(&node);
 }
 
 /// A node is about to write a key, having decided to.

@@ -157,7 +157,9 @@ impl World {
         if matches!(prefix, "all" | "ha_ext") {
             super::invariants::i07::wiped(self);
         }
-        self.judge.map_wiped |= matches!(prefix, "" | "all");
+        if matches!(prefix, "" | "all") {
+            super::invariants::i02::list_changed(self);
+        }
         let keys = self.store.values();
         match prefix {
             "" => self.store.delete_where(|path| !path.starts_with("ha_ext/")),

@@ -128,8 +128,11 @@ impl World {
             self.judge.newest_history = Timeline(0);
         }
         self.judge.initialize_wiped |= changed("initialize");
+        super::invariants::i05::is_founded(self);
         super::invariants::i11::claims_changed(self, before);
-        self.judge.map_wiped |= changed(&Key::Failsafe.path());
+        if changed(&Key::Failsafe.path()) {
+            super::invariants::i02::list_changed(self);
+        }
         if changed(UNBOUND_PATH) {
             super::invariants::i07::wiped(self);
         }

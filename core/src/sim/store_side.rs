@@ -27,6 +27,7 @@ impl World {
             match request {
                 Request::Write { edit, .. } if edit.key == Key::History => judge::history_written(self),
                 Request::Write { edit, .. } if edit.key == Key::Initialize => judge::initialised(self),
+                Request::Write { edit, .. } if edit.key == Key::Failsafe => judge::list_written(self, node),
                 Request::Write { edit, .. } if edit.key == Key::Failover => {
                     judge::failover_written(self, edit, asked.as_ref());
                 }

@@ -38,7 +38,7 @@ pub(in crate::sim) fn taker_is_alone(world: &World, taker: Option<usize>) -> Res
     Ok(())
 }
 
-/// Without the store, by promises of members whose list an operator deleted: nobody else can know of it.
+/// Without the store, by promises of members whose list an operator deleted or changed since it was written down: nobody else can know of it.
 fn is_unprotected(world: &World, node: usize) -> bool {
-    world.judge.map_wiped && world.server(node).is_some_and(|server| server.fence.promised)
+    world.judge.unprotected.contains(&node) && world.server(node).is_some_and(|server| server.fence.promised)
 }

@@ -9,8 +9,10 @@
 use super::paused::{deadline_without, is_excused};
 use crate::dcs::Key;
 use crate::ids::NodeName;
+use crate::sim::event::Who;
 use crate::sim::judge::Ack;
 use crate::sim::world::World;
+use crate::view::Side;
 use std::collections::BTreeMap;
 
 pub(in crate::sim) fn deadline_within_lease(world: &World, node: usize) -> Result<(), String> {
@@ -36,7 +38,7 @@ pub(in crate::sim) fn promised_by_all(world: &World, node: usize) -> Result<(), 
     let Some(server) = &here.server else { return Ok(()) };
     let ends = deadline_without(world, node);
     let expires = server.fence.lease.and_then(|lease| world.store.expires(lease));
-    if ends <= world.now || expires.is_some_and(|expires| ends <= expires) || world.judge.map_wiped {
+    if ends <= world.now || expires.is_some_and(|expires| ends <= expires) || world.judge.unprotected.contains(&node) {
         return Ok(());
     }
     let Some(map) = written_down(world) else {
@@ -53,6 +55,18 @@ pub(in crate::sim) fn promised_by_all(world: &World, node: usize) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// An operator has deleted or changed the list: who leads may count on the one that was there.
+pub(in crate::sim) fn list_changed(world: &mut World) {
+    let counts_on_it = |node, side| world.process(Who { node, side }).memory.failsafe.written.is_some();
+    let leads = |node: &usize| {
+        world.nodes[*node].fence_open(world.now)
+            || counts_on_it(*node, Side::Inside)
+            || counts_on_it(*node, Side::Outside)
+    };
+    let nodes: Vec<usize> = (0..world.nodes.len()).filter(leads).collect();
+    world.judge.unprotected.extend(nodes);
 }
 
 fn written_down(world: &World) -> Option<BTreeMap<NodeName, String>> {

@@ -70,6 +70,15 @@ pub(in crate::sim) fn founded_once(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// Once all data that there are anywhere are of the cluster that `initialize` names again, nobody founds another.
+pub(in crate::sim) fn is_founded(world: &mut World) {
+    let named = world.store.key("initialize").and_then(|key| key.value.parse::<u64>().ok());
+    let mut systems = world.nodes.iter().filter_map(|node| node.disk.data().map(|data| data.system));
+    if named.is_some() && systems.all(|system| Some(system) == named) {
+        world.judge.initialize_wiped = false;
+    }
+}
+
 /// Takes what is not part of the new leader's WAL off the books: it is judged once, when it is lost.
 pub(in crate::sim) fn write_off(world: &mut World, from: Position) -> Vec<Position> {
     let mut lost = Vec::new();

@@ -42,7 +42,7 @@ pub(in crate::sim) fn resets_in_time(world: &World, who: Who) -> Result<(), Stri
     // A key that an operator deleted a moment ago cannot be known to be gone; its lease still keeps others out.
     let expires = world.store.expires(lease.id).unwrap_or_default();
     let until = expires.max(super::i02::promised_until(world, who.node).unwrap_or_default());
-    if live.resets_at <= until || world.judge.map_wiped {
+    if live.resets_at <= until || world.judge.unprotected.contains(&who.node) {
         return Ok(());
     }
     Err(format!(
