@@ -118,7 +118,8 @@ CREATE VIEW ha_lease AS
            (l ->> 'claimed_timeline')::integer AS claimed_timeline
     FROM (SELECT ha_status() -> 'lease' AS l OFFSET 0) AS page
     WHERE l IS NOT NULL;
-COMMENT ON VIEW ha_lease IS 'the leader lease of this node: commits are acknowledged until its deadline';
+COMMENT ON VIEW ha_lease IS
+    'the leader lease of this node; fence_open: whether it acknowledges commits, past the deadline in maintenance and failsafe mode';
 
 CREATE VIEW ha_rules AS
     SELECT r.rule, r.meaning, r.rule = now.rule AS in_force
