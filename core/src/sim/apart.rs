@@ -1,5 +1,6 @@
 //! What only some seeds have, drawn apart from everything else: the seeds without it are what they would be if it did not exist.
 
+use super::event::Event;
 use super::invariants::i11;
 use super::kinds::{self, Kind};
 use super::params::{Params, Weather};
@@ -42,6 +43,18 @@ pub(super) fn late_joiners(params: &mut Params, weather: &mut Weather, seed: u64
     }
 }
 
+/// Some are such worlds in which only who is not written down has what was acknowledged last. Those in which machines are paused are left
+/// alone.
+pub(super) fn unlisted_ones(params: &mut Params, weather: &mut Weather, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x0_4e37);
+    if rng.chance(30) && !params.virtual_machines {
+        super::promises::failsafe_mode(params);
+        params.nodes = params.nodes.max(3);
+        weather.weights = kinds::newest_unlisted();
+        weather.every_ms = rng.between(40_000, 70_000);
+    }
+}
+
 /// Some are worlds in which an operator puts keys back as they were just before a promotion, whose leader is lost.
 pub(super) fn undone_promotions(weather: &mut Weather, seed: u64) {
     let mut rng = Rng::new(seed ^ 0x0_4d0e);
@@ -73,6 +86,24 @@ impl World {
         i11::claims_changed(self, &keys);
         self.store_changed(before.as_ref());
         self.crash_node(node);
+    }
+
+    /// All standbys but one lose their connection to the leader; it crashes before they have it back.
+    pub(super) fn newest_unlisted(&mut self) {
+        let Some(leader) = self.store.leader() else { return };
+        let receives = |node: &usize| {
+            let receiver = self.server(*node).and_then(|server| server.receiver.as_ref());
+            receiver.is_some_and(|receiver| self.nodes[receiver.to].name == leader.name)
+        };
+        let mut standbys: Vec<usize> = (0..self.nodes.len()).filter(receives).collect();
+        if standbys.len() > 1 {
+            let spared = self.rng.index(standbys.len());
+            standbys.remove(spared);
+            for node in standbys {
+                self.drop_receiver(node);
+            }
+            self.soon(100, 500, Event::JoinedLate);
+        }
     }
 
     /// As if the member that has most had joined just now: the list is from before that, and its writer is gone.

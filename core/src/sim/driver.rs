@@ -123,7 +123,9 @@ impl World {
             Side::Outside => Seat::Outside,
         };
         let questions: Vec<Question> = process.questions.iter().map(|asked| asked.question.clone()).collect();
-        let cluster = process.store.cluster.as_deref();
+        let cluster = self.shown(who.node, process.store.cluster.as_ref());
+        let cluster = cluster.as_deref();
+        let heard = self.heard_of_listed(process);
         let dcs = match (process.store.lost_since, cluster) {
             (None, Some(cluster)) => DcsView::Fresh(cluster),
             (since, last) => DcsView::Unreachable { since: since.unwrap_or(Tick(0)), last },
@@ -138,7 +140,7 @@ impl World {
             settings: &node.settings,
             dcs,
             local,
-            peers: &process.peers,
+            peers: heard.as_deref().unwrap_or(&process.peers),
             promises: &process.promises,
             questions: &questions,
             outcomes,

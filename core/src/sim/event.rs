@@ -83,6 +83,7 @@ pub(super) enum Event {
     TimeSet { node: usize, by_ms: i64 },
 
     Fault(usize),
+    JoinedLate,
     Thaw { node: usize, what: Frozen, number: u64 },
     Undo(Undo),
     Heal,
@@ -189,6 +190,7 @@ impl Event {
             | Event::ClientLooks { .. }
             | Event::SecondThoughts { .. }
             | Event::Fault(_)
+            | Event::JoinedLate
             | Event::Thaw { .. }
             | Event::Undo(_)
             | Event::Heal

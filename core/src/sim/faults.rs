@@ -11,8 +11,9 @@ use crate::ids::NodeName;
 use super::kinds::Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
-    KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, ShortPauses,
-    StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover, UndonePromotion,
+    KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys,
+    ShortPauses, StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
+    UndonePromotion,
 };
 
 impl World {
@@ -101,6 +102,7 @@ impl World {
             JoinedLate => self.joined_late(),
             ShortPauses => self.short_pauses(node),
             UndonePromotion => self.undo_next_promotion(),
+            NewestUnlisted => self.newest_unlisted(),
             ClockRate => {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;

@@ -87,7 +87,7 @@ pub(super) struct Judge {
     pub(super) claims_taken: BTreeMap<(Timeline, usize), i11::Taken>,
     /// And a timeline was made twice after that: who owns what can no longer be known.
     pub(super) made_twice: bool,
-    /// A leader's data was lost: what is left may be too old for anybody to lead with.
+    /// A leader's data was lost, and nobody has led since: what is left may be too old for anybody to lead with.
     pub(super) leader_data_lost: bool,
     /// An operator deleted `initialize`: another cluster may be founded.
     pub(super) initialize_wiped: bool,
@@ -161,6 +161,8 @@ pub(super) fn deadline_stored(world: &mut World, node: usize) {
 }
 
 pub(super) fn fence_opens(world: &mut World, node: usize) {
+    // Whatever was lost before: somebody leads with what is left.
+    world.judge.leader_data_lost = false;
     let result = i16::is_watched(world, node, "opens its fence");
     world.judge.verdict("I16", result);
 }

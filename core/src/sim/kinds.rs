@@ -41,16 +41,18 @@ pub(super) enum Kind {
     JoinedLate,
     ShortPauses,
     UndonePromotion,
+    NewestUnlisted,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
-    KillWorker, LoseData, LostOutcomes, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys, ShortPauses,
-    StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover, UndonePromotion,
+    KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys,
+    ShortPauses, StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
+    UndonePromotion,
 };
 
-pub(super) const ALL: [Kind; 35] = [
+pub(super) const ALL: [Kind; 36] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -86,6 +88,7 @@ pub(super) const ALL: [Kind; 35] = [
     JoinedLate,
     ShortPauses,
     UndonePromotion,
+    NewestUnlisted,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -202,6 +205,15 @@ pub(super) fn undone_promotions() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which only who is not written down yet has what a leader acknowledged last.
+pub(super) fn newest_unlisted() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        NewestUnlisted => 4,
+        CrashNode => 1,
+        _ => 0,
+    })
+}
+
 pub(super) fn name(kind: Kind) -> &'static str {
     match kind {
         KillWorker => "loop worker killed",
@@ -238,6 +250,7 @@ pub(super) fn name(kind: Kind) -> &'static str {
         Suspend => "machine suspended",
         JoinedLate => "leader crashes just after a member joined",
         ShortPauses => "several short pauses",
+        NewestUnlisted => "leader crashes with the news at a member that has just joined",
         UndonePromotion => "keys put back as they were before a promotion",
     }
 }

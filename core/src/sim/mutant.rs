@@ -134,11 +134,13 @@ pub enum Mutant {
     WatchdogLetGo,
     /// Which timelines were claimed is known only as long as the store shows it.
     TimelinesForgotten,
+    /// In an election, members that are not written down in failsafe mode do not exist.
+    UnlistedNotCounted,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 58] = [
+    pub const ALL: [Mutant; 59] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -197,6 +199,7 @@ impl Mutant {
         Mutant::AdmittedEarly,
         Mutant::WatchdogLetGo,
         Mutant::TimelinesForgotten,
+        Mutant::UnlistedNotCounted,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -246,6 +249,7 @@ impl Mutant {
             | Mutant::PromisedStands
             | Mutant::UnlistedStands
             | Mutant::HardwareIgnored
+            | Mutant::UnlistedNotCounted
             | Mutant::ElectionInPause
             | Mutant::UnboundIgnored
             | Mutant::IgnorePredecessor => {}

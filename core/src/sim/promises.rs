@@ -4,15 +4,18 @@
 use super::Mutant;
 use super::event::{Event, Who};
 use super::judge;
+use super::node::Process;
 use super::params::{Params, Weather};
 use super::rng::Rng;
 use super::world::World;
 use crate::clock::Tick;
+use crate::cluster::Cluster;
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::decide::Decision;
 use crate::effect::Effect;
 use crate::failsafe::{PromiseAnswer, PromiseView, Question, Reply};
 use crate::ids::{NodeName, Revision};
+use crate::peer::{PeerAnswer, PeerView};
 use crate::rule::Rule;
 use crate::view::{Side, View};
 use std::rc::Rc;
@@ -175,6 +178,33 @@ impl World {
             let first = self.nodes[node].first_members.get_or_insert_with(|| map.value.clone());
             map.value.clone_from(first);
         }
+    }
+
+    /// The cluster as a node sees it: one mutant does not see who is not written down as long as nobody leads.
+    pub(super) fn shown(&self, node: usize, cluster: Option<&Rc<Cluster>>) -> Option<Rc<Cluster>> {
+        let mut shown = cluster.cloned();
+        if self.is(Mutant::UnlistedNotCounted)
+            && let Some(cluster) = shown.as_mut().filter(|cluster| cluster.leader.is_none())
+            && let Some(list) = cluster.failsafe.clone()
+        {
+            let me = &self.nodes[node].name;
+            Rc::make_mut(cluster).members.retain(|name, _| name == me || list.value.contains_key(name));
+        }
+        shown
+    }
+
+    /// Nor does it hear of them: what it knows of its peers instead.
+    pub(super) fn heard_of_listed(&self, process: &Process) -> Option<Vec<PeerView>> {
+        if !self.is(Mutant::UnlistedNotCounted) {
+            return None;
+        }
+        let cluster = process.store.cluster.as_ref().filter(|cluster| cluster.leader.is_none())?;
+        let list = cluster.failsafe.as_ref()?;
+        let mut peers = process.peers.clone();
+        for peer in peers.iter_mut().filter(|peer| !list.value.contains_key(&peer.name)) {
+            peer.answer = PeerAnswer::Unreachable(String::new());
+        }
+        Some(peers)
     }
 
     /// What the mutants make of a new holder of the seat.

@@ -40,6 +40,7 @@ impl Schedule {
         super::apart::among_them(&mut params, &mut weather, seed);
         super::apart::late_joiners(&mut params, &mut weather, seed);
         super::apart::undone_promotions(&mut weather, seed);
+        super::apart::unlisted_ones(&mut params, &mut weather, seed);
         super::watchdog::among_them(&mut params, seed);
         let faults = plan(&mut rng, &params, &weather);
         Self { seed, about: String::new(), params, faults }

@@ -224,6 +224,8 @@ impl World {
             Event::Thaw { node, what, number } => self.thaw(node, what, number),
             Event::Undo(undo) => self.undo(&undo),
             Event::Heal => self.heal(),
+            Event::JoinedLate if self.healed_at.is_some() => {}
+            Event::JoinedLate => self.joined_late(),
             Event::Judge => super::judge::liveness(self),
             other => self.handle_machine(other),
         }
