@@ -25,6 +25,17 @@ pub(super) struct Session {
     pub(super) stray_move: bool,
 }
 
+/// What becomes of a leader key on a lease that is replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LeaderKey {
+    /// We lead by it.
+    Moves,
+    /// A request that we had given up put it there: it goes with the lease.
+    IsLeft,
+    /// The other side leads by it, whose fence counts on that lease: no other takes its place.
+    Forbids,
+}
+
 /// A keepalive (or grant) that was answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kept {
@@ -78,18 +89,21 @@ impl Etcd3 {
     }
 
     /// After the session was kept alive: puts a new lease in its place if it should not be used any longer. What
-    /// was kept stands if that fails, and it is tried again the next time. A leader key that we do not lead by was put
-    /// there by a request that we had given up; it does not move along.
+    /// was kept stands if that fails, and it is tried again the next time.
     pub(super) async fn replaced_if_due(&mut self, kept: Kept, leading: bool, budget: &Budget) -> Kept {
         let Some(session) = &mut self.session else { return kept };
         let asked = *session.asked.get_or_insert(kept.ttl);
         if asked == self.options.ttl && !session.stray_claim {
             return kept;
         }
-        let leader_moves = leading || !session.stray_claim;
-        session.stray_move |= leader_moves;
+        let leader_key = match (leading, session.stray_claim) {
+            (true, _) => LeaderKey::Moves,
+            (false, true) => LeaderKey::IsLeft,
+            (false, false) => LeaderKey::Forbids,
+        };
+        session.stray_move |= leading;
         let mut part = budget.part(quiet_time(kept.ttl));
-        match self.replace_session(kept.lease, leader_moves, &mut part).await {
+        match self.replace_session(kept.lease, leader_key, &mut part).await {
             Ok(new) => new,
             Err(stopped) => {
                 tracing::info!(target: "ha_dcs", "etcd: lease {} is not replaced yet: {}", kept.lease, stopped.failure);
@@ -103,28 +117,29 @@ impl Etcd3 {
     /// revisions stay. If the move has no answer, the session stays, and a leader key that did move is recognised
     /// by its lease ([`super::OwnLeases`]); the next renewal sees to it that it does not move later
     /// ([`Session::stray_move`]).
-    async fn replace_session(
-        &mut self,
-        old: LeaseId,
-        leader_moves: bool,
-        budget: &mut Budget,
-    ) -> Result<Kept, Stopped> {
+    async fn replace_session(&mut self, old: LeaseId, leader: LeaderKey, budget: &mut Budget) -> Result<Kept, Stopped> {
+        let leader_key = self.leader_key();
+        if leader == LeaderKey::Forbids && self.leader_key_is_on(old, budget).await? {
+            let failure = Failure::NotDone("the leader key hangs on it, which only a renewal moves".to_owned());
+            return Err(Stopped { failure, doubt: false });
+        }
         let new = self.request_lease(budget).await?;
         let (shared, base) = (&self.shared, &self.base);
-        let leader_key = self.leader_key();
         // Which edition of the record that is nobody here knows: the leader writes it again as soon as it sees it.
-        let leader = self.options.name.clone();
+        let name = self.options.name.clone();
         let record =
-            |created| LastLeader { leader: leader.clone(), lease: new.lease, created: Some(created), edition: None };
+            |created| LastLeader { leader: name.clone(), lease: new.lease, created: Some(created), edition: None };
         let moved = self.members.settle(&self.options, budget, async |link| {
             let all = read::cluster(link, shared, base).await?;
             let keys = all.keys.iter().filter(|(_, raw)| raw.lease == Some(old));
-            let keys = keys.filter(|(path, _)| leader_moves || path.as_str() != LEADER_PATH);
+            let keys = keys.filter(|(path, _)| leader == LeaderKey::Moves || path.as_str() != LEADER_PATH);
             let keys: Vec<String> = keys.map(|(path, _)| format!("{base}{path}")).collect();
             if keys.is_empty() {
                 return Ok(true);
             }
             let there = keys.iter().map(|key| Compare::lease(key.as_str(), CompareOp::Equal, old.0));
+            let without =
+                (leader == LeaderKey::Forbids).then(|| Compare::lease(leader_key.as_str(), CompareOp::NotEqual, old.0));
             // Not if a renewal that was sent since has written the leader key again.
             let leader = all.keys.get(LEADER_PATH).filter(|_| keys.contains(&leader_key));
             let untouched =
@@ -133,7 +148,7 @@ impl Etcd3 {
             let over = keys.iter().map(|key| TxnOp::put(key.as_str(), "", Some(options.clone())));
             let record = leader.map(|leader| record_leader(base, &record(leader.created)));
             let txn = Txn::new()
-                .when(there.chain(untouched).collect::<Vec<_>>())
+                .when(there.chain(untouched).chain(without).collect::<Vec<_>>())
                 .and_then(over.chain(record).collect::<Vec<_>>());
             let asked = shared.asked();
             let answer = link.kv().txn(txn).await?;
@@ -159,6 +174,17 @@ impl Etcd3 {
         }
         self.own.remove(old);
         Ok(new)
+    }
+
+    async fn leader_key_is_on(&mut self, lease: LeaseId, budget: &mut Budget) -> Result<bool, Stopped> {
+        let (shared, key) = (&self.shared, self.leader_key());
+        let read = self.members.settle(&self.options, budget, async |link| {
+            let asked = shared.asked();
+            let read = link.kv().get(key.as_str(), None).await?;
+            shared.check_since(read.header(), asked)?;
+            Ok(read.kvs().first().is_some_and(|kv| kv.lease() == lease.0))
+        });
+        Ok(read.await?.answer)
     }
 
     /// Goes on with a lease of ours other than the present session.

@@ -177,6 +177,28 @@ fn a_late_move_to_another_lease_is_followed_by_the_next_renewal() {
 }
 
 #[test]
+fn whoever_only_keeps_the_lease_of_the_other_side_leaves_its_leader_key_there() {
+    run(async {
+        let etcd = Etcd::single().await;
+        let mut store = Etcd3::connect(&options(etcd.hosts(), "a"));
+        let lease = won(&mut store).await;
+        written(&mut store, member("a", "1")).await;
+        let before = snapshot(&mut store).await;
+        // By a shorter lease the key would end before the fence of the other side closes.
+        let mut other_side = Etcd3::connect(&Options { ttl: Millis(5_000), ..options(etcd.hosts(), "a") });
+        other_side.resume_session(lease.id);
+        let reply = other_side.call(DcsCall::KeepSession).await;
+        assert!(matches!(reply, DcsReply::SessionKept { lease: id, .. } if id == lease.id), "{reply:?}");
+        assert_eq!(snapshot(&mut store).await.keys, before.keys);
+        let renewed = kept(&mut store, lease).await;
+        assert_eq!(renewed.id, lease.id);
+        assert_eq!(store.call(released("a", renewed)).await, DcsReply::Released);
+        let reply = other_side.call(DcsCall::KeepSession).await;
+        assert!(matches!(reply, DcsReply::SessionKept { lease: id, .. } if id != lease.id), "{reply:?}");
+    });
+}
+
+#[test]
 fn the_first_renewal_of_a_process_writes_the_leader_key_as_it_is() {
     run(async {
         let etcd = Etcd::single().await;
