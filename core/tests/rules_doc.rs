@@ -10,7 +10,11 @@ fn table() -> String {
         "# Rules\n\nEvery decision names the rule it was made by. The view `ha_rules` shows which is in force, `ha_events` \
          when it changed, and the server's log both.\n\n| code | meaning |\n|---|---|\n",
     );
-    for rule in Rule::ALL {
+    let group = |rule: &Rule| rule.code().split('.').next();
+    let mut rules = Rule::ALL.to_vec();
+    // Those of one situation together, in the order in which situations first occur.
+    rules.sort_by_key(|rule| Rule::ALL.iter().position(|first| group(first) == group(rule)));
+    for rule in rules {
         writeln!(out, "| `{}` | {} |", rule.code(), rule.sentence()).expect("writing to a string");
     }
     out

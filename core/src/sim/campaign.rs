@@ -35,6 +35,8 @@ pub struct Campaign {
     demotions_in_place: u64,
     acknowledged: u64,
     lost: u64,
+    excused: u64,
+    extensions: u64,
     faults: BTreeMap<&'static str, u64>,
     settled_ms: Vec<u64>,
     failover_ms: Vec<u64>,
@@ -88,6 +90,8 @@ impl Campaign {
         self.demotions_in_place += report.demotions_in_place;
         self.acknowledged += report.acknowledged;
         self.lost += report.lost;
+        self.excused += report.excused;
+        self.extensions += report.extensions;
         for (rule, count) in &report.rules {
             *self.rules.entry(*rule).or_default() += count;
         }
@@ -112,6 +116,8 @@ impl Campaign {
         self.demotions_in_place += other.demotions_in_place;
         self.acknowledged += other.acknowledged;
         self.lost += other.lost;
+        self.excused += other.excused;
+        self.extensions += other.extensions;
         for (rule, count) in other.rules {
             *self.rules.entry(rule).or_default() += count;
         }
@@ -153,6 +159,11 @@ impl fmt::Display for Campaign {
             self.demotions_in_place,
             self.acknowledged,
             self.lost
+        )?;
+        writeln!(
+            f,
+            "{} acknowledgements of machines that were paused excused, {} extensions of deadlines by promises",
+            self.excused, self.extensions
         )?;
         let cpu_ms = self.cpu_ns / 1_000_000;
         if let Some(a_minute) = (self.failovers * 60_000).checked_div(cpu_ms) {

@@ -110,6 +110,10 @@ pub struct Report {
     pub acknowledged: u64,
     /// Acknowledged commits that no node had when another was promoted.
     pub lost: u64,
+    /// Commits acknowledged by machines that had been paused and could not know it: what I2 excuses, and what may be lost without being counted.
+    pub excused: u64,
+    /// How often promises of the members moved a deadline.
+    pub extensions: u64,
     /// Virtual time that passed.
     pub virtual_ms: u64,
     /// Virtual time from the end of all faults until everybody followed one leader.
@@ -123,7 +127,7 @@ pub struct Report {
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// Its name, as in architecture section 9.
+    /// Its name, as in `docs/invariants.md`.
     pub invariant: &'static str,
     /// What happened.
     pub text: String,
@@ -137,7 +141,7 @@ impl Report {
     pub fn explain(&self) -> String {
         let what = self.broken.as_ref().map_or_else(String::new, |b| format!("{}: {}", b.invariant, b.text));
         format!(
-            "{}\n{what}\nreplay: SIM_SEED={} cargo test --release -p ha_core --features sim --test seeds no_seed -- --nocapture",
+            "{}\n{what}\nreplay: SIM_SEED={} cargo test --profile simulator -p ha_core --features sim --test seeds no_seed -- --nocapture",
             log::tail(&self.log, 80),
             self.seed
         )
@@ -163,6 +167,8 @@ pub fn run(options: &Options) -> Report {
         demotions_in_place: world.judge.demotions_in_place,
         acknowledged: world.judge.acks_total,
         lost: world.judge.lost_total,
+        excused: world.judge.stale_total,
+        extensions: world.judge.extensions,
         virtual_ms: world.now,
         failover_ms: std::mem::take(&mut world.judge.failover_ms),
         settled_after_ms: world.judge.settled_after,
