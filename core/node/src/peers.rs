@@ -19,13 +19,14 @@ const BODY_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Clone)]
 pub struct Asker {
     agent: ureq::Agent,
+    scope: String,
     authorization: Option<String>,
 }
 
 impl Asker {
-    /// `authorization` is the value of that header, if one is to be sent.
+    /// For the members of `scope`; `authorization` is the value of that header, if one is to be sent.
     #[must_use]
-    pub fn new(authorization: Option<String>) -> Self {
+    pub fn new(scope: String, authorization: Option<String>) -> Self {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             .timeout_connect(Some(TIMEOUT))
@@ -37,23 +38,26 @@ impl Asker {
             .max_idle_connections(0)
             .user_agent("ha_ext")
             .build();
-        Self { agent: config.new_agent(), authorization }
+        Self { agent: config.new_agent(), scope, authorization }
     }
 
     /// Asks one peer and waits for it, [`TIMEOUT`] at most. `asked_at` is carried into the answer.
     #[must_use]
     pub fn ask(&self, name: NodeName, api_url: &str, asked_at: Tick) -> PeerView {
         let answer = match self.get(api_url) {
-            Ok(text) => answer(&text),
+            Ok(text) => answer(&text, &self.scope, &name),
             Err(error) => PeerAnswer::Unreachable(error.to_string()),
         };
         PeerView { name, asked_at, answer }
     }
 
-    /// Asks one member to stay away from the leader key, as [`Asker::ask`] does. What it says counts only if it says for how long.
+    /// Asks one member to stay away from the leader key, as [`Asker::ask`] does. What it says counts only if it says for how long. It is
+    /// told whom this leader means, and refuses if it is another.
     #[must_use]
-    pub fn promise(&self, open: PromiseView, api_url: &str, body: &str) -> PromiseView {
-        let answer = match self.post(&failsafe_url(api_url), body) {
+    pub fn promise(&self, open: PromiseView, api_url: &str, body: &Value) -> PromiseView {
+        let mut body = body.clone();
+        body["ha_ext"]["to"] = open.name.as_str().into();
+        let answer = match self.post(&failsafe_url(api_url), &body.to_string()) {
             Ok(lasts) => lasts,
             Err(error) => PromiseAnswer::Refused(error.to_string()),
         };
@@ -90,12 +94,23 @@ fn failsafe_url(api_url: &str) -> String {
     format!("{}/failsafe", base.strip_suffix("/patroni").unwrap_or(base))
 }
 
-fn answer(text: &str) -> PeerAnswer {
-    match serde_json::from_str::<Value>(text) {
+/// What the member `name` of `scope` says, if it is that one: an address may have been given to another since, or stand in two members'
+/// configuration.
+fn answer(text: &str, scope: &str, name: &NodeName) -> PeerAnswer {
+    let value = match serde_json::from_str::<Value>(text) {
+        Ok(value) => value,
+        Err(error) => return PeerAnswer::Unreachable(format!("its answer is not JSON: {error}")),
+    };
+    let who = value.get("patroni");
+    let says = |field: &str| who.and_then(|who| who.get(field)?.as_str());
+    let (its_scope, its_name) = (says("scope").unwrap_or(scope), says("name").unwrap_or(name.as_str()));
+    if (its_scope, its_name) != (scope, name.as_str()) {
+        return PeerAnswer::Unreachable(format!("{its_name} of {its_scope} answers there"));
+    }
+    match value {
         // Whatever else is missing, an answer of this API names a state or a role.
-        Ok(value) if value.get("state").is_some() || value.get("role").is_some() => PeerAnswer::Status(status(&value)),
-        Ok(_) => PeerAnswer::Unreachable("its answer names neither state nor role".to_owned()),
-        Err(error) => PeerAnswer::Unreachable(format!("its answer is not JSON: {error}")),
+        value if value.get("state").is_some() || value.get("role").is_some() => PeerAnswer::Status(status(&value)),
+        _ => PeerAnswer::Unreachable("its answer names neither state nor role".to_owned()),
     }
 }
 
@@ -171,10 +186,21 @@ mod tests {
     #[test]
     fn nonsense_is_no_answer() {
         for text in ["", "<html>", "[]", "{\"a\":1}", "null"] {
-            assert!(matches!(answer(text), PeerAnswer::Unreachable(_)), "{text}");
+            assert!(matches!(answer(text, "demo", &NodeName::new("a")), PeerAnswer::Unreachable(_)), "{text}");
         }
         let odd = status(&json!({"role": 5, "xlog": [], "timeline": -1, "tags": "x"}));
         assert_eq!(odd, PeerStatus::default());
+    }
+
+    #[test]
+    fn another_member_at_its_address_does_not_speak_for_it() {
+        let says = |name: &str, scope: &str| {
+            let value = json!({"state": "running", "role": "replica", "patroni": {"name": name, "scope": scope}});
+            answer(&value.to_string(), "demo", &NodeName::new("pg2"))
+        };
+        assert!(matches!(says("pg2", "demo"), PeerAnswer::Status(_)));
+        assert_eq!(says("pg3", "demo"), PeerAnswer::Unreachable("pg3 of demo answers there".to_owned()));
+        assert_eq!(says("pg2", "prod"), PeerAnswer::Unreachable("pg2 of prod answers there".to_owned()));
     }
 
     #[test]
@@ -211,7 +237,8 @@ mod tests {
         let (url, request) = server(Some(
             "HTTP/1.0 503 x\r\nContent-Type: application/json\r\n\r\n{\"state\":\"running\",\"role\":\"primary\"}",
         ));
-        let view = Asker::new(Some("Basic YTpi".to_owned())).ask(NodeName::new("pg2"), &url, Tick(7));
+        let view =
+            Asker::new("demo".to_owned(), Some("Basic YTpi".to_owned())).ask(NodeName::new("pg2"), &url, Tick(7));
         assert_eq!((view.name.as_str(), view.asked_at), ("pg2", Tick(7)));
         assert!(matches!(view.answer, PeerAnswer::Status(status) if status.is_primary));
         let request = request.join().expect("request");
@@ -225,11 +252,16 @@ mod tests {
             let (url, request) = server(Some(reply));
             let (name, created) = (NodeName::new("pg2"), ha_core::ids::Revision(70));
             let open = PromiseView { name, asked_at: Tick(7), created, answer: PromiseAnswer::Pending };
-            let view = Asker::new(Some("Basic YTpi".to_owned())).promise(open, &url, "{\"name\":\"pg1\"}");
+            let view = Asker::new("demo".to_owned(), Some("Basic YTpi".to_owned())).promise(
+                open,
+                &url,
+                &json!({"name": "pg1"}),
+            );
             assert_eq!((view.asked_at, view.created), (Tick(7), created));
             let request = request.join().expect("request");
             assert!(request.starts_with("POST /failsafe "), "{request}");
             assert!(request.to_lowercase().contains("authorization: basic ytpi"), "{request}");
+            assert!(request.ends_with(r#"{"ha_ext":{"to":"pg2"},"name":"pg1"}"#), "{request}");
             view.answer
         };
         let ours = "HTTP/1.0 200 x\r\nha-ext-promise-ms: 30000\r\nlsn: 5\r\n\r\nAccepted";
@@ -246,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_redirect_a_refusal_and_a_silent_peer_are_unreachable_in_time() {
-        let asker = Asker::new(None);
+        let asker = Asker::new("demo".to_owned(), None);
         let (url, _request) =
             server(Some("HTTP/1.0 302 x\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"));
         let answer = asker.ask(NodeName::new("a"), &url, Tick(0)).answer;

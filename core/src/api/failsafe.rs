@@ -2,6 +2,7 @@
 
 use super::facts::Facts;
 use super::{Answer, Reply, Snapshot};
+use crate::config::Config;
 use crate::failsafe;
 use crate::ids::{NodeName, Revision};
 use crate::parse;
@@ -27,11 +28,17 @@ pub(super) fn get(facts: &Facts<'_>) -> Reply {
     Reply::json(200, map.map_or_else(|| json!({}), |map| json!(map.value)).to_string())
 }
 
-pub(super) fn post(body: &Map<String, Value>) -> Answer {
+/// A leader of our kind says whom it means: an address may have been given to another member since.
+pub(super) fn post(body: &Map<String, Value>, config: &Config) -> Answer {
     let Some(name) = body.get("name").and_then(Value::as_str).filter(|name| !name.is_empty()) else {
         return Answer::Now(Reply::page(400));
     };
-    let created = body.get("ha_ext").and_then(|ours| parse::integer(ours.get("created")?));
+    let ours = body.get("ha_ext");
+    let means = |field: &str, own: &str| ours.and_then(|ours| ours.get(field)).is_none_or(|meant| meant == own);
+    if !means("scope", &config.scope) || !means("to", config.name.as_str()) {
+        return Answer::Now(Reply::text(503, &format!("this is {} of {}", config.name, config.scope)));
+    }
+    let created = ours.and_then(|ours| parse::integer(ours.get("created")?));
     let created = created.and_then(|created| i64::try_from(created).ok()).map(Revision);
     Answer::Promise(Asking { from: NodeName::new(name), created })
 }

@@ -27,6 +27,7 @@ pub use snapshot::{LiveNow, ServerFacts, Snapshot};
 pub use switchover::{Action, SwitchoverWait, edit as failover_edit};
 
 use crate::cluster::Cluster;
+use crate::config::Config;
 use crate::dcs::{DcsReply, KeyEdit};
 use crate::ids::Revision;
 use facts::Facts;
@@ -136,7 +137,7 @@ pub fn route(request: &Request<'_>, snapshot: Option<&Snapshot>, live: LiveNow) 
             let wanted = snapshot.config.restapi.authentication.as_ref();
             match auth::refusal(wanted, request.authorization) {
                 Some(refusal) => now(refusal),
-                None => change(request, segment, live),
+                None => change(request, segment, &snapshot.config, live),
             }
         }
         ("POST", action) => now(reply::not_built(action)),
@@ -152,7 +153,7 @@ fn from_view(facts: &Facts<'_>, answer: fn(&Cluster) -> Reply, question: Questio
 }
 
 /// Requests that change something; who asks was checked.
-fn change(request: &Request<'_>, segment: &str, live: LiveNow) -> Answer {
+fn change(request: &Request<'_>, segment: &str, config: &Config, live: LiveNow) -> Answer {
     if request.method == "DELETE" {
         return Answer::Fresh(Question::DeleteSwitchover);
     }
@@ -163,7 +164,7 @@ fn change(request: &Request<'_>, segment: &str, live: LiveNow) -> Answer {
         _ => return Answer::Now(Reply::page(400)),
     };
     if segment == "failsafe" {
-        return failsafe::post(&body);
+        return failsafe::post(&body, config);
     }
     let asked_unix_ms = i64::try_from(live.unix_ms).unwrap_or(i64::MAX);
     let change_leader = |action, body| Question::Switchover { action, body, asked_unix_ms };

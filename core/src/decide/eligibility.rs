@@ -157,8 +157,8 @@ pub(super) fn led_until_now(turn: &Turn<'_>) -> bool {
     let last = turn.memory.last_leader.as_ref();
     last.is_some_and(|last| last.name == *turn.me() && turn.memory.released != Some(last.created))
         && matches!(turn.view.local.server, Server::Primary(_))
-        // After a jump of the clocks that lies later than the lease.
-        && turn.memory.doubt.is_none()
+        // What was asked before a jump of the clocks may have ended sooner than this says; a ttl later that has ended in any case.
+        && turn.memory.doubt.is_none_or(|doubt| turn.passed(Some(doubt.since), turn.longest_ttl()))
         && turn.memory.fence_until.is_some_and(|until| turn.now() < until)
 }
 

@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::dcs::{DcsCall, Expect, Key};
 use crate::effect::Effect;
 use crate::failsafe::{Given, PromiseAnswer, Promised, Question, Reply};
-use crate::ids::NodeName;
+use crate::ids::{NodeName, Revision};
 use crate::lease::Lease;
 use crate::local::{PrimaryView, Server};
 use crate::memory::{Memory, Stage};
@@ -38,14 +38,16 @@ pub(super) fn observe(turn: &mut Turn<'_>) -> Vec<Effect> {
     let now = turn.now();
     if let Some(cluster) = turn.fresh() {
         // Deleted with the leader key, or after it: members that see that promise nothing more, and what they promised ends within one ttl.
-        let early = cluster.leader.is_none() && !turn.passed(turn.memory.leader_gone_at, turn.view.settings.ttl_ms);
+        let early = cluster.leader.is_none() && !turn.passed(turn.memory.leader_gone_at, turn.longest_ttl());
         if cluster.failsafe.is_some() || !early {
             turn.memory.failsafe.map = cluster.failsafe.clone();
         }
         // Who released its key had closed its fence before, and never leads by that key again.
         let released = cluster.released.as_ref();
         let over = |name: &NodeName, promised: &Promised| {
-            released.is_some_and(|released| released.leader == *name && promised.created == Some(released.created))
+            released.is_some_and(|released| {
+                released.leader == *name && promised.created.is_some_and(|created| created <= released.created)
+            })
         };
         turn.memory.failsafe.promised.retain(|name, promised| !over(name, promised));
     }
@@ -101,13 +103,18 @@ fn reply(turn: &mut Turn<'_>, question: &Question) -> Reply {
     if promoting || memory.lease.is_some() || memory.bootstrapping || question.from == *turn.me() {
         return Reply::Leads;
     }
-    let leads = memory.last_leader.as_ref().is_some_and(|leader| leader.name == question.from);
+    // What it asked under an earlier key may have lain somewhere since.
+    let present = |known: Revision| question.created.is_none_or(|created| created >= known);
+    let leads = memory.last_leader.as_ref();
+    let leads = leads.is_some_and(|leader| leader.name == question.from && present(leader.created));
     if !leads || memory.leader_gone_at.is_some() {
         return Reply::Refused(format!("{} is not the leader that this member knows", question.from));
     }
     let lasts = turn.view.settings.ttl_ms;
-    let promised = Promised { until: turn.now() + lasts, created: question.created };
-    turn.memory.failsafe.promised.insert(question.from.clone(), promised);
+    // One that was given while the `ttl` was longer lasts, whatever is asked for now.
+    let given = turn.memory.failsafe.promised.get(&question.from).map(|promised| promised.until);
+    let until = given.unwrap_or_default().max(turn.now() + lasts);
+    turn.memory.failsafe.promised.insert(question.from.clone(), Promised { until, created: question.created });
     Reply::Accepted(lasts)
 }
 
@@ -150,7 +157,7 @@ pub(super) fn bound(turn: &Turn<'_>) -> Option<Rule> {
     // A primary has promised nobody anything since it was promoted.
     let primary = matches!(turn.view.local.server, Server::Primary(_));
     let known = turn.memory.failsafe.complete_since;
-    let forgotten = known.is_some() && !turn.passed(known, turn.view.settings.ttl_ms);
+    let forgotten = known.is_some() && !turn.passed(known, turn.longest_ttl());
     (forgotten && !primary && !turn.memory.bootstrapping).then_some(Rule::ElectionMayHavePromised)
 }
 

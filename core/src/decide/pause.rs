@@ -101,7 +101,9 @@ pub(super) fn tell(turn: &mut Turn<'_>) -> Option<Effect> {
         Some(lease) if wanted.is_some() => knows(turn, cluster, lease),
         _ => known == wanted.as_ref(),
     };
-    if settled {
+    // The next release will hide no more that this one's leader had closed its fence.
+    let outdated = leads.is_some() && cluster.unbound_fences().count() < cluster.unbound.len();
+    if settled && !outdated {
         return None;
     }
     let effect = write(turn, cluster, wanted);
@@ -118,8 +120,9 @@ fn is_own(turn: &Turn<'_>, created: Revision) -> bool {
 }
 
 fn write(turn: &Turn<'_>, cluster: &Cluster, wanted: Option<Revision>) -> Option<Effect> {
-    let mut all: BTreeMap<NodeName, Revision> = cluster.unbound.clone();
-    all.remove(turn.me());
+    let others = cluster.unbound_fences().filter(|name| *name != turn.me());
+    let mut all: BTreeMap<NodeName, Revision> =
+        others.filter_map(|name| Some((name.clone(), *cluster.unbound.get(name)?))).collect();
     all.extend(wanted.map(|created| (turn.me().clone(), created)));
     let value = (!all.is_empty()).then(|| serde_json::json!(all).to_string());
     let expect = cluster.unbound_revision.map_or(Expect::Absent, Expect::Unchanged);

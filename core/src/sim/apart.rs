@@ -64,6 +64,15 @@ pub(super) fn undone_promotions(weather: &mut Weather, seed: u64) {
     }
 }
 
+/// At most three nodes, and faults for 20 to 60 s, which come at once.
+pub(super) fn shorten(params: &mut Params, weather: &mut Weather) {
+    params.nodes = params.nodes.min(3);
+    params.quiet_ms = params.quiet_ms.min(15_000);
+    params.faults_ms /= 8;
+    params.recovery_max_ms = params.recovery_max_ms.min(5000);
+    weather.every_ms = weather.every_ms.min(10_000);
+}
+
 impl World {
     /// Brings a promotion about, if nobody has asked for one, and dooms it.
     pub(super) fn undo_next_promotion(&mut self) {

@@ -191,7 +191,7 @@ impl World {
         let by_ms = i64::try_from(pause.length_ms).unwrap_or(0);
         let here = &mut self.nodes[node];
         // It may have been shorter than planned.
-        here.clock.stand_still(now, now);
+        here.clock.go_on(now);
         here.guest.pauses.push(pause);
         if here.guest.held_ms.is_some() {
             self.soon(0, READ_EVERY_MS, Event::HardwareRead { node });

@@ -9,6 +9,7 @@
 
 mod apart;
 mod appointments;
+mod bent;
 mod campaign;
 mod client;
 mod clock;
@@ -54,7 +55,7 @@ mod world;
 
 pub use campaign::{Campaign, record};
 pub use mutant::Mutant;
-pub use schedule::Schedule;
+pub use schedule::{SHORT_FROM, Schedule};
 pub use shrink::{Shrunk, shrink};
 
 use crate::rule::Rule;

@@ -1,18 +1,14 @@
 //! Deliberately broken drivers and decisions. Each must be caught: an invariant that no mutant breaks proves nothing.
 
-use crate::clock::Millis;
-use crate::clock::Tick;
-use crate::cluster::{Cluster, Released};
-use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
+use super::bent;
+use crate::clock::{Millis, Tick};
+use crate::cluster::Cluster;
 use crate::decide::Decision;
-use crate::effect::{DemoteMethod, Effect, StartRole, Step};
-use crate::ids::{NodeName, Revision};
+use crate::effect::{Effect, Step};
 use crate::lease::Lease;
 use crate::local::Server;
 use crate::memory::Stage;
-use crate::outcome::Outcome;
 use crate::rule::Rule;
-use crate::seat::LeaveReason;
 use crate::view::View;
 
 /// One deliberate fault in the product.
@@ -226,7 +222,7 @@ impl Mutant {
     /// What this mutant makes of a decision.
     pub(super) fn bend(self, decision: &mut Decision, view: &View<'_>) {
         if self.stands_in_spite_of() == Some(decision.rule) {
-            acquire(decision, view);
+            bent::acquire(decision, view);
         }
         match self {
             // These are in the hands, not in the head: the world's executors and observers ask for them.
@@ -267,22 +263,22 @@ impl Mutant {
             | Mutant::WatchdogAwaited
             | Mutant::WatchdogLetGo => super::watchdog::bend(self, decision, view),
             Mutant::AdmittedEarly => super::promises::admitted_early(decision, view),
-            Mutant::AllButOnePromised => all_but_one(decision, view),
+            Mutant::AllButOnePromised => bent::all_but_one(decision, view),
             Mutant::UnboundUntold => {
                 if let (Rule::PauseLeading, Some(lease)) = (decision.rule, decision.memory.lease) {
                     decision.effects.insert(0, Effect::UnbindFence { lease });
                 }
             }
-            Mutant::UnboundForgotten => unbound_forgotten(decision, view),
-            Mutant::ReleaseUnconfirmed => release_now(decision, view, Rule::SwitchoverConfirming),
-            Mutant::FreezeSkipped => release_now(decision, view, Rule::SwitchoverFreezing),
+            Mutant::UnboundForgotten => bent::unbound_forgotten(decision, view),
+            Mutant::ReleaseUnconfirmed => bent::release_now(decision, view, Rule::SwitchoverConfirming),
+            Mutant::FreezeSkipped => bent::release_now(decision, view, Rule::SwitchoverFreezing),
             Mutant::UnsealAfterRelease => {
                 if matches!(decision.memory.stage, Stage::HandingOver { .. }) {
                     decision.effects.insert(0, Effect::Unseal);
                 }
             }
-            Mutant::LeadAfterRelease => lead_after_release(decision, view),
-            Mutant::ParkSkipped => park_skipped(decision),
+            Mutant::LeadAfterRelease => bent::lead_after_release(decision, view),
+            Mutant::ParkSkipped => bent::park_skipped(decision),
             Mutant::ServeEarly => {
                 if matches!(&view.local.server, Server::Standby(standby) if standby.reads_withheld) {
                     decision.effects.insert(0, Effect::ServeReads);
@@ -290,164 +286,38 @@ impl Mutant {
             }
             Mutant::StragglersLeft => decision.effects.retain(|effect| *effect != Effect::Run(Step::EndStragglers)),
             Mutant::NoUnpark => decision.effects.retain(|effect| *effect != Effect::Unpark),
-            Mutant::ReleaseBeforeStop => release_before_stop(decision, view),
-            Mutant::PromoteWithoutLease => promote_without_lease(decision, view),
+            Mutant::ReleaseBeforeStop => bent::release_before_stop(decision, view),
+            Mutant::PromoteWithoutLease => bent::promote_without_lease(decision, view),
             Mutant::NoVote => {
                 let voting = [Rule::ElectionVoting, Rule::ElectionPeerAhead, Rule::ElectionStoppingReceiver];
                 if voting.contains(&decision.rule) {
-                    acquire(decision, view);
+                    bent::acquire(decision, view);
                 }
             }
             Mutant::VoteWhileReceiving => {
                 if decision.rule == Rule::ElectionStoppingReceiver {
                     decision.memory.voting_since = Some(view.now);
-                    acquire(decision, view);
+                    bent::acquire(decision, view);
                 }
             }
             Mutant::TakeBlindly => {
                 let recorded = view.dcs.fresh().is_none_or(|cluster| cluster.last_leader.is_some());
                 if decision.rule == Rule::ElectionPredecessorAlive && !recorded {
-                    acquire(decision, view);
+                    bent::acquire(decision, view);
                 }
             }
             Mutant::OldRecordBelieved => {
                 let put_back = |cluster: &Cluster| cluster.last_leader.is_some() && cluster.last_taken().is_none();
                 if decision.rule == Rule::ElectionPredecessorAlive && view.dcs.fresh().is_some_and(put_back) {
-                    acquire(decision, view);
+                    bent::acquire(decision, view);
                 }
             }
-            Mutant::NoClaim => no_claim(decision, view),
+            Mutant::NoClaim => bent::no_claim(decision, view),
             Mutant::TimelinesForgotten => decision.memory.newest_timeline = None,
-            Mutant::NoRewind => no_rewind(decision, view),
+            Mutant::NoRewind => bent::no_rewind(decision, view),
             Mutant::NeverFollow => {
                 decision.effects.retain(|effect| !matches!(effect, Effect::Follow { upstream: Some(_) }));
             }
         }
-    }
-}
-
-fn park_skipped(decision: &mut Decision) {
-    if decision.memory.stage.in_place() && decision.effects.contains(&Effect::Park) {
-        let demote = Effect::Demote { reason: LeaveReason::LeaseLost, method: DemoteMethod::InPlace };
-        decision.effects = vec![Effect::CloseFence, demote];
-    }
-}
-
-fn no_rewind(decision: &mut Decision, view: &View<'_>) {
-    for effect in &mut decision.effects {
-        if let Effect::Run(Step::Rewind { from } | Step::BaseBackup { from }) = effect
-            && matches!(view.local.data, crate::local::DataDir::Present(_))
-        {
-            let upstream = Some(from.clone());
-            *effect = Effect::Run(Step::Start { role: StartRole::Standby { upstream } });
-        }
-    }
-}
-
-/// The one that is missing counts as if it had promised with the others.
-fn all_but_one(decision: &mut Decision, view: &View<'_>) {
-    let failsafe = &mut decision.memory.failsafe;
-    let others = failsafe.members().into_iter().flatten().map(|(name, _)| name.clone());
-    let old =
-        |name: &NodeName| failsafe.given.get(name).is_none_or(|given| view.now.since(given.asked_at) >= given.lasts);
-    let missing: Vec<NodeName> = others.filter(|name| name != view.me && old(name)).collect();
-    if let ([name], Some(newest)) = (&missing[..], failsafe.given.values().copied().max_by_key(|given| given.asked_at))
-    {
-        failsafe.given.insert(name.clone(), newest);
-    }
-}
-
-fn unbound_forgotten(decision: &mut Decision, view: &View<'_>) {
-    let unbound = matches!(&view.local.server, Server::Primary(primary) if primary.fence_unbound);
-    let known = view.dcs.fresh().and_then(|cluster| cluster.unbound_revision);
-    if unbound {
-        // Nor does it look whether its name still stands there.
-        decision.effects.retain(|effect| !matches!(effect, Effect::OpenFence { .. }));
-    }
-    if let (true, Some(revision), false) = (unbound, known, view.dcs_busy) {
-        let edit = KeyEdit { key: Key::Unbound, value: None, expect: Expect::Unchanged(revision), leased: false };
-        decision.effects = vec![Effect::Dcs(DcsCall::Write(edit))];
-    }
-}
-
-fn acquire(decision: &mut Decision, view: &View<'_>) {
-    if !view.dcs_busy {
-        let seen = view.dcs.newest().map_or(Revision(0), |cluster| cluster.revision);
-        let edition = view.dcs.newest().and_then(Cluster::next_edition);
-        decision.effects = vec![Effect::Dcs(DcsCall::AcquireLeader { seen, claim: None, edition })];
-    }
-}
-
-fn release_before_stop(decision: &mut Decision, view: &View<'_>) {
-    let Some(lease) = decision.memory.lease else { return };
-    if decision.rule == Rule::SwitchoverHandingOver && !view.dcs_busy {
-        let announce = Released::by(view.me.clone(), lease.id, lease.leader_created);
-        decision.effects = vec![Effect::Dcs(DcsCall::ReleaseLeader { lease, announce, status: None })];
-    }
-}
-
-fn promote_without_lease(decision: &mut Decision, view: &View<'_>) {
-    if let Server::Standby(standby) = &view.local.server
-        && decision.rule == Rule::ElectionAcquiring
-    {
-        let lease = Lease::confirmed(crate::ids::LeaseId(7), crate::ids::Revision(7), view.now, Millis(5000));
-        let timeline = crate::ids::Timeline(standby.timeline.0 + 1);
-        decision.effects = vec![Effect::Promote { lease, timeline, skip: Vec::new() }];
-    }
-}
-
-fn no_claim(decision: &mut Decision, view: &View<'_>) {
-    for effect in &mut decision.effects {
-        if let Effect::Dcs(DcsCall::AcquireLeader { claim, .. }) = effect {
-            *claim = None;
-        }
-    }
-    let Some(lease) = decision.memory.lease else { return };
-    let claims = decision
-        .effects
-        .iter()
-        .any(|effect| matches!(effect, Effect::Dcs(DcsCall::Write(edit)) if matches!(edit.key, Key::TimelineClaim(_))));
-    if let Server::Standby(standby) = &view.local.server
-        && claims
-        && lease.valid_at(view.now)
-    {
-        let timeline = crate::ids::Timeline(standby.timeline.0 + 1);
-        decision.effects = vec![Effect::Promote { lease, timeline, skip: Vec::new() }];
-    }
-}
-
-/// Hands over at once, wherever the log is.
-fn release_now(decision: &mut Decision, view: &View<'_>, from: Rule) {
-    let (Some(lease), Server::Primary(primary)) = (decision.memory.lease, &view.local.server) else { return };
-    if decision.rule != from || view.dcs_busy {
-        return;
-    }
-    let Stage::Sealing { candidate, .. } = decision.memory.stage.clone() else { return };
-    let (at, timeline) = (primary.flushed, primary.timeline);
-    let announce = Released {
-        end: Some(at),
-        timeline: Some(timeline),
-        candidate: Some(candidate.clone()),
-        ..Released::by(view.me.clone(), lease.id, lease.leader_created)
-    };
-    decision.memory.stage = Stage::HandingOver { candidate, at, timeline, since: view.now };
-    let release = Effect::Dcs(DcsCall::ReleaseLeader { lease, announce, status: None });
-    decision.effects = vec![Effect::CloseFence, release];
-}
-
-/// The answer to the release was lost: as if nothing had been sent.
-fn lead_after_release(decision: &mut Decision, view: &View<'_>) {
-    let unknown = view.outcomes.iter().any(|outcome| {
-        matches!(outcome, Outcome::Dcs { call: DcsCall::ReleaseLeader { .. }, reply: DcsReply::Unknown(_), .. })
-    });
-    if let (Stage::HandingOver { .. }, Some(lease)) = (&decision.memory.stage, decision.memory.lease)
-        && unknown
-        && lease.valid_at(view.now)
-    {
-        decision.memory.stage = Stage::Steady;
-        // As if the hand-over had been given up.
-        let request = view.dcs.fresh().and_then(|cluster| cluster.failover.as_ref());
-        decision.memory.rejected = request.map(|request| (request.revision, String::new()));
-        decision.effects = vec![Effect::Unseal, Effect::OpenFence { lease }];
     }
 }

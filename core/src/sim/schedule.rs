@@ -29,6 +29,9 @@ pub(super) struct Planned {
     pub(super) draw: u64,
 }
 
+/// Seeds from here on are small, short worlds: five times as many of them in the same time.
+pub const SHORT_FROM: u64 = 1_000_000_000_000_000;
+
 impl Schedule {
     /// The schedule of a seed.
     #[must_use]
@@ -42,6 +45,9 @@ impl Schedule {
         super::apart::undone_promotions(&mut weather, seed);
         super::apart::unlisted_ones(&mut params, &mut weather, seed);
         super::watchdog::among_them(&mut params, seed);
+        if seed >= SHORT_FROM {
+            super::apart::shorten(&mut params, &mut weather);
+        }
         let faults = plan(&mut rng, &params, &weather);
         Self { seed, about: String::new(), params, faults }
     }

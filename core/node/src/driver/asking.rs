@@ -29,9 +29,8 @@ impl Driver {
         let identity = self.configuration.identity();
         let body = json!({
             "name": self.config().name.as_str(), "conn_url": identity.conn_url, "api_url": identity.api_url,
-            "ha_ext": {"created": created.0},
+            "ha_ext": {"created": created.0, "scope": self.config().scope.as_str()},
         });
-        let body = body.to_string().into();
         self.net.send(Command::AskFailsafe { targets: targets.to_vec(), created, asked_at: now, body });
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration in force while the driver runs: layers that are merged anew when one of them changes.
 
-use crate::{clock, peers};
+use crate::clock;
+use crate::peers::{self, Asker};
 use ha_core::cluster::Cluster;
 use ha_core::config::{Config, ConfigError, Problem, Warning, host_port};
 use ha_core::ids::NodeName;
@@ -137,9 +138,11 @@ impl Configuration {
         store_options(&self.config, &self.settings)
     }
 
-    pub fn peer_authorization(&self) -> Option<String> {
-        let auth = self.config.restapi.authentication.as_ref()?;
-        Some(peers::basic_authorization(&auth.username, auth.password.expose()))
+    /// How this member asks the others.
+    pub fn asker(&self) -> Asker {
+        let auth = self.config.restapi.authentication.as_ref();
+        let authorization = auth.map(|auth| peers::basic_authorization(&auth.username, auth.password.expose()));
+        Asker::new(self.config.scope.clone(), authorization)
     }
 }
 

@@ -89,7 +89,7 @@ impl Driver {
         log_warnings(&warnings);
         let net = Net::start(crate::net::Options {
             store: configuration.store_options(),
-            peer_authorization: configuration.peer_authorization(),
+            asker: configuration.asker(),
             hooks: options.hooks,
         })
         .map_err(StartError::Thread)?;
@@ -133,8 +133,9 @@ impl Driver {
     /// promised anything; it says whether that was heard. Who goes on from it leads by that key no more, whatever becomes of the request,
     /// and keeps the promise.
     pub fn tick_telling(&mut self, port: &mut impl Port, tell: &mut dyn FnMut(&Memory) -> bool) -> Ticked {
-        let now = port.now();
         self.take_news(port);
+        // Not before: a promise counts from here, and the question was sent earlier.
+        let now = port.now();
         if self.patience.ends(self.dcs_busy, self.settings().retry_timeout_ms, Instant::now()) {
             (self.died)("ha_net", "it does not end a request to the store");
         }

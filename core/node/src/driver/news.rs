@@ -118,8 +118,8 @@ impl Driver {
         let settings = self.configuration.settings();
         if config.etcd3 != before.etcd3 || config.restapi.authentication != before.restapi.authentication {
             let store = Box::new(self.configuration.store_options());
-            let peer_authorization = self.configuration.peer_authorization();
-            self.net.send(Command::Reconfigure { store, peer_authorization });
+            let asker = self.configuration.asker();
+            self.net.send(Command::Reconfigure { store, asker });
         } else {
             self.net.send(Command::Timing { ttl: settings.ttl_ms, retry_timeout: settings.retry_timeout_ms });
         }

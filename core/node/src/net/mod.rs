@@ -25,6 +25,7 @@ use ha_core::failsafe::{self, PromiseAnswer, PromiseView};
 use ha_core::ids::{LeaseId, NodeName, Revision};
 use ha_core::lease::Lease;
 use ha_core::peer::{PeerAnswer, PeerView};
+use serde_json::Value;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -62,8 +63,8 @@ pub struct Hooks {
 pub struct Options {
     /// The store.
     pub store: ha_dcs::etcd3::Options,
-    /// `Authorization` header for peers.
-    pub peer_authorization: Option<String>,
+    /// How the other members are asked.
+    pub asker: Asker,
     /// The direct calls.
     pub hooks: Hooks,
 }
@@ -75,7 +76,7 @@ pub(crate) enum Command {
     /// Ask these peers, all at once.
     Poll { targets: Vec<(NodeName, String)>, asked_at: Tick },
     /// Ask these members to stay away from the leader key, all at once.
-    AskFailsafe { targets: Vec<(NodeName, String)>, created: Revision, asked_at: Tick, body: Arc<str> },
+    AskFailsafe { targets: Vec<(NodeName, String)>, created: Revision, asked_at: Tick, body: Value },
     /// What this node answers to the question of that number.
     AnswerFailsafe { question: u64, reply: failsafe::Reply },
     /// The seat came with this: go on with it.
@@ -83,7 +84,7 @@ pub(crate) enum Command {
     /// `ttl` and `retry_timeout` have changed.
     Timing { ttl: Millis, retry_timeout: Millis },
     /// The store or the way to ask peers is configured anew.
-    Reconfigure { store: Box<ha_dcs::etcd3::Options>, peer_authorization: Option<String> },
+    Reconfigure { store: Box<ha_dcs::etcd3::Options>, asker: Asker },
     /// Accept REST connections on this socket (instead of on the one before).
     Serve(TcpListener),
     /// Accept no more REST connections; clients that wait for a switchover come back in the news.
@@ -184,7 +185,7 @@ async fn serve(
     snapshot: Arc<Mutex<Option<Arc<Snapshot>>>>,
     acting: Acting,
 ) {
-    let mut asker = Asker::new(options.peer_authorization);
+    let mut asker = options.asker;
     let mut store = store::Link::new(options.store, &options.hooks, inbox.clone(), acting);
     let backend = rest::Rest::new(snapshot, options.hooks.lease_deadline.clone(), store.rest_store(), store.changes());
     let backend = Rc::new(backend.asking(inbox.clone()));
@@ -194,6 +195,7 @@ async fn serve(
             Command::Call(call) => store.call(call),
             Command::Poll { targets, asked_at } => poll(&asker, targets, asked_at, &inbox),
             Command::AskFailsafe { targets, created, asked_at, body } => {
+                let body = Arc::new(body);
                 for (name, api_url) in targets {
                     let open = PromiseView { name, asked_at, created, answer: PromiseAnswer::Pending };
                     promise(&asker, open, api_url, body.clone(), &inbox);
@@ -202,8 +204,8 @@ async fn serve(
             Command::AnswerFailsafe { question, reply } => backend.answer(question, reply),
             Command::Resume { session, lease } => store.resume(session, lease),
             Command::Timing { ttl, retry_timeout } => store.set_timing(ttl, retry_timeout),
-            Command::Reconfigure { store: options, peer_authorization } => {
-                asker = Asker::new(peer_authorization);
+            Command::Reconfigure { store: options, asker: anew } => {
+                asker = anew;
                 store.reconfigure(*options);
             }
             Command::Serve(listener) => {
@@ -252,7 +254,7 @@ fn poll(asker: &Asker, targets: Vec<(NodeName, String)>, asked_at: Tick, inbox: 
 }
 
 /// Asks one member to stay away from the leader key.
-fn promise(asker: &Asker, open: PromiseView, api_url: String, body: Arc<str>, inbox: &Arc<Inbox>) {
+fn promise(asker: &Asker, open: PromiseView, api_url: String, body: Arc<Value>, inbox: &Arc<Inbox>) {
     let (asker, inbox, whom) = (asker.clone(), inbox.clone(), open.clone());
     let question = tokio::task::spawn_blocking(move || asker.promise(whom, &api_url, &body));
     tokio::task::spawn_local(async move {

@@ -46,7 +46,8 @@ impl Main {
             died: Arc::new(|name, why| panic!("{name} died: {why}")),
         };
         let store = options(etcd, name);
-        let net = Net::start(super::Options { store, peer_authorization: None, hooks }).expect("thread");
+        let net =
+            Net::start(super::Options { store, asker: Asker::new("demo".to_owned(), None), hooks }).expect("thread");
         Self { net, news: News::default(), waked, confirmed, lost }
     }
 

@@ -175,6 +175,11 @@ fn a_leader_asks_and_is_told_in_patronis_words_and_ours() {
     let pg2 = |created| Answer::Promise(Asking { from: NodeName::new("pg2"), created });
     assert_eq!(asked(r#"{"name":"pg2","conn_url":"","api_url":"","slots":{"pg1":5}}"#), pg2(None));
     assert_eq!(asked(r#"{"name":"pg2","ha_ext":{"created":70}}"#), pg2(Some(Revision(70))));
+    assert_eq!(asked(r#"{"name":"pg2","ha_ext":{"created":70,"scope":"demo","to":"pg1"}}"#), pg2(Some(Revision(70))));
+    for other in [r#"{"name":"pg2","ha_ext":{"scope":"demo","to":"pg3"}}"#, r#"{"name":"pg2","ha_ext":{"scope":"x"}}"#]
+    {
+        assert_eq!(refused(asked(other)), (503, "this is pg1 of demo".to_owned()));
+    }
     assert_eq!(refused(asked(r#"{"conn_url":"x"}"#)).0, 400);
     let told = |decided: Option<Decided>| after_promise(decided.as_ref(), &standby());
     let accepted = told(Some(Decided::Accepted(Millis(30_000))));

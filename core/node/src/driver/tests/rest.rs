@@ -53,7 +53,7 @@ fn rest_answers_from_the_driver_and_peers_understand_it() {
     let (status, _) = node.ask(port, "GET /primary HTTP/1.0\r\n\r\n".to_owned());
     assert!(status.contains("503"), "{status}");
     let url = format!("http://127.0.0.1:{port}/patroni");
-    let view = crate::peers::Asker::new(None).ask(NodeName::new("pg1"), &url, Tick(1));
+    let view = crate::peers::Asker::new("batman".to_owned(), None).ask(NodeName::new("pg1"), &url, Tick(1));
     let PeerAnswer::Status(peer) = view.answer else { panic!("{view:?}") };
     assert!(!peer.is_primary && !peer.state.is_empty(), "{peer:?}");
 
