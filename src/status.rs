@@ -188,6 +188,9 @@ fn obstacle(driver: &Driver, cluster: &Cluster, member: &Member, lag: Option<u64
     if member.watchdog_failed() {
         return Some("A leader has to have a watchdog, and its own cannot be used.".to_owned());
     }
+    if member.cannot_write() {
+        return Some("Its disk cannot be written.".to_owned());
+    }
     if member.state != "running" {
         return Some(format!("Its server is not running ({}).", member.state));
     }

@@ -106,6 +106,10 @@ impl Supervisor {
                     // One that comes to a worker that acts already only confirms it: we know more than the supervisor.
                     if !self.acting {
                         tracing::info!("the supervisor gave us the seat, epoch {epoch}");
+                        // Older than what comes with it.
+                        if let Some(shared) = shared() {
+                            shared.legacy.publish("");
+                        }
                         self.acting = true;
                         turns.extend(runs.map(|(fd, running)| Turn::Watchdog(fd, running)));
                         turns.push(Turn::Act(memory));

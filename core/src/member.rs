@@ -184,6 +184,9 @@ pub(crate) fn fields<'a>(
     if memory.watchdog_failed {
         out.push(("watchdog_failed", Field::Flag(true)));
     }
+    if local.cannot_write.is_some() {
+        out.push(("cannot_write", Field::Flag(true)));
+    }
     if settings.pause {
         out.push(("pause", Field::Flag(true)));
     }

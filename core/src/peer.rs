@@ -42,4 +42,14 @@ pub struct PeerStatus {
     pub tags: crate::tags::Tags,
     /// `watchdog_failed`: it may not lead.
     pub watchdog_failed: bool,
+    /// `cannot_write`: its disk takes nothing, so it may not lead either.
+    pub cannot_write: bool,
+}
+
+impl PeerStatus {
+    /// Whether anything that it says of itself keeps it from leading.
+    #[must_use]
+    pub fn may_lead(&self) -> bool {
+        !self.tags.nofailover() && !self.watchdog_failed && !self.cannot_write && self.state == "running"
+    }
 }

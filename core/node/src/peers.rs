@@ -125,6 +125,7 @@ pub fn status(value: &Value) -> PeerStatus {
     let timeline = value.get("timeline").and_then(parse::integer).and_then(|t| u32::try_from(t).ok());
     // One that is being promoted, or that holds the lease without leading yet, may be a primary in the next moment.
     let about_to_lead = value.get("ha_ext").and_then(|ours| ours.get("holds_lease")?.as_bool()).unwrap_or(false);
+    let says = |field: &str| value.get(field).and_then(parse::boolean).unwrap_or(false);
     PeerStatus {
         is_primary: current > 0 || about_to_lead || matches!(text("role"), Some("master" | "primary" | "promoted")),
         state: text("state").unwrap_or_default().to_owned(),
@@ -132,7 +133,8 @@ pub fn status(value: &Value) -> PeerStatus {
         timeline: timeline.filter(|t| *t > 0).map(Timeline),
         receiving: text("replication_state") == Some("streaming"),
         tags: Tags::from_json(value.get("tags")),
-        watchdog_failed: value.get("watchdog_failed").and_then(parse::boolean).unwrap_or(false),
+        watchdog_failed: says("watchdog_failed"),
+        cannot_write: says("cannot_write"),
     }
 }
 
@@ -169,9 +171,9 @@ mod tests {
         let standby = status(&json!({
             "state": "running", "role": "replica", "timeline": 3, "replication_state": "streaming",
             "xlog": {"received_location": 100, "replayed_location": 120, "paused": false},
-            "tags": {"nofailover": true}, "watchdog_failed": true
+            "tags": {"nofailover": true}, "watchdog_failed": true, "cannot_write": true
         }));
-        assert!(!standby.is_primary && standby.receiving && standby.watchdog_failed);
+        assert!(!standby.is_primary && standby.receiving && standby.watchdog_failed && standby.cannot_write);
         assert_eq!((standby.lsn, standby.timeline), (Lsn(120), Some(Timeline(3))));
         assert!(standby.tags.nofailover());
     }

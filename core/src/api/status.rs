@@ -58,6 +58,9 @@ fn body(facts: &Facts<'_>) -> Object {
     if snapshot.memory.watchdog_failed {
         out.put("watchdog_failed", true);
     }
+    if snapshot.local.cannot_write.is_some() {
+        out.put("cannot_write", true);
+    }
     let mut patroni = Object::default();
     patroni.put("version", COMPATIBLE_VERSION);
     patroni.put("scope", snapshot.config.scope.as_str()).put("name", snapshot.config.name.as_str());

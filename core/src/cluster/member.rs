@@ -42,7 +42,23 @@ impl Member {
     /// `watchdog_failed`, which only members of our kind write there: it may not lead.
     #[must_use]
     pub fn watchdog_failed(&self) -> bool {
-        self.json.get("watchdog_failed").is_some_and(|value| value == true)
+        self.says("watchdog_failed")
+    }
+
+    /// `cannot_write`, which only members of our kind write there: its disk takes nothing, so it may not lead.
+    #[must_use]
+    pub fn cannot_write(&self) -> bool {
+        self.says("cannot_write")
+    }
+
+    /// Whether anything that it says of itself keeps it from leading.
+    #[must_use]
+    pub fn may_lead(&self) -> bool {
+        !self.tags.nofailover() && !self.watchdog_failed() && !self.cannot_write() && self.state == "running"
+    }
+
+    fn says(&self, field: &str) -> bool {
+        self.json.get(field).is_some_and(|value| value == true)
     }
 }
 

@@ -29,19 +29,20 @@ impl Timing {
         let mut warnings = Vec::new();
         let mut out = self;
         // Stores count leases in whole seconds.
-        out.ttl_ms = Millis(out.ttl_ms.0.div_ceil(1000) * 1000);
+        out.ttl_ms = Millis(out.ttl_ms.0.div_ceil(1000).saturating_mul(1000));
         let floor = if patroni_present { TTL_MIN_PATRONI_MS } else { TTL_MIN_MS };
         raise(&mut out.ttl_ms, floor, "ttl", &mut warnings);
         raise(&mut out.loop_wait_ms, LOOP_WAIT_MIN_MS, "loop_wait", &mut warnings);
         raise(&mut out.retry_timeout_ms, RETRY_TIMEOUT_MIN_MS, "retry_timeout", &mut warnings);
 
         let (ttl, loop_wait, retry) = (out.ttl_ms.0, out.loop_wait_ms.0, out.retry_timeout_ms.0);
-        if LOOP_WAIT_MIN_MS.0 + 2 * retry > ttl {
+        let twice = retry.saturating_mul(2);
+        if LOOP_WAIT_MIN_MS.0.saturating_add(twice) > ttl {
             out.loop_wait_ms = LOOP_WAIT_MIN_MS;
             // Whole seconds, as Patroni computes it; every member must come to the same numbers.
             out.retry_timeout_ms = Millis((ttl - LOOP_WAIT_MIN_MS.0) / 2000 * 1000);
-        } else if loop_wait + 2 * retry > ttl {
-            out.loop_wait_ms = Millis(ttl - 2 * retry);
+        } else if loop_wait.saturating_add(twice) > ttl {
+            out.loop_wait_ms = Millis(ttl - twice);
         }
         for (name, before, after) in
             [("loop_wait", loop_wait, out.loop_wait_ms.0), ("retry_timeout", retry, out.retry_timeout_ms.0)]

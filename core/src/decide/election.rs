@@ -293,7 +293,7 @@ fn counts(turn: &Turn<'_>, cluster: &Cluster, name: &NodeName, gone_at: Tick) ->
 /// A newer timeline wins over a higher LSN: the longer tail of an older one is on a branch the cluster has left. Higher LSN
 /// wins over priority (lesson 8); with equal LSN the higher priority, but not the former leader's (lesson 7).
 fn beats(turn: &Turn<'_>, peer: &PeerStatus, name: &NodeName, own: Timeline, mine: Lsn) -> bool {
-    if peer.tags.nofailover() || peer.watchdog_failed || peer.state != "running" {
+    if !peer.may_lead() {
         return false;
     }
     if let Some(timeline) = peer.timeline

@@ -8,7 +8,7 @@ use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect};
-use crate::ids::{LeaseId, Timeline};
+use crate::ids::{LeaseId, Revision, Timeline};
 use crate::lease::Lease;
 use crate::local::PrimaryView;
 use crate::memory::Stage;
@@ -62,7 +62,7 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         debug_assert_ne!(owner, *turn.me());
         return demote(turn, primary, Rule::LeaderForeignTimeline, LeaveReason::Shutdown, true);
     }
-    if turn.fresh().is_some_and(|cluster| outdated(turn, primary, cluster)) {
+    if turn.fresh().is_some_and(|cluster| outdated(turn, primary, cluster, lease.leader_created)) {
         // The key was won, or adopted, by what was known before a stall.
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::Shutdown, true);
     }
@@ -206,10 +206,13 @@ pub(super) fn check_lease(turn: &mut Turn<'_>, lease: LeaseId) -> Option<Effect>
     Some(check)
 }
 
-/// Whether a timeline newer than this server's was made, or claimed by another.
-fn outdated(turn: &Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> bool {
+/// Whether a timeline newer than this server's was made, or claimed by another `before`. While this node holds the leader key nobody else
+/// can be elected: what is claimed then was promoted by hand.
+fn outdated(turn: &Turn<'_>, primary: &PrimaryView, cluster: &Cluster, before: Revision) -> bool {
     let claims = cluster.claims_of(turn.system_id());
-    let claimed = claims.filter(|(_, claim)| claim.node != *turn.me()).map(|(timeline, _)| timeline);
+    let earlier = |timeline: &Timeline| cluster.claims.get(timeline).is_some_and(|claim| claim.revision < before);
+    let by_another = claims.filter(|(timeline, claim)| claim.node != *turn.me() && earlier(timeline));
+    let claimed = by_another.map(|(timeline, _)| timeline);
     cluster.history_timeline().into_iter().chain(claimed).any(|newest| newest.is_plausibly_after(primary.timeline))
 }
 
@@ -219,7 +222,7 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
     let on_newer = |member: &std::sync::Arc<Member>| {
         member.timeline.is_some_and(|newer| newer.is_plausibly_after(primary.timeline))
     };
-    if outdated(turn, primary, cluster) || cluster.members.values().any(on_newer) {
+    if outdated(turn, primary, cluster, Revision(i64::MAX)) || cluster.members.values().any(on_newer) {
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }
     if let Some(other) = pause::unbound(turn, cluster) {

@@ -3,7 +3,7 @@
 use super::turn::{Turn, Verdict};
 use super::{duties, lease, switchover};
 use crate::clock::Millis;
-use crate::cluster::{Member, Released};
+use crate::cluster::Released;
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::ids::{Lsn, NodeName, Timeline};
@@ -124,8 +124,7 @@ fn received(turn: &Turn<'_>, candidate: Option<&NodeName>, control: &Control) ->
         match &peer.answer {
             PeerAnswer::Status(status) => {
                 let has_it = status.lsn > control.checkpoint && status.timeline == Some(control.timeline);
-                let may_lead = !status.tags.nofailover() && !status.watchdog_failed;
-                wanted && status.state == "running" && may_lead && has_it
+                wanted && status.may_lead() && has_it
             }
             PeerAnswer::Pending | PeerAnswer::Unreachable(_) => false,
         }
@@ -144,10 +143,8 @@ fn after_crash(turn: &mut Turn<'_>, lease: Lease, control: &Control) -> Option<V
 
 /// Whether a member could take over. Without one, restarting this server is all that helps.
 pub(super) fn others_could_lead(turn: &Turn<'_>) -> bool {
-    turn.fresh().is_some_and(|cluster| {
-        let may_lead = |m: &Member| !m.tags.nofailover() && !m.watchdog_failed() && m.state == "running";
-        cluster.members.iter().any(|(name, member)| name != turn.me() && may_lead(member))
-    })
+    turn.fresh()
+        .is_some_and(|cluster| cluster.members.iter().any(|(name, member)| name != turn.me() && member.may_lead()))
 }
 
 pub(super) fn give_up(turn: &Turn<'_>, lease: Lease, checkpoint: Option<&Control>, rule: Rule) -> Verdict {

@@ -196,6 +196,9 @@ pub(super) fn may_take_over(
     if member.watchdog_failed() {
         return Err(format!("{name} may not lead without a watchdog, and its own cannot be used"));
     }
+    if member.cannot_write() {
+        return Err(format!("{name} cannot write to its disk"));
+    }
     if member.state != "running" {
         return Err(format!("{name} is in state \"{}\"", member.state));
     }

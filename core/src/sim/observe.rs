@@ -137,5 +137,6 @@ pub(super) fn status(node: &Node) -> PeerStatus {
         receiving,
         tags: node.settings.tags.clone(),
         watchdog_failed: memory.watchdog_failed,
+        cannot_write: local.cannot_write.is_some(),
     }
 }

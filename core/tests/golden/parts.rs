@@ -148,6 +148,7 @@ pub fn peer(rest: &str) -> Result<PeerView, String> {
                 receiving: flag(&fields, "receiving", false),
                 tags: Tags::from_json(fields.get("tags")),
                 watchdog_failed: false,
+                cannot_write: flag(&fields, "cannot_write", false),
             })
         }
     };
