@@ -26,6 +26,8 @@ pub enum PeerAnswer {
 }
 
 /// The fields of `/patroni` that decisions need.
+// Independent facts, not a state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PeerStatus {
     /// It says it is a primary (`role`, or it has a primary's WAL location).
