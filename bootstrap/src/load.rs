@@ -15,6 +15,8 @@ pub struct Loaded {
     pub layers: Layers,
     /// What it amounts to.
     pub config: Config,
+    /// Why the dynamic configuration is not known, although there is a copy of it.
+    pub mistake: Option<String>,
 }
 
 /// Reads the file, the environment, and the dynamic configuration as it was last seen.
@@ -26,13 +28,23 @@ pub fn load(file: &Path) -> Result<Loaded> {
         Error::Refused(format!("the configuration {} cannot be used:\n{error}", file.display()))
     };
     let (config, _) = Config::from_layers(&local, &environment, None).map_err(rejected)?;
-    let cached = std::fs::read(Paths::new(&config.postgresql.data_dir).dynamic_config()).ok();
-    let dynamic = cached.and_then(|text| serde_json::from_slice(&text).ok());
-    let layers = Layers { local, environment, dynamic };
     // A cached copy that makes no sense (any more) must not keep the node down: the store has the real one.
-    match Config::from_layers(&layers.local, &layers.environment, layers.dynamic.as_ref()) {
-        Ok((config, _)) => Ok(Loaded { file, layers, config }),
-        Err(_) => Ok(Loaded { file, layers: Layers { dynamic: None, ..layers }, config }),
+    let cached = cached(&Paths::new(&config.postgresql.data_dir).dynamic_config()).and_then(|dynamic| {
+        let config = Config::from_layers(&local, &environment, dynamic.as_ref()).map_err(|error| error.to_string())?.0;
+        Ok((dynamic, config))
+    });
+    let (dynamic, config, mistake) = match cached {
+        Ok((dynamic, config)) => (dynamic, config, None),
+        Err(mistake) => (None, config, Some(mistake)),
+    };
+    Ok(Loaded { file, layers: Layers { local, environment, dynamic }, config, mistake })
+}
+
+fn cached(file: &Path) -> std::result::Result<Option<serde_json::Value>, String> {
+    match std::fs::read(file) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -80,6 +80,11 @@ fn supervised(loaded: Loaded, purpose: Purpose) -> Result<u8> {
         version_num / 10_000,
         version_num % 10_000
     );
+    if let Some(mistake) = &loaded.mistake {
+        tracing::warn!(
+            "the dynamic configuration as it was last seen cannot be used before the store tells it anew: {mistake}"
+        );
+    }
     Supervisor::new(loaded, site, version_num, purpose)?.run()
 }
 

@@ -26,13 +26,21 @@ pub fn observe(site: &Site) -> DataDir {
         Ok(found) if found.is_empty() => return DataDir::Empty,
         Ok(_) => {}
     }
-    if let Ok(what) = std::fs::read_to_string(site.unfinished_mark()) {
-        let half_copied = what.starts_with(COPYING);
-        return DataDir::Damaged { reason: format!("interrupted: {}", what.trim()), half_copied, ours: true };
+    match mark(&site.unfinished_mark()) {
+        Err(error) => return damaged(error.to_string()),
+        Ok(Some(what)) => {
+            let half_copied = what.starts_with(COPYING);
+            return DataDir::Damaged { reason: format!("interrupted: {}", what.trim()), half_copied, ours: true };
+        }
+        Ok(None) => {}
     }
-    if site.paths.rewinding().exists() {
-        let reason = "an earlier rewind was interrupted".to_owned();
-        return DataDir::Damaged { reason, half_copied: false, ours: true };
+    match mark(&site.paths.rewinding()) {
+        Err(error) => return damaged(error.to_string()),
+        Ok(Some(_)) => {
+            let reason = "an earlier rewind was interrupted".to_owned();
+            return DataDir::Damaged { reason, half_copied: false, ours: true };
+        }
+        Ok(None) => {}
     }
     if !dir.join("PG_VERSION").exists() {
         return damaged(format!("{} has files but no PG_VERSION", dir.display()));
@@ -40,6 +48,15 @@ pub fn observe(site: &Site) -> DataDir {
     match control_data::read(dir) {
         Ok(ControlFile { control, .. }) => DataDir::Present(control),
         Err(error) => damaged(error.to_string()),
+    }
+}
+
+/// What a mark says, if it is there. One that cannot be read is no sign that all is well.
+fn mark(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(|| format!("reading {}", path.display()))(error)),
     }
 }
 
@@ -210,6 +227,17 @@ mod tests {
         std::fs::write(dir.join("x"), "").expect("made");
         assert_eq!(entries(&dir).expect("readable"), vec![dir.join("x")]);
         assert_eq!(entries(&dir.join("missing")).expect("nothing").len(), 0);
+        std::fs::remove_dir_all(dir).expect("cleaned");
+    }
+
+    #[test]
+    fn a_mark_that_cannot_be_read_is_not_taken_for_none() {
+        let dir = scratch("mark");
+        assert_eq!(mark(&dir.join("unfinished")).expect("none"), None);
+        std::fs::write(dir.join("unfinished"), "copying").expect("made");
+        assert_eq!(mark(&dir.join("unfinished")).expect("read").as_deref(), Some("copying"));
+        std::fs::create_dir(dir.join("rewinding")).expect("made");
+        assert!(mark(&dir.join("rewinding")).expect_err("a directory").to_string().contains("rewinding"));
         std::fs::remove_dir_all(dir).expect("cleaned");
     }
 

@@ -345,11 +345,18 @@ fn layers(paths: &Paths) -> Result<Layers, String> {
     Ok(Layers { local, environment, dynamic: cached_dynamic(paths) })
 }
 
-/// The dynamic configuration as it was seen last; a copy that cannot be read is as good as none.
+/// The dynamic configuration as it was seen last; a copy that cannot be read is as good as none, since the store has the real one.
 fn cached_dynamic(paths: &Paths) -> Option<serde_json::Value> {
     const LIMIT_BYTES: u64 = 4 * 1024 * 1024;
-    let text = files::read_bounded(&paths.dynamic_config(), LIMIT_BYTES).ok().flatten()?;
-    serde_json::from_str(&text).ok()
+    let read = files::read_bounded(&paths.dynamic_config(), LIMIT_BYTES).map_err(|error| error.to_string());
+    let parsed =
+        read.and_then(|text| text.map(|text| serde_json::from_str(&text)).transpose().map_err(|e| e.to_string()));
+    parsed.unwrap_or_else(|mistake| {
+        report::warning(&format!(
+            "ha_ext does not know the dynamic configuration before the store tells it anew: {mistake}"
+        ));
+        None
+    })
 }
 
 /// `PATRONI_*` variables: a supervisor keeps them out of this server's own environment, and in a file for us.

@@ -172,7 +172,11 @@ pub fn end_step_of_predecessor(site: &Site) {
     {
         tracing::warn!(pid = id.pid, "a program that an earlier supervisor started still runs: it is killed");
         crate::process::kill_group(id.pid);
-        let _ = held.wait_end(std::time::Duration::from_secs(10));
+        if !held.wait_end(std::time::Duration::from_secs(10)) {
+            // The note stays for whoever looks next.
+            tracing::error!(pid = id.pid, "it does not end");
+            return;
+        }
     }
     let _ = std::fs::remove_file(path);
 }
