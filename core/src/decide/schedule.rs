@@ -120,8 +120,9 @@ pub(super) fn waits(turn: &Turn<'_>) -> Option<Millis> {
 pub(super) fn ask(turn: &Turn<'_>, request: &Versioned<FailoverRequest>) -> Verdict {
     let FailoverRequest { leader, member, scheduled_at, .. } = request.value.clone();
     let now = FailoverRequest { leader, member, scheduled_at: None, due: scheduled_at };
-    let value = serde_json::json!(now).to_string();
-    let write = || turn.write(Key::Failover, Some(value), Expect::Unchanged(request.revision));
+    // Without a value the request would be deleted.
+    let write =
+        || turn.write(Key::Failover, Some(serde_json::to_string(&now).ok()?), Expect::Unchanged(request.revision));
     let effect = lease::renewal(turn).or_else(write);
     Verdict::of(Rule::SwitchoverDue).and(effect).soon(20)
 }
