@@ -173,8 +173,11 @@ pub fn end_step_of_predecessor(site: &Site) {
         tracing::warn!(pid = id.pid, "a program that an earlier supervisor started still runs: it is killed");
         crate::process::kill_group(id.pid);
         if !held.wait_end(std::time::Duration::from_secs(10)) {
-            // The note stays for whoever looks next.
-            tracing::error!(pid = id.pid, "it does not end");
+            // The note stays for the supervisor that starts next.
+            tracing::error!(
+                pid = id.pid,
+                "it still runs 10 s after SIGKILL, and goes on writing where a new one may begin"
+            );
             return;
         }
     }

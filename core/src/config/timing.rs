@@ -99,6 +99,15 @@ mod tests {
     }
 
     #[test]
+    fn times_without_bounds_do_not_overflow() {
+        let timing = |ttl, retry| Timing { ttl_ms: ttl, loop_wait_ms: Millis(10_000), retry_timeout_ms: retry };
+        let (endless, day) = (Millis(u64::MAX), Millis::from_secs(86_400));
+        let (out, warnings) = timing(Millis(30_000), Millis(u64::MAX / 2 + 1)).corrected(false);
+        assert_eq!((out.loop_wait_ms, out.retry_timeout_ms, warnings.len()), (Millis(1000), Millis(14_000), 2));
+        assert_eq!(timing(endless, day).corrected(false).0.retry_timeout_ms, day);
+    }
+
+    #[test]
     fn what_does_not_fit_shrinks_the_way_patroni_shrinks_it() {
         assert_eq!(corrected(30, 15, 10, false), (30, 10, 10, 1));
         assert_eq!(corrected(20, 10, 10, false), (20, 1, 9, 2));

@@ -34,6 +34,7 @@ impl BootClock {
     pub(super) fn stand_still(&mut self, now: u64, until: u64) {
         *self = Self { true_base: until, local_base: self.at(now).0, rate: self.rate };
     }
+
     /// It goes on; no two readings before and after are the same, so that a request is known to be from before or after.
     pub(super) fn go_on(&mut self, now: u64) {
         *self = Self { true_base: now, local_base: self.at(now).0 + 1, rate: self.rate };
