@@ -36,7 +36,7 @@ pub struct Given {
     pub asked_at: Tick,
     /// The same, earlier by what passed unseen of the clock.
     pub counts_from: Tick,
-    /// For how long it was given.
+    /// For how long it was given, less what passed unseen of the clock before this machine's boot.
     pub lasts: Millis,
 }
 

@@ -39,6 +39,13 @@ impl Lease {
         if shorter.deadline() < self.deadline() { shorter } else { self }
     }
 
+    /// The same lease when `unseen` more has passed since it was asked for than the clock knows of.
+    #[must_use]
+    pub fn older_by(self, unseen: Millis) -> Self {
+        let (sent_at, ttl) = earlier(self.sent_at, self.ttl, unseen);
+        Self { sent_at, ttl, ..self }
+    }
+
     /// Whether the lease still allows acknowledgements at `now`.
     #[must_use]
     pub fn valid_at(&self, now: Tick) -> bool {
@@ -53,6 +60,17 @@ pub fn margin(ttl: Millis) -> Millis {
     Millis((ttl.0 / 20).max(200).min(ttl.0))
 }
 
+/// What lasts for so long from a moment, from `by` earlier. No moment is before the machine's boot: as much is taken off the end then, and
+/// more, as the [`margin`] of what is left is smaller.
+#[must_use]
+pub fn earlier(from: Tick, lasts: Millis, by: Millis) -> (Tick, Millis) {
+    let cut = match by.0.saturating_sub(from.0) {
+        0 => 0,
+        before_boot => before_boot.saturating_add(1).saturating_mul(20).div_ceil(19),
+    };
+    (from - by, Millis(lasts.0.saturating_sub(cut)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +81,17 @@ mod tests {
         assert_eq!(lease.deadline(), Tick(38_500));
         assert!(lease.valid_at(Tick(38_499)));
         assert!(!lease.valid_at(Tick(38_500)));
+    }
+
+    #[test]
+    fn a_pause_longer_than_the_machine_runs_counts_in_full() {
+        for (sent_at, unseen) in [(40_000, 10_343), (9990, 10_343), (0, 1), (5, 20_000)] {
+            let lease = Lease::confirmed(LeaseId(1), Revision(1), Tick(sent_at), Millis(30_000));
+            let shift = lease.deadline().since(lease.older_by(Millis(unseen)).deadline()).0;
+            assert!((unseen..unseen + 4).contains(&shift), "{sent_at}: {unseen} counted as {shift}");
+        }
+        let lease = Lease::confirmed(LeaseId(1), Revision(1), Tick(10), Millis(30_000));
+        assert_eq!(lease.older_by(Millis(40_000)).deadline(), Tick(0));
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Doubt {
     /// A lease as an answer of the store confirms it: what was asked before the jump counts from earlier than was thought.
     #[must_use]
     pub fn believed(&self, lease: Lease) -> Lease {
-        if lease.sent_at < self.since { Lease { sent_at: lease.sent_at - self.unseen, ..lease } } else { lease }
+        if lease.sent_at < self.since { lease.older_by(self.unseen) } else { lease }
     }
 }
 

@@ -36,9 +36,7 @@ pub(super) fn observe(turn: &mut Turn<'_>) -> Option<Jumps> {
         unseen = unseen + earlier.unseen;
     }
     failsafe::doubted(&mut turn.memory, jumps.unseen());
-    if let Some(lease) = &mut turn.memory.lease {
-        lease.sent_at = lease.sent_at - jumps.unseen();
-    }
+    turn.memory.lease = turn.memory.lease.map(|lease| lease.older_by(jumps.unseen()));
     turn.memory.doubt = Some(Doubt { since, unseen });
     Some(jumps)
 }

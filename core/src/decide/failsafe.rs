@@ -12,7 +12,7 @@ use crate::dcs::{DcsCall, Expect, Key};
 use crate::effect::Effect;
 use crate::failsafe::{Given, PromiseAnswer, Promised, Question, Reply};
 use crate::ids::{NodeName, Revision};
-use crate::lease::Lease;
+use crate::lease::{Lease, earlier};
 use crate::local::{PrimaryView, Server};
 use crate::memory::{Memory, Stage};
 use crate::rule::Rule;
@@ -72,7 +72,7 @@ fn take_promises(turn: &mut Turn<'_>) {
             continue;
         }
         let doubt = turn.memory.doubt.filter(|doubt| view.asked_at < doubt.since);
-        let counts_from = view.asked_at - doubt.map_or(Millis(0), |doubt| doubt.unseen);
+        let (counts_from, lasts) = earlier(view.asked_at, lasts, doubt.map_or(Millis(0), |doubt| doubt.unseen));
         let given = Given { asked_at: view.asked_at, counts_from, lasts };
         turn.memory.failsafe.given.insert(view.name.clone(), given);
     }
@@ -81,7 +81,7 @@ fn take_promises(turn: &mut Turn<'_>) {
 /// Time has passed that the clock does not know of: every promise ends sooner.
 pub(super) fn doubted(memory: &mut Memory, unseen: Millis) {
     for given in memory.failsafe.given.values_mut() {
-        given.counts_from = given.counts_from - unseen;
+        (given.counts_from, given.lasts) = earlier(given.counts_from, given.lasts, unseen);
     }
     if let Some(extended) = &mut memory.failsafe.extended {
         *extended = *extended - unseen;

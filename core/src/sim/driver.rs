@@ -175,6 +175,9 @@ impl World {
         super::judge::decided(self, who.node, &memory);
         let memory = Rc::new(memory);
         self.process_mut(who).memory = memory.clone();
+        if who.side == Side::Inside {
+            self.rests_on_promises(who.node);
+        }
         let at = self.local(who.node);
         self.nodes[who.node].published = Some(Seen { local, memory, at });
         let mut went = Went::On;

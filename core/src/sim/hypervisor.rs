@@ -61,6 +61,8 @@ pub(super) struct Pause {
     pub(super) told_outside: bool,
     /// The loop has seen one.
     pub(super) noticed: bool,
+    /// And the supervisor was given the memory that has it.
+    pub(super) noted: bool,
     /// The fence's deadline is as much earlier.
     counted: bool,
 }
@@ -310,8 +312,12 @@ impl World {
         }
     }
 
-    /// The same by the promises that were asked for since `asked_at`.
-    pub(super) fn leaned(&mut self, node: usize, asked_at: Tick) {
+    /// The same by the promises of all members.
+    pub(super) fn leaned(&mut self, node: usize) {
+        let (name, failsafe) = (&self.nodes[node].name, &self.nodes[node].worker.memory.failsafe);
+        let others = failsafe.members().into_iter().flat_map(|members| members.keys()).filter(|other| *other != name);
+        let asked_at = others.filter_map(|other| failsafe.given.get(other)).map(|given| given.asked_at).min();
+        let asked_at = asked_at.unwrap_or_default();
         self.reckoned(node, asked_at);
         self.nodes[node].guest.proven_at = asked_at;
     }

@@ -46,8 +46,7 @@ impl World {
         let fence = &mut server.fence;
         if fence.open && fence.deadline.0 > 0 && fence.deadline < until {
             (fence.deadline, fence.promised) = (until, true);
-            let asked_at = self.nodes[node].worker.promises.iter().map(|view| view.asked_at).min().unwrap_or_default();
-            self.leaned(node, asked_at);
+            self.leaned(node);
             judge::extended(self, node);
         }
         Went::On
@@ -59,6 +58,19 @@ impl World {
         {
             server.fence.deadline = until;
             self.limited(node);
+            self.rests_on_promises(node);
+        }
+    }
+
+    /// What is believed of the lease ends sooner than the deadline, and the promises do not.
+    pub(super) fn rests_on_promises(&mut self, node: usize) {
+        let here = &mut self.nodes[node];
+        let Some(server) = &mut here.server else { return };
+        let (fence, memory) = (&mut server.fence, &here.worker.memory);
+        let deadline = Some(fence.deadline);
+        if fence.open && memory.lease.map(|lease| lease.deadline()) < deadline && deadline <= memory.failsafe.extended {
+            fence.promised = true;
+            self.leaned(node);
         }
     }
 

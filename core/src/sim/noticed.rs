@@ -7,6 +7,7 @@ use super::world::World;
 use crate::clock::{Millis, Tick};
 use crate::clocks::Jumps;
 use crate::decide::Decision;
+use crate::lease::Lease;
 use crate::view::{Side, View};
 
 /// Pauses that are shorter in all may not move the whole seconds of a hardware clock by enough to tell it from one that runs evenly.
@@ -74,15 +75,31 @@ impl World {
         }
     }
 
-    /// What was asked at `sent_at` counts from `counts_from`: earlier by all that has shown since.
-    pub(super) fn judge_what_counts(&mut self, node: usize, sent_at: Tick, counts_from: Tick) {
+    /// Whoever goes on here has asked for nothing yet.
+    pub(super) fn knows_nothing(&mut self, node: usize) {
         let at = self.local(node);
+        self.nodes[node].guest.kept_at = at;
+    }
+
+    /// The supervisor has what the worker knows.
+    pub(super) fn pauses_noted(&mut self, node: usize) {
+        self.nodes[node].guest.pauses.iter_mut().for_each(|pause| pause.noted = pause.noticed);
+    }
+
+    /// And goes on by that: what the worker noticed in its last turn went with it.
+    pub(super) fn knows_what_was_noted(&mut self, node: usize) {
+        self.nodes[node].guest.pauses.iter_mut().for_each(|pause| pause.noticed = pause.noted);
+    }
+
+    /// What is believed of a lease ends earlier by all that has shown since it was asked for.
+    pub(super) fn judge_what_counts(&mut self, node: usize, lease: &Lease, believed: &Lease) {
+        let (at, sent_at) = (self.local(node), lease.sent_at);
         let here = &self.nodes[node];
         let of = |pause: &&Pause| pause.at >= sent_at && pause.noticed;
         let shown: u64 = here.guest.pauses.iter().filter(of).map(|pause| pause.length_ms).sum();
         let shown = shown.saturating_sub(at.since(sent_at).0 / RATES_DIFFER);
-        let counted = sent_at.since(counts_from).0;
-        if here.guest.hardware.is_some() && counted < shown {
+        let counted = lease.deadline().since(believed.deadline()).0;
+        if here.guest.hardware.is_some() && counted < shown && believed.deadline() > at {
             let text = format!("{}: of {shown} ms of pauses since a request was sent, {counted} ms count", here.name);
             self.judge.report("I2", text);
         }

@@ -38,6 +38,9 @@ impl World {
             let since = self.local(who.node);
             self.nodes[who.node].seat_since = since;
         }
+        if *memory == Memory::default() {
+            self.knows_nothing(who.node);
+        }
         let process = self.process_mut(who);
         process.store.session = memory.session.or(process.store.session);
         process.memory = memory;
@@ -224,6 +227,7 @@ impl World {
     pub(super) fn beat(&mut self, node: usize) {
         if self.nodes[node].supervisor.alive {
             self.nodes[node].beat = Some(self.nodes[node].worker.memory.clone());
+            self.pauses_noted(node);
             self.share_watchdog(node);
             self.heard(node);
         }
@@ -298,6 +302,7 @@ impl World {
             return;
         }
         let memory = self.nodes[node].beat.clone().unwrap_or_default();
+        self.knows_what_was_noted(node);
         self.say(node, "supervisor takes the seat");
         self.give_seat(Who { node, side: Side::Outside }, memory, Some(LeaveReason::WorkerLost));
         self.pass_on_seat(node);

@@ -232,7 +232,7 @@ impl World {
         let awake = now.since(node.worker.heartbeat).0 < node.settings.ttl_ms.0 / 2;
         let lost = node.worker.store.cluster.as_ref().is_some_and(|seen| is_lost(seen, &node.name, lease));
         let believed = node.worker.memory.doubt.map_or(*lease, |doubt| doubt.believed(*lease));
-        self.judge_what_counts(who.node, lease.sent_at, believed.sent_at);
+        self.judge_what_counts(who.node, lease, &believed);
         let node = &mut self.nodes[who.node];
         let Some(server) = &mut node.server else { return };
         if server.fence.open && awake && !lost {
