@@ -84,6 +84,40 @@ pub(super) fn promote_without_lease(decision: &mut Decision, view: &View<'_>) {
     }
 }
 
+/// Whatever kept it from that.
+pub(super) fn promote_anyway(decision: &mut Decision, view: &View<'_>, instead_of: &[Rule]) {
+    let (Server::Standby(standby), Some(lease)) = (&view.local.server, decision.memory.lease) else { return };
+    let claims = view.dcs.newest().into_iter().flat_map(|cluster| cluster.claims_of(None));
+    let own = claims.filter(|(timeline, claim)| claim.node == *view.me && *timeline > standby.timeline);
+    let Some(timeline) = own.map(|(timeline, _)| timeline).next_back() else { return };
+    if instead_of.contains(&decision.rule) {
+        decision.effects = vec![Effect::Promote { lease, timeline, skip: Vec::new() }];
+    }
+}
+
+/// Once: what it has wiped it writes again when it has read its file.
+pub(super) fn history_unread(decision: &mut Decision, view: &View<'_>) {
+    let known = view.dcs.newest().is_some_and(|cluster| !cluster.history.is_empty());
+    for effect in &mut decision.effects {
+        if let Effect::Dcs(DcsCall::Write(edit)) = effect
+            && edit.key == Key::History
+            && known
+        {
+            edit.value = Some("[]".to_owned());
+        }
+    }
+}
+
+pub(super) fn fence_unconfirmed(decision: &mut Decision, view: &View<'_>) {
+    let renews = |effect: &Effect| match effect {
+        Effect::Dcs(DcsCall::RenewLeader(lease)) => Some(*lease),
+        _ => None,
+    };
+    if let (Server::Primary(_), Some(lease)) = (&view.local.server, decision.effects.iter().find_map(renews)) {
+        decision.effects.push(Effect::OpenFence { lease: Lease { sent_at: view.now, ..lease } });
+    }
+}
+
 pub(super) fn no_claim(decision: &mut Decision, view: &View<'_>) {
     for effect in &mut decision.effects {
         if let Effect::Dcs(DcsCall::AcquireLeader { claim, .. }) = effect {

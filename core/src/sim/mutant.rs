@@ -132,11 +132,21 @@ pub enum Mutant {
     TimelinesForgotten,
     /// In an election, members that are not written down in failsafe mode do not exist.
     UnlistedNotCounted,
+    /// The fence is opened for as long as a renewal will last that was only sent.
+    FenceUnconfirmed,
+    /// Whoever has won the key promotes, whatever has become of it, of the node and of the cluster since.
+    PromoteUnseen,
+    /// It promotes before recovery has reached where the data is consistent.
+    PromoteInconsistent,
+    /// A member of a timeline that the cluster has left takes the key.
+    OldTimelineStands,
+    /// A leader writes down its history before it has read its file.
+    HistoryUnread,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 59] = [
+    pub const ALL: [Mutant; 64] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -196,6 +206,11 @@ impl Mutant {
         Mutant::WatchdogLetGo,
         Mutant::TimelinesForgotten,
         Mutant::UnlistedNotCounted,
+        Mutant::FenceUnconfirmed,
+        Mutant::PromoteUnseen,
+        Mutant::PromoteInconsistent,
+        Mutant::OldTimelineStands,
+        Mutant::HistoryUnread,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -212,6 +227,7 @@ impl Mutant {
         Some(match self {
             Mutant::PromisedStands => Rule::ElectionPromised,
             Mutant::UnlistedStands => Rule::ElectionNotInFailsafe,
+            Mutant::OldTimelineStands => Rule::ElectionOldTimeline,
             Mutant::ElectionInPause => Rule::PauseNoElection,
             Mutant::UnboundIgnored => Rule::ElectionAwaitingUnbound,
             Mutant::IgnorePredecessor => Rule::ElectionPredecessorAlive,
@@ -244,6 +260,7 @@ impl Mutant {
             | Mutant::WatchdogTimeoutUnread
             | Mutant::PromisedStands
             | Mutant::UnlistedStands
+            | Mutant::OldTimelineStands
             | Mutant::HardwareIgnored
             | Mutant::UnlistedNotCounted
             | Mutant::ElectionInPause
@@ -313,7 +330,13 @@ impl Mutant {
                 }
             }
             Mutant::NoClaim => bent::no_claim(decision, view),
+            Mutant::FenceUnconfirmed => bent::fence_unconfirmed(decision, view),
+            Mutant::PromoteUnseen => {
+                bent::promote_anyway(decision, view, &[Rule::PromotionGivenUp, Rule::PromotionRenewing]);
+            }
+            Mutant::PromoteInconsistent => bent::promote_anyway(decision, view, &[Rule::PromotionNotReady]),
             Mutant::TimelinesForgotten => decision.memory.newest_timeline = None,
+            Mutant::HistoryUnread => bent::history_unread(decision, view),
             Mutant::NoRewind => bent::no_rewind(decision, view),
             Mutant::NeverFollow => {
                 decision.effects.retain(|effect| !matches!(effect, Effect::Follow { upstream: Some(_) }));
