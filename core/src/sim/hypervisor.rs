@@ -152,7 +152,7 @@ impl World {
         self.later(lasts_ms, Event::Thaw { node, what: Frozen::Node, number });
     }
 
-    /// Several in a row, none of which shows by itself, mostly where the leader cannot renew its lease between them. Or two that do, while
+    /// A leader's: several in a row, none of which shows by itself, mostly where it cannot renew its lease between them. Or two that do, while
     /// one request is on its way.
     pub(super) fn short_pauses(&mut self, node: usize) {
         if self.rng.chance(350) {
@@ -161,6 +161,8 @@ impl World {
             self.pause_twice = true;
             return;
         }
+        let leader = self.store.leader().and_then(|key| self.nodes.iter().position(|node| node.name == key.name));
+        let node = leader.unwrap_or(node);
         if self.rng.chance(700) {
             let lasts_ms = self.rng.between(self.params.settings.ttl_ms.0, self.params.settings.ttl_ms.0 * 3);
             self.cut(vec![(node, self.net.store())], lasts_ms);
