@@ -1,5 +1,6 @@
 //! What mutants make of a decision, where that takes more than a line ([`super::mutant`]).
 
+use super::Mutant;
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Released};
 use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
@@ -63,6 +64,28 @@ pub(super) fn acquire(decision: &mut Decision, view: &View<'_>) {
         let seen = view.dcs.newest().map_or(Revision(0), |cluster| cluster.revision);
         let edition = view.dcs.newest().and_then(Cluster::next_edition);
         decision.effects = vec![Effect::Dcs(DcsCall::AcquireLeader { seen, claim: None, edition })];
+    }
+}
+
+/// Takes the key where an election is not won, or may not begin yet.
+pub(super) fn stand(mutant: Mutant, decision: &mut Decision, view: &View<'_>) {
+    let waits = decision.rule == Rule::ElectionPredecessorAlive;
+    let fresh = view.dcs.fresh();
+    let put_back = |cluster: &&Cluster| cluster.last_leader.is_some() && cluster.last_taken().is_none();
+    let stands = match mutant {
+        Mutant::VoteWhileReceiving => decision.rule == Rule::ElectionStoppingReceiver,
+        Mutant::TakeBlindly => waits && fresh.is_none_or(|cluster| cluster.last_leader.is_none()),
+        Mutant::OldRecordBelieved => waits && fresh.as_ref().is_some_and(put_back),
+        _ => {
+            let voting = [Rule::ElectionVoting, Rule::ElectionPeerAhead, Rule::ElectionStoppingReceiver];
+            voting.contains(&decision.rule)
+        }
+    };
+    if stands {
+        if mutant == Mutant::VoteWhileReceiving {
+            decision.memory.voting_since = Some(view.now);
+        }
+        acquire(decision, view);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::bent;
 use crate::clock::{Millis, Tick};
-use crate::cluster::Cluster;
 use crate::decide::Decision;
 use crate::effect::{Effect, Step};
 use crate::lease::Lease;
@@ -305,29 +304,8 @@ impl Mutant {
             Mutant::NoUnpark => decision.effects.retain(|effect| *effect != Effect::Unpark),
             Mutant::ReleaseBeforeStop => bent::release_before_stop(decision, view),
             Mutant::PromoteWithoutLease => bent::promote_without_lease(decision, view),
-            Mutant::NoVote => {
-                let voting = [Rule::ElectionVoting, Rule::ElectionPeerAhead, Rule::ElectionStoppingReceiver];
-                if voting.contains(&decision.rule) {
-                    bent::acquire(decision, view);
-                }
-            }
-            Mutant::VoteWhileReceiving => {
-                if decision.rule == Rule::ElectionStoppingReceiver {
-                    decision.memory.voting_since = Some(view.now);
-                    bent::acquire(decision, view);
-                }
-            }
-            Mutant::TakeBlindly => {
-                let recorded = view.dcs.fresh().is_none_or(|cluster| cluster.last_leader.is_some());
-                if decision.rule == Rule::ElectionPredecessorAlive && !recorded {
-                    bent::acquire(decision, view);
-                }
-            }
-            Mutant::OldRecordBelieved => {
-                let put_back = |cluster: &Cluster| cluster.last_leader.is_some() && cluster.last_taken().is_none();
-                if decision.rule == Rule::ElectionPredecessorAlive && view.dcs.fresh().is_some_and(put_back) {
-                    bent::acquire(decision, view);
-                }
+            Mutant::NoVote | Mutant::VoteWhileReceiving | Mutant::TakeBlindly | Mutant::OldRecordBelieved => {
+                bent::stand(self, decision, view);
             }
             Mutant::NoClaim => bent::no_claim(decision, view),
             Mutant::FenceUnconfirmed => bent::fence_unconfirmed(decision, view),
