@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, Released};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
 use crate::lease::Lease;
-use crate::local::{Seal, Server, StandbyView};
+use crate::local::{DataDir, Seal, Server, StandbyView};
 use crate::memory::Stage;
 use crate::seat::LeaveReason;
 use crate::timeline::{Branch, WalEnd};
@@ -110,7 +110,9 @@ fn told_unbound(view: &View<'_>, lease: Lease) -> bool {
 fn compared(view: &View<'_>) -> bool {
     let Server::Standby(standby) = &view.local.server else { return false };
     let end = WalEnd::Received(standby.received.max(standby.replayed));
-    let ancestor = |cluster: &Cluster| rejoin::compare(cluster, standby.timeline, end) == Branch::Ancestor;
+    let DataDir::Present(control) = &view.local.data else { return false };
+    let ancestor =
+        |cluster: &Cluster| rejoin::compare(cluster, Some(control), standby.timeline, end) == Branch::Ancestor;
     let other = |cluster: &&Cluster| cluster.leader.as_ref().is_some_and(|leader| leader.name != *view.me);
     standby.consistent && view.dcs.fresh().filter(other).is_some_and(ancestor)
 }

@@ -192,20 +192,21 @@ fn behind(turn: &mut Turn<'_>, cluster: &Cluster, leader: &LeaderKey, control: &
         // A rewind onto a leader that has no WAL of where its timeline begins (it was copied since) ends like this: recovery went on along
         // this node's own old timeline, and no server starts from such a checkpoint. Another rewind would end there too.
         let reached = WalEnd::LastRecord(control.checkpoint);
-        if rejoin::compare(cluster, control.timeline, reached) == Branch::Diverged {
+        if rejoin::compare(cluster, Some(control), control.timeline, reached) == Branch::Diverged {
             turn.memory.rewind_failed = true;
             return mend(turn, cluster, upstream);
         }
         let end = WalEnd::Received(control.min_recovery_point);
         let timeline = control.min_recovery_timeline.max(control.timeline);
-        return match rejoin::compare(cluster, timeline, end) {
+        return match rejoin::compare(cluster, Some(control), timeline, end) {
             Branch::Diverged => mend(turn, cluster, upstream),
             // A standby that cannot tell yet may start: the server checks every stream it asks for.
             Branch::Ancestor | Branch::Unknown => start_standby(turn, upstream),
         };
     }
     if control.state == ControlState::ShutDown {
-        return match rejoin::compare(cluster, control.timeline, WalEnd::LastRecord(control.checkpoint)) {
+        let reached = WalEnd::LastRecord(control.checkpoint);
+        return match rejoin::compare(cluster, Some(control), control.timeline, reached) {
             Branch::Ancestor => start_standby(turn, upstream),
             Branch::Diverged => mend(turn, cluster, upstream),
             Branch::Unknown => Verdict::of(Rule::RejoinWaitingForHistory).soon(100),
@@ -251,6 +252,10 @@ fn crash_recover(turn: &Turn<'_>) -> Verdict {
 
 fn mend(turn: &mut Turn<'_>, cluster: &Cluster, upstream: Option<Upstream>) -> Verdict {
     let Some(from) = upstream else { return Verdict::of(Rule::RejoinWaitingForLeader).soon(500) };
+    if !rejoin::same_data(cluster, turn.control()) {
+        // What a leader of other data would put in their place may be all that there is of them.
+        return Verdict::of(Rule::RejoinWaitingForLeader).soon(500);
+    }
     if !rejoin::leader_ready(cluster) {
         rejoin::ask_for_checkpoint(turn, cluster);
         return Verdict::of(Rule::RejoinWaitingForLeader).soon(250);

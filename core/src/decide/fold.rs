@@ -6,7 +6,7 @@ use crate::clock::Tick;
 use crate::cluster::{Cluster, Initialize};
 use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
 use crate::effect::{StartRole, Step};
-use crate::ids::{LeaseId, Revision};
+use crate::ids::{LeaseId, Revision, Timeline};
 use crate::lease::Lease;
 use crate::local::Server;
 use crate::memory::Stage;
@@ -312,13 +312,20 @@ fn timelines(turn: &mut Turn<'_>, cluster: &Cluster) {
             turn.control().map(|control| control.timeline)
         }
     };
-    let (Some(own), Some(system)) = (own, turn.system_id()) else { return };
+    // Data that are still to be copied will be the cluster's: until then its leader says how far it is.
+    let founded = match cluster.initialize {
+        Initialize::Done(system) => Some(system),
+        Initialize::Absent | Initialize::Running => None,
+    };
+    let leaders = || cluster.leader_member().and_then(|(_, member)| member.timeline);
+    let Some(system) = turn.system_id().or(founded) else { return };
+    let known = turn.memory.newest_timeline.filter(|(of, _)| *of == system).map(|(_, timeline)| timeline);
+    let own = own.or_else(leaders).or(known).unwrap_or(Timeline(1));
     let of_peer = |peer: &PeerView| match &peer.answer {
         PeerAnswer::Status(status) => status.timeline,
         PeerAnswer::Unreachable(_) | PeerAnswer::Pending => None,
     };
     let told = turn.view.peers.iter().filter_map(of_peer);
-    let known = turn.memory.newest_timeline.filter(|(of, _)| *of == system).map(|(_, timeline)| timeline);
     let newer = told.chain(known).filter(|newer| newer.is_plausibly_after(own));
     let newest = newer.chain(cluster.newest_timeline(own, Some(system))).max().unwrap_or(own);
     turn.memory.newest_timeline = Some((system, newest));

@@ -36,6 +36,9 @@ const CONFIRM_WAIT: Millis = Millis(1000);
 /// How long the old leader stays as it is, so that its clients are told where to go when they can: recovery here would take processor and
 /// disk from a successor beside it, and clients that are told earlier would only ask servers that must refuse them.
 const SUCCESSOR_WAIT: Millis = Millis(500);
+/// How long the archiver may take for what is left if the supervisor died after the release was sent. Commits are held meanwhile, and should
+/// the candidate be gone nobody else leads as long as this is a primary.
+const ARCHIVE_WAIT: Millis = Millis(2000);
 
 /// What [`Stage::Sealing`] holds.
 struct Sealing {
@@ -259,7 +262,13 @@ pub(super) fn after_release(turn: &mut Turn<'_>, primary: &PrimaryView) -> Verdi
     {
         return release::hand_over(turn, lease, &candidate, at, timeline);
     }
-    let in_place = primary.in_place.parked && in_place::obstacle(turn, primary).is_none();
+    // The supervisor that was to see to it died since, and a standby does not archive. A server that is stopped keeps it.
+    let unarchived = archive_holds_up(turn, primary);
+    if unarchived && !in_haste && turn.now().since(since) < ARCHIVE_WAIT {
+        let waits = Verdict::of(Rule::HandOverAwaiting).with(Effect::CloseFence).soon(100);
+        return waits.because("WAL waits for the archiver".to_owned());
+    }
+    let in_place = primary.in_place.parked && !unarchived && in_place::obstacle(turn, primary).is_none();
     let known = turn.memory.lease.is_none();
     let early = turn.now().since(since) < SUCCESSOR_WAIT && !turn.view.stop_requested;
     if known && in_place && early && !successor_leads(turn, timeline) {

@@ -1,13 +1,22 @@
 //! Whether and how a node that has WAL of its own comes back to the leader's branch.
 
 use super::turn::Turn;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Initialize};
 use crate::ids::Timeline;
+use crate::local::Control;
 use crate::timeline::{Branch, WalEnd, branch};
 
+/// Whether the cluster is founded with the data of this node. Timelines of different data have the same numbers and mean nothing to each
+/// other, and a leader that is still to found the cluster may have data of its own.
+pub(super) fn same_data(cluster: &Cluster, control: Option<&Control>) -> bool {
+    control.is_some_and(|control| cluster.initialize == Initialize::Done(control.system_id))
+}
+
 /// Compares this node's WAL with the present leader's.
-pub(super) fn compare(cluster: &Cluster, local: Timeline, end: WalEnd) -> Branch {
-    let Some((_, member)) = cluster.leader_member() else { return Branch::Unknown };
+pub(super) fn compare(cluster: &Cluster, control: Option<&Control>, local: Timeline, end: WalEnd) -> Branch {
+    let Some((_, member)) = cluster.leader_member().filter(|_| same_data(cluster, control)) else {
+        return Branch::Unknown;
+    };
     match member.timeline {
         Some(timeline) if member.role == "primary" => {
             // Our kind publishes its history before its member key says that it is primary.

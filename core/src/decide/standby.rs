@@ -99,7 +99,7 @@ fn following(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, lead
     if let Some(verdict) = must_rejoin(turn, standby, cluster) {
         return verdict;
     }
-    if standby.reads_withheld && compared(standby, cluster) {
+    if standby.reads_withheld && compared(turn, standby, cluster) {
         // Whom to follow comes with the next look: whoever reads here need not wait for that.
         return Verdict::of(Rule::StandbyServing).with(Effect::ServeReads).soon(10);
     }
@@ -149,9 +149,9 @@ fn stays_with_old_leader(
 }
 
 /// Whether all of this standby's WAL is known to be the leader's too.
-fn compared(standby: &StandbyView, cluster: &Cluster) -> bool {
+fn compared(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster) -> bool {
     let end = WalEnd::Received(standby.received.max(standby.replayed));
-    standby.consistent && rejoin::compare(cluster, standby.timeline, end) == Branch::Ancestor
+    standby.consistent && rejoin::compare(cluster, turn.control(), standby.timeline, end) == Branch::Ancestor
 }
 
 /// A standby whose WAL is not on the leader's branch cannot follow as it is.
@@ -162,7 +162,8 @@ fn must_rejoin(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster) ->
     }
     // What was received may end within a record that its sender never completed. A whole one that the leader does not have is replayed,
     // and stands out then.
-    if rejoin::compare(cluster, standby.timeline, WalEnd::Received(standby.replayed)) != Branch::Diverged {
+    let replayed = WalEnd::Received(standby.replayed);
+    if rejoin::compare(cluster, turn.control(), standby.timeline, replayed) != Branch::Diverged {
         return unreadable(turn, standby, cluster, standstill);
     }
     if pause::is_on(turn) {
@@ -185,7 +186,8 @@ fn unreadable(
     cluster: &Cluster,
     standstill: Option<Standstill>,
 ) -> Option<Verdict> {
-    let beyond = rejoin::compare(cluster, standby.timeline, WalEnd::Received(standby.received)) == Branch::Diverged;
+    let received = WalEnd::Received(standby.received);
+    let beyond = rejoin::compare(cluster, turn.control(), standby.timeline, received) == Branch::Diverged;
     if !beyond || standby.replay_paused || pause::is_on(turn) {
         return None;
     }

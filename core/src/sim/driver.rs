@@ -7,10 +7,12 @@ use super::hypervisor::Moment;
 use super::observe::{self, Seen};
 use super::world::World;
 use crate::clock::{Millis, Tick};
+use crate::cluster::Initialize;
 use crate::dcs::{DcsCall, Key};
 use crate::decide::{Decision, decide};
 use crate::effect::{DemoteMethod, Effect};
 use crate::failsafe::Question;
+use crate::ids::SystemId;
 use crate::local::LocalView;
 use crate::outcome::Outcome;
 use crate::seat::LeaveReason;
@@ -77,6 +79,7 @@ impl World {
             // Whoever leaves the seat closes the fence first.
             self.close_fence(who.node);
         }
+        self.ends_founding(who);
         let local = observe::local(self, who);
         let outcomes = std::mem::take(&mut self.process_mut(who).outcomes);
         let decision = self.decide(who, &local, &outcomes);
@@ -85,6 +88,17 @@ impl World {
             return;
         }
         self.take_in(who, life, local, decision);
+    }
+
+    /// The worker takes the mark of a bootstrap away once the store shows the cluster as founded with these data.
+    fn ends_founding(&mut self, who: Who) {
+        let store = &self.process(who).store;
+        let shown = store.cluster.as_ref().filter(|_| store.lost_since.is_none()).map(|cluster| cluster.initialize);
+        let disk = &mut self.nodes[who.node].disk;
+        let ours = disk.data().map(|data| Initialize::Done(SystemId(data.system)));
+        if who.side == Side::Inside && shown.is_some() && shown == ours {
+            disk.founding = None;
+        }
     }
 
     /// Each process has the settings as it last read them, or as they were kept on disk when it began.
@@ -236,8 +250,14 @@ impl World {
     fn execute(&mut self, who: Who, effect: &Effect) -> Went {
         match effect {
             Effect::Dcs(call) => {
-                if let DcsCall::Write(edit) = call {
-                    super::judge::writes(self, who.node, edit);
+                match call {
+                    DcsCall::Write(edit) => super::judge::writes(self, who.node, edit),
+                    DcsCall::ReleaseLeader { announce, .. }
+                        if who.side == Side::Inside && announce.candidate.is_some() =>
+                    {
+                        super::judge::handing_over(self, who.node);
+                    }
+                    _ => {}
                 }
                 self.call(who, call.clone());
             }

@@ -11,7 +11,7 @@ use crate::dcs::{KeyEdit, RawKey};
 use crate::effect::Step;
 use crate::ids::{LeaseId, Timeline};
 use crate::lease::Lease;
-use crate::memory::Memory;
+use crate::memory::{Memory, Stage};
 use crate::seat::LeaveReason;
 use std::collections::BTreeMap;
 
@@ -73,6 +73,8 @@ pub(super) struct Judge {
     pub(super) overruled: std::collections::BTreeSet<usize>,
     /// Branches that operators made with `pg_ctl promote`.
     pub(super) made_by_hand: std::collections::BTreeSet<BranchId>,
+    /// Branches whose makers did not hold the leader key any more when they had made them.
+    pub(super) outrun: std::collections::BTreeSet<BranchId>,
     /// Servers (by node and life) that are being stopped, from before maintenance mode or for an operator.
     pub(super) stopping: std::collections::BTreeSet<(usize, u64)>,
     /// Who has promised whom to stay away from the leader key, and until when by true time; what a node forgets counts all the same.
@@ -163,6 +165,7 @@ pub(super) fn deadline_stored(world: &mut World, node: usize) {
 pub(super) fn fence_opens(world: &mut World, node: usize) {
     // Whatever was lost before: somebody leads with what is left.
     world.judge.leader_data_lost = false;
+    leads(world, node);
     let result = i16::is_watched(world, node, "opens its fence");
     world.judge.verdict("I16", result);
 }
@@ -233,6 +236,21 @@ pub(super) fn starting_as_primary(world: &mut World, node: usize, lease: &Lease)
 pub(super) fn branched(world: &mut World, node: usize, branch: BranchId, from: Position) {
     let result = i11::one_owner(world, node, branch);
     world.judge.verdict("I11", result);
+    world.judge.failovers += 1;
+    world.judge.outrun.insert(branch);
+    let holds_key = world.store.leader().is_some_and(|leader| leader.name == world.nodes[node].name);
+    // What somebody promotes by hand in maintenance mode he means to lead.
+    if holds_key || world.judge.made_by_hand.contains(&branch) {
+        leads_by(world, node, branch, from);
+    }
+}
+
+/// The cluster goes on along this branch, which its owner made from there on: what is not part of it is lost. A promotion that outlasts its
+/// lease, as in a machine that was paused, makes a branch that nobody follows: it is judged only if its owner leads or acknowledges after all.
+fn leads_by(world: &mut World, node: usize, branch: BranchId, from: Position) {
+    if !world.judge.outrun.remove(&branch) {
+        return;
+    }
     let lost = i05::write_off(world, from);
     world.judge.lost_total += lost.len() as u64;
     let result = i05::nothing_reachable_is_lost(world, node, from, &lost);
@@ -242,7 +260,14 @@ pub(super) fn branched(world: &mut World, node: usize, branch: BranchId, from: P
     if let Some(handed_over) = &mut world.judge.handed_over {
         handed_over.over = true;
     }
-    world.judge.failovers += 1;
+}
+
+/// A node leads, or may acknowledge, with what it has.
+fn leads(world: &mut World, node: usize) {
+    let Some(at) = world.nodes[node].disk.data().map(|data| data.at) else { return };
+    if let Some((parent, lsn)) = world.wal.branch(at.branch).parent {
+        leads_by(world, node, at.branch, Position { branch: parent, lsn });
+    }
 }
 
 pub(super) fn released(world: &mut World, node: usize, lease: &Lease) {
@@ -252,16 +277,29 @@ pub(super) fn released(world: &mut World, node: usize, lease: &Lease) {
     if let Some(over) = i14::announce(world, node) {
         let result = i14::log_has_ended(world, &over);
         world.judge.verdict("I14", result);
-        let result = i12::nothing_waits(world, node);
-        world.judge.verdict("I12", result);
         world.judge.handovers += 1;
         world.judge.handed_over = Some(over);
+    }
+}
+
+/// The leader key is to be given to a candidate while the server is up. Before it arrives the supervisor may die.
+pub(super) fn handing_over(world: &mut World, node: usize) {
+    let now = world.local(node);
+    let stage = &world.nodes[node].worker.memory.stage;
+    // What is sent once more says nothing new.
+    if matches!(stage, Stage::HandingOver { since, .. } if *since == now) {
+        let result = i12::nothing_waits(world, node);
+        world.judge.verdict("I12", result);
     }
 }
 
 /// A server goes on as a standby in the same postmaster.
 pub(super) fn demoting_in_place(world: &mut World, node: usize, reason: &LeaveReason) {
     world.judge.demotions_in_place += 1;
+    if *reason == LeaveReason::Switchover {
+        let result = i12::nothing_waits(world, node);
+        world.judge.verdict("I12", result);
+    }
     let result = i14::nothing_cut_off(world, node, reason);
     world.judge.verdict("I14", result);
 }
@@ -298,6 +336,9 @@ pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, afte
         }
         let result = i01::taker_is_alone(world, taker);
         world.judge.verdict("I1", result);
+        if let Some(taker) = taker {
+            leads(world, taker);
+        }
     }
     if before.is_some() && before.map(|l| l.created) != after.map(|l| l.created) {
         let vanished = i05::snapshot(world);

@@ -145,6 +145,8 @@ pub(super) struct Flight {
 pub(super) struct Disk {
     pub(super) state: DiskState,
     pub(super) marker: Option<Marker>,
+    /// The mark of an unfinished bootstrap: the identifier of what `initdb` made, until the store shows it.
+    pub(super) founding: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -35,7 +35,7 @@ pub(super) fn local(world: &World, who: Who) -> LocalView {
         history_at: None,
         cannot_write: node.cannot_write.then(|| "No space left on device".to_owned()),
         pending_restart: BTreeMap::new(),
-        founding: false,
+        founding: node.disk.data().is_some_and(|data| node.disk.founding == Some(data.system)),
         watchdog: world.seen_watchdog(who),
     }
 }

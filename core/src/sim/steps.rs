@@ -2,7 +2,7 @@
 
 use super::event::{Event, Frozen};
 use super::hang::Deaf;
-use super::node::{DiskState, Pgdata, Phase, RunningStep};
+use super::node::{Disk, DiskState, Pgdata, Phase, RunningStep};
 use super::wal::{Branch, Position};
 use super::world::World;
 use crate::effect::{StartRole, Step, StopMode};
@@ -122,6 +122,9 @@ impl World {
         }
         let reason = format!("{step} was interrupted");
         self.nodes[node].disk.state = DiskState::Damaged { reason, half_copied: !rewind, ours: true };
+        if !rewind {
+            self.nodes[node].disk.founding = None;
+        }
         if let Some(running) = self.running(node, number) {
             running.source = Some((index, life));
             running.result = Some(copy);
@@ -189,8 +192,7 @@ impl World {
                 }
             }
             Step::SetAside => {
-                self.nodes[node].disk.state = DiskState::Empty;
-                self.nodes[node].disk.marker = None;
+                self.nodes[node].disk = Disk::default();
             }
             Step::EndStragglers => self.stragglers_ended(node),
             Step::Stop { .. } => {}
@@ -218,6 +220,7 @@ impl World {
             upstream: None,
             foreign_history: BTreeSet::new(),
         });
+        self.nodes[node].disk.founding = Some(system);
         self.write_marker(node, system);
     }
 

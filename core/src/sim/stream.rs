@@ -116,7 +116,9 @@ impl World {
         receiver.silent_since = None;
         let to = receiver.to;
         let Some(data) = self.nodes[node].disk.data() else { return };
-        if !self.wal.contains(position, data.at) {
+        // A walreceiver goes on to another timeline only when the startup process asks it to, which does not once it is to promote.
+        let promoting = self.server(node).is_some_and(|server| server.promoting);
+        if !self.wal.contains(position, data.at) || promoting && position.branch != data.at.branch {
             // The upstream is on another branch by now.
             self.drop_receiver(node);
             return;

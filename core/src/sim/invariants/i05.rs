@@ -9,6 +9,7 @@ use crate::sim::judge::{Ack, Vanished, acts};
 use crate::sim::node::Phase;
 use crate::sim::wal::Position;
 use crate::sim::world::World;
+use crate::watchdog::Mode;
 
 /// A node counts as reachable only if nothing went wrong around it for this long before the leader key vanished.
 const QUIET_BEFORE_MS: u64 = 20_000;
@@ -45,6 +46,9 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
         let cut_off = world.store.key(&Key::Member(node.name.clone()).path()).is_none()
             && world.now - vanished.at >= node.settings.ttl_ms.0;
         let barred = cut_off || node.settings.tags.nofailover() || node.cannot_write || world.watchdog_bars(index);
+        // Where a watchdog is required nobody leads without a supervisor: nothing could stop the device once the server is down.
+        let alone = !node.supervisor.alive || node.supervised_at >= vanished.at;
+        let barred = barred || alone && world.params.settings.watchdog.mode == Mode::Required;
         if index == winner || !connected || barred || troubled(world, index, vanished.at) {
             continue;
         }

@@ -6,7 +6,7 @@
 use crate::sim::in_place::finished;
 use crate::sim::world::World;
 
-/// The release of a server that goes on in place, without a supervisor that would see to the rest.
+/// A server that hands over in place, or goes on as a standby after it, without a supervisor that would see to the rest.
 pub(in crate::sim) fn nothing_waits(world: &World, node: usize) -> Result<(), String> {
     let here = &world.nodes[node];
     let alone = !here.supervisor.alive && here.server.is_some() && !here.supervised;

@@ -62,7 +62,9 @@ pub(in crate::sim) fn nothing_can_write(world: &World, node: usize) -> Result<()
         Phase::Starting => here.disk.data().is_some_and(|data| data.standby_signal),
         Phase::Primary | Phase::Stopping | Phase::Leftover => false,
     };
-    if quiet || here.settings.pause {
+    // Where an operator deletes the configuration, maintenance mode goes on as the node last knew it; a process that had not read it since it
+    // began has not seen that.
+    if quiet || here.settings.pause || here.kept_pause {
         return Ok(());
     }
     Err(format!("{} stops its watchdog although its server can write", here.name))
