@@ -329,7 +329,7 @@ impl Outside {
             cancel: cancel.clone(),
             postmaster: self.postmaster.clone(),
             demoted_at: self.demoted_at,
-            marker_lease: ha_node::marker::lease_to_name(self.marker().as_ref(), &self.site.config.name, memory),
+            marker_lease: ha_core::marker::lease_to_name(self.marker().as_ref(), &self.site.config.name, memory),
             background: false,
             prepare_only: self.prepare_only,
             dynamic: self.dynamic.clone(),

@@ -17,6 +17,7 @@ pub mod failsafe;
 pub mod ids;
 pub mod lease;
 pub mod local;
+pub mod marker;
 pub mod member;
 pub mod memory;
 pub mod outcome;

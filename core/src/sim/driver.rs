@@ -90,14 +90,18 @@ impl World {
         self.take_in(who, life, local, decision);
     }
 
+    /// The system identifier of its data, once it is certain that these are the cluster's.
+    fn own_data(&self, who: Who) -> Option<u64> {
+        let store = &self.process(who).store;
+        let cluster = store.cluster.as_ref().filter(|_| store.lost_since.is_none())?;
+        let system = self.nodes[who.node].disk.data()?.system;
+        (cluster.initialize == Initialize::Done(SystemId(system))).then_some(system)
+    }
+
     /// The worker takes the mark of a bootstrap away once the store shows the cluster as founded with these data.
     fn ends_founding(&mut self, who: Who) {
-        let store = &self.process(who).store;
-        let shown = store.cluster.as_ref().filter(|_| store.lost_since.is_none()).map(|cluster| cluster.initialize);
-        let disk = &mut self.nodes[who.node].disk;
-        let ours = disk.data().map(|data| Initialize::Done(SystemId(data.system)));
-        if who.side == Side::Inside && shown.is_some() && shown == ours {
-            disk.founding = None;
+        if who.side == Side::Inside && self.own_data(who).is_some() {
+            self.nodes[who.node].disk.founding = None;
         }
     }
 
@@ -191,6 +195,9 @@ impl World {
         self.process_mut(who).memory = memory.clone();
         if who.side == Side::Inside {
             self.rests_on_promises(who.node);
+            if let Some(system) = self.own_data(who) {
+                self.mark(who.node, system, &memory);
+            }
         }
         let at = self.local(who.node);
         self.nodes[who.node].published = Some(Seen { local, memory, at });

@@ -180,6 +180,10 @@ impl World {
             let rate = super::genesis::rate_ppm(&mut self.rng);
             let clock = super::clock::BootClock::new(now, self.rng.between(3000, 20_000), rate);
             self.nodes[node].clock = clock;
+            if let Some(marker) = &mut self.nodes[node].disk.marker {
+                // It counts only in the life of the machine in which it was written.
+                marker.lease = None;
+            }
             self.nodes[node].wall_ms = super::appointments::about_right(&clock, now, node);
         }
         self.nodes[node].up = true;

@@ -8,6 +8,8 @@ use super::world::World;
 use crate::effect::{StartRole, Step, StopMode};
 use crate::ids::{Lsn, SystemId, Timeline};
 use crate::local::{ControlState, Marker, Upstream};
+use crate::marker::lease_to_name;
+use crate::memory::Memory;
 use crate::outcome::Outcome;
 use crate::view::Side;
 use std::collections::BTreeSet;
@@ -225,12 +227,19 @@ impl World {
     }
 
     fn write_marker(&mut self, node: usize, system: u64) {
+        let memory = self.nodes[node].supervisor.memory.clone();
+        self.mark(node, system, &memory);
+    }
+
+    /// In `ha_ext.marker`, as the product does.
+    pub(super) fn mark(&mut self, node: usize, system: u64, memory: &Memory) {
         let here = &mut self.nodes[node];
+        let lease = lease_to_name(here.disk.marker.as_ref(), &here.name, memory);
         here.disk.marker = Some(Marker {
             scope: super::driver::SCOPE.to_owned(),
             system_id: SystemId(system),
             member: here.name.clone(),
-            lease: here.supervisor.memory.session,
+            lease,
         });
     }
 
@@ -296,6 +305,8 @@ impl World {
                 data.foreign_history.clear();
             }
         }
+        let system = data.system;
+        self.write_marker(node, system);
         self.start_server(node);
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::world::World;
 use crate::clock::Millis;
 use crate::cluster::Cluster;
 use crate::dcs::{DcsCall, DcsReply};
-use crate::ids::{LeaseId, Revision};
+use crate::ids::Revision;
 use crate::lease::Lease;
 use crate::outcome::Outcome;
 use crate::view::Side;
@@ -205,10 +205,7 @@ impl World {
         match &reply {
             DcsReply::Won(lease) | DcsReply::Kept(lease) => self.confirmed(who, lease),
             DcsReply::Refused => self.leader_lost(who),
-            DcsReply::SessionKept { lease, sent_at, .. } => {
-                self.mark_lease(who.node, *lease);
-                self.session_answered(who.node, *sent_at);
-            }
+            DcsReply::SessionKept { sent_at, .. } => self.session_answered(who.node, *sent_at),
             _ => {}
         }
         self.process_mut(who).outcomes.push(Outcome::Dcs { call: flight.call, reply, at });
@@ -222,7 +219,6 @@ impl World {
 
     /// The net thread's hook: the deadline moves at once, but only while the main thread is alive and means to lead.
     fn confirmed(&mut self, who: Who, lease: &Lease) {
-        self.mark_lease(who.node, lease.id);
         self.answered(who.node, lease.sent_at);
         if who.side == Side::Outside {
             return;
@@ -245,12 +241,6 @@ impl World {
                 self.reckoned(who.node, lease.sent_at);
             }
             super::judge::deadline_stored(self, who.node);
-        }
-    }
-
-    fn mark_lease(&mut self, node: usize, lease: LeaseId) {
-        if let Some(marker) = &mut self.nodes[node].disk.marker {
-            marker.lease = Some(lease);
         }
     }
 
