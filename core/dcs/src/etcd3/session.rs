@@ -113,10 +113,10 @@ impl Etcd3 {
     }
 
     /// A new lease takes the place of the session: every key that hangs on the old one is moved in one
-    /// transaction, under the condition that it still hangs there, then the old lease is revoked. Values and create
-    /// revisions stay. If the move has no answer, the session stays, and a leader key that did move is recognised
-    /// by its lease ([`super::OwnLeases`]); the next renewal sees to it that it does not move later
-    /// ([`Session::stray_move`]).
+    /// transaction, under the condition that it still hangs there, then the old lease is revoked. (It runs out where
+    /// another process of this node may take the leader key on it just now.) Values and create revisions stay. If the
+    /// move has no answer, the session stays, and a leader key that did move is recognised by its lease
+    /// ([`super::OwnLeases`]); the next renewal sees to it that it does not move later ([`Session::stray_move`]).
     async fn replace_session(&mut self, old: LeaseId, leader: LeaderKey, budget: &mut Budget) -> Result<Kept, Stopped> {
         let leader_key = self.leader_key();
         if leader == LeaderKey::Forbids && self.leader_key_is_on(old, budget).await? {
@@ -161,19 +161,25 @@ impl Etcd3 {
         self.session =
             Some(Session { lease: new.lease, asked: Some(self.options.ttl), stray_claim: false, stray_move: false });
         self.member_seen = Revision(0);
+        if leader != LeaderKey::Forbids {
+            self.revoke(old, budget).await;
+        }
+        self.own.remove(old);
+        Ok(new)
+    }
+
+    async fn revoke(&mut self, lease: LeaseId, budget: &mut Budget) {
         let shared = &self.shared;
         let revoked = self.members.settle(&self.options, budget, async |link| {
-            let answer = link.client.lease_revoke(old.0).await?;
+            let answer = link.client.lease_revoke(lease.0).await?;
             shared.check(answer.header())
         });
         match revoked.await {
             Ok(_) | Err(Stopped { failure: Failure::LeaseGone, .. }) => {}
             Err(stopped) => {
-                tracing::info!(target: "ha_dcs", "etcd: lease {old} is left to run out: {}", stopped.failure);
+                tracing::info!(target: "ha_dcs", "etcd: lease {lease} is left to run out: {}", stopped.failure);
             }
         }
-        self.own.remove(old);
-        Ok(new)
     }
 
     async fn leader_key_is_on(&mut self, lease: LeaseId, budget: &mut Budget) -> Result<bool, Stopped> {
