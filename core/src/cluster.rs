@@ -41,6 +41,8 @@ pub struct Cluster {
     pub refused: Option<(Revision, String)>,
     /// The `status` key.
     pub status: Status,
+    /// The revision at which it was written last.
+    pub status_revision: Option<Revision>,
     /// The `failsafe` key: names and `api_url`s, if it holds any.
     pub failsafe: Option<Versioned<BTreeMap<NodeName, String>>>,
     /// The revision of that key.

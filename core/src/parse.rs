@@ -65,7 +65,10 @@ pub(crate) fn take(out: &mut Cluster, path: &str, key: &RawKey) {
             out.failsafe = failsafe(key);
             out.failsafe_revision = Some(key.modified);
         }
-        "status" => out.status = status(&key.value),
+        "status" => {
+            out.status = status(&key.value);
+            out.status_revision = Some(key.modified);
+        }
         "history" => out.history = history(&key.value),
         _ => {
             if let Some(name) = path.strip_prefix("members/") {

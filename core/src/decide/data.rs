@@ -1,7 +1,7 @@
 //! The server is down and nothing has to be released: what becomes of the data directory?
 
 use super::turn::{Standing, Turn, Verdict};
-use super::{election, eligibility, outside, primary, rejoin, release, watchdog};
+use super::{election, eligibility, failsafe, outside, primary, rejoin, release, watchdog};
 use crate::clock::Millis;
 use crate::cluster::{Cluster, Initialize, LeaderKey};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
@@ -17,11 +17,14 @@ pub(super) fn decide(turn: &mut Turn<'_>) -> Verdict {
     if let Some(verdict) = left_behind(turn) {
         return verdict;
     }
-    match &turn.view.local.data {
+    let verdict = match &turn.view.local.data {
         DataDir::Empty => empty(turn),
         DataDir::Damaged { half_copied, ours, .. } => damaged(turn, *half_copied, *ours),
         DataDir::Present(control) => present(turn, control),
-    }
+    };
+    // Whoever waits for that may be the only one with data.
+    let admits = if verdict.closed() { None } else { failsafe::admit_while_down(turn) };
+    verdict.and(admits)
 }
 
 /// Nothing to lead with, but the leader key hangs on the lease that this node keeps alive: the answer that would have said so was lost.
@@ -54,14 +57,11 @@ fn empty(turn: &mut Turn<'_>) -> Verdict {
         Initialize::Absent if eligibility::may_be_refounding(turn, cluster) => {
             Verdict::of(Rule::ElectionPredecessorAlive).soon(250)
         }
+        // It would lead at once, and be the only one with everything.
+        Initialize::Absent if turn.view.settings.tags.nofailover() => Verdict::of(Rule::ElectionNotAllowed).soon(1000),
         Initialize::Absent if watchdog::failure(turn).is_some() => no_watchdog(turn),
-        Initialize::Absent => {
-            let edit =
-                KeyEdit { key: Key::Initialize, value: Some(String::new()), expect: Expect::Absent, leased: true };
-            let race = turn.store(DcsCall::Write(edit));
-            Verdict::of(Rule::BootstrapRacing).and(race).soon(100)
-        }
-        Initialize::Running if cluster.initialize_lease.is_some_and(|lease| Some(lease) == turn.memory.session) => {
+        Initialize::Absent => race(turn),
+        Initialize::Running if founds(turn, cluster) => {
             // Our own race, won by a request whose answer was lost.
             turn.memory.bootstrapping = true;
             turn.memory.bootstrap_failed = false;
@@ -70,6 +70,17 @@ fn empty(turn: &mut Turn<'_>) -> Verdict {
         Initialize::Running => Verdict::of(Rule::BootstrapByAnother).soon(1000),
         Initialize::Done(_) => copy(turn, cluster),
     }
+}
+
+fn race(turn: &Turn<'_>) -> Verdict {
+    let edit = KeyEdit { key: Key::Initialize, value: Some(String::new()), expect: Expect::Absent, leased: true };
+    Verdict::of(Rule::BootstrapRacing).and(turn.store(DcsCall::Write(edit))).soon(100)
+}
+
+/// Whether it is this node that is founding the cluster, and not only by a view from before it gave that up.
+fn founds(turn: &Turn<'_>, cluster: &Cluster) -> bool {
+    let ours = cluster.initialize_lease.is_some_and(|lease| Some(lease) == turn.memory.session);
+    cluster.initialize == Initialize::Running && ours && !turn.behind()
 }
 
 /// It would found a cluster that it may not lead.
@@ -286,6 +297,12 @@ fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verd
         }
         if eligibility::may_be_refounding(turn, cluster) {
             return Verdict::of(Rule::ElectionPredecessorAlive).soon(250);
+        }
+        match cluster.initialize {
+            // It went while the data were made: another may be about to found the cluster.
+            Initialize::Absent => return race(turn),
+            Initialize::Running if !founds(turn, cluster) => return Verdict::of(Rule::BootstrapByAnother).soon(1000),
+            Initialize::Running | Initialize::Done(_) => {}
         }
         let acquire = turn.acquire(cluster, None);
         return Verdict::of(Rule::BootstrapTakingKey).and(acquire).soon(50);

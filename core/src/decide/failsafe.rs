@@ -149,6 +149,17 @@ pub(super) fn admit(turn: &Turn<'_>, cluster: &Cluster) -> Option<Effect> {
     turn.write(Key::Failsafe, Some(json!(all).to_string()), Expect::Unchanged(map.revision))
 }
 
+/// The same by a member whose server does not run, and which may never be able to stand itself. Nothing of that server may acknowledge.
+pub(super) fn admit_while_down(turn: &Turn<'_>) -> Option<Effect> {
+    let cluster = turn.fresh()?;
+    let leads = cluster.leader.is_some() || turn.memory.lease.is_some() || turn.memory.bootstrapping;
+    let acknowledges = turn.memory.fence_until.is_some_and(|until| turn.now() < until);
+    if leads || acknowledges || pause::is_on(turn) || bound(turn).is_some() {
+        return None;
+    }
+    admit(turn, cluster)
+}
+
 /// The same for a key that stands in its name already.
 pub(super) fn bound(turn: &Turn<'_>) -> Option<Rule> {
     if turn.memory.failsafe.binds(turn.now()).is_some() {

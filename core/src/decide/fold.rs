@@ -69,7 +69,7 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
         }
         DcsReply::Written(revision) => {
             if let DcsCall::Write(edit) = call {
-                if !edit.leased && edit.value.is_some() {
+                if !edit.leased && (edit.value.is_some() || edit.key == Key::Initialize) {
                     turn.memory.last_write = Some((*revision, at));
                 }
                 written(turn, edit, *revision, at);
@@ -82,7 +82,13 @@ fn store(turn: &mut Turn<'_>, call: &DcsCall, reply: &DcsReply, at: Tick) {
                 refused(turn, lease);
             }
         }
-        DcsReply::Lost => turn.memory.voting_since = None,
+        DcsReply::Lost => {
+            turn.memory.voting_since = None;
+            if matches!(call, DcsCall::AdoptLeader { .. }) {
+                // The view that shows the key as ours is old, too.
+                turn.memory.store_failed_at = Some(at);
+            }
+        }
         DcsReply::Unknown(_) | DcsReply::Denied(_) => turn.memory.store_failed_at = Some(at),
     }
 }

@@ -66,6 +66,13 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
         // The key was won, or adopted, by what was known before a stall.
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::Shutdown, true);
     }
+    let another_founded =
+        |cluster: &Cluster| matches!(cluster.initialize, Initialize::Done(_)) && !is_founded(turn, cluster);
+    if !primary.fence_open && turn.fresh().is_some_and(another_founded) {
+        // Won while that was on its way: this server has acknowledged nothing by this key.
+        turn.memory.bootstrap_failed |= turn.memory.bootstrapping;
+        return demote(turn, primary, Rule::ForeignSystemId, LeaveReason::Shutdown, true);
+    }
     if let Some(why) = watchdog::failure(turn) {
         return demote(turn, primary, Rule::LeaderNoWatchdog, LeaveReason::Shutdown, true).because(why);
     }
@@ -118,11 +125,20 @@ fn leading(turn: &mut Turn<'_>, primary: &PrimaryView, lease: Lease) -> Verdict 
 /// Whether a leader lets commits be acknowledged now.
 fn opens(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
     // A cluster without its identifier can be founded a second time: nothing may be acknowledged before it stands there.
-    let founded = turn.fresh().is_none_or(|cluster| matches!(cluster.initialize, Initialize::Done(_)));
+    // Nor in one that another has founded.
+    let founded = match turn.view.dcs.newest() {
+        Some(cluster) => is_founded(turn, cluster),
+        None => !turn.memory.bootstrapping,
+    };
     // Nor while this directory may be thrown away as the rest of a bootstrap.
     let lasting = founded && !turn.view.local.founding;
     let stays = matches!(turn.memory.stage, Stage::Steady | Stage::Preparing { .. });
     !primary.fence_open && stays && lasting && duties::owns_timeline(turn, primary)
+}
+
+/// Whether the cluster has its identifier, and it is that of this server's data.
+fn is_founded(turn: &Turn<'_>, cluster: &Cluster) -> bool {
+    matches!(cluster.initialize, Initialize::Done(id) if turn.system_id().is_none_or(|own| own == id))
 }
 
 /// Who owns the timeline this server is on, if that is somebody else (I11).

@@ -201,6 +201,11 @@ fn unreadable(
 
 /// Keeping the lease of this node alive while it does not lead.
 pub(super) fn session_due(turn: &Turn<'_>) -> Option<Effect> {
+    // The leader key hangs on it, and this node never leads by that key again: it has to end.
+    let given_up = |leader: &LeaderKey| leader.name == *turn.me() && turn.memory.released == Some(leader.created);
+    if turn.fresh().is_some_and(|cluster| cluster.leader.as_ref().is_some_and(given_up)) {
+        return None;
+    }
     let doubted = turn.memory.doubt.is_some_and(|doubt| turn.memory.kept_at < Some(doubt.since));
     let due = doubted || turn.passed(turn.memory.kept_at, lease::renew_every(turn));
     due.then(|| turn.store(DcsCall::KeepSession)).flatten()

@@ -155,12 +155,16 @@ impl<'a> Turn<'a> {
 
     /// A conditional write of a permanent key, if a request may be sent now.
     pub fn write(&self, key: Key, value: Option<String>, expect: Expect) -> Option<Effect> {
+        // What the view lacks may be just our own last write.
+        if self.behind() { None } else { self.store(DcsCall::Write(KeyEdit { key, value, expect, leased: false })) }
+    }
+
+    /// Whether the view is from before our own last write of a permanent key.
+    pub fn behind(&self) -> bool {
         let shown = self.fresh().map(|cluster| cluster.revision);
-        let behind = self.memory.last_write.is_some_and(|(revision, at)| {
+        self.memory.last_write.is_some_and(|(revision, at)| {
             shown < Some(revision) && !self.passed(Some(at), self.view.settings.loop_wait_ms)
-        });
-        // The view is from before our own last write: what it lacks may be just that.
-        if behind { None } else { self.store(DcsCall::Write(KeyEdit { key, value, expect, leased: false })) }
+        })
     }
 
     /// From when on a request may follow the last one that failed.

@@ -107,7 +107,8 @@ impl World {
         }
     }
 
-    /// Whoever promoted a standby by hand that lacked too much to be elected, and lost it before it took the key, has to name it.
+    /// Whoever promoted a standby by hand that lacked too much to be elected, and lost it before it took the key, has to name it; and where
+    /// he took claims away, so that a timeline was made twice and numbers tell no more who is ahead, whoever led last.
     pub(super) fn operator_ends_a_stalemate(&mut self) {
         let healed = self.healed_at.unwrap_or(self.now);
         if self.store.leader().is_some() || self.now - healed < STALEMATE_MS {
@@ -116,7 +117,10 @@ impl World {
         self.operator_overrules();
         let newest = self.wal.branches().iter().map(|branch| branch.timeline).max();
         let newest = self.judge.made_by_hand.iter().find(|branch| Some(self.wal.branch(**branch).timeline) == newest);
-        let Some(owner) = newest.map(|branch| self.wal.branch(*branch).owner) else { return };
+        let by_hand = newest.map(|branch| self.wal.branch(*branch).owner);
+        let led_last = self.store.cluster().last_leader.as_ref().map(|last| last.value.leader.clone());
+        let led_last = self.nodes.iter().position(|node| Some(&node.name) == led_last.as_ref());
+        let Some(owner) = by_hand.or(led_last.filter(|_| self.judge.made_twice)) else { return };
         if self.judge.stalemate_ended {
             return;
         }

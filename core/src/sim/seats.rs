@@ -148,13 +148,17 @@ impl World {
 
     /// Hands the seat to the worker that waits for it, once nothing of the supervisor's is under way.
     pub(super) fn pass_on_seat(&mut self, node: usize) {
-        let here = &self.nodes[node];
-        let Some(worker) = here.waiting else { return };
+        let here = &mut self.nodes[node];
+        here.waiting = here.waiting.filter(|worker| here.worker.alive && here.worker.life == *worker);
         let busy = here.stop_requested
             || here.step.is_some()
             || !here.supervisor.outcomes.is_empty()
             || keeps_seat(&here.supervisor.memory);
-        if busy || !here.supervisor.acting {
+        if here.waiting.is_none() || busy || !here.supervisor.acting {
+            // Nobody is there to take it any more, or it is needed here: what was held back for that goes on.
+            if here.supervisor.leaving.take().is_some() {
+                self.wake(Who { node, side: Side::Outside });
+            }
             return;
         }
         self.nodes[node].supervisor.leaving = Some(LeaveReason::WorkerLost);
@@ -163,9 +167,6 @@ impl World {
         }
         self.nodes[node].waiting = None;
         self.nodes[node].supervisor.leaving = None;
-        if !self.nodes[node].worker.alive || self.nodes[node].worker.life != worker {
-            return;
-        }
         let memory = self.nodes[node].supervisor.memory.clone();
         self.nodes[node].beat = Some(memory.clone());
         self.nodes[node].supervisor.acting = false;

@@ -268,6 +268,11 @@ impl World {
         if matches!(step, Step::Rewind { .. }) {
             copy.state = ControlState::InArchiveRecovery;
         }
+        // Made before anything else can happen, so that one that somebody starts by hand is a standby.
+        copy.standby_signal = true;
+        if let Step::Rewind { from } | Step::BaseBackup { from } = step {
+            copy.upstream = Some(from.clone());
+        }
         let system = copy.system;
         self.nodes[node].disk.state = DiskState::Present(copy);
         self.write_marker(node, system);

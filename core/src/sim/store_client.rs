@@ -296,7 +296,9 @@ impl World {
 
     pub(super) fn watch_event(&mut self, who: Who, life: u64, stream: u64, cluster: &Rc<Cluster>) {
         let Some(process) = self.living(who, life) else { return };
-        if process.store.stream != stream {
+        // A stream keeps the order of revisions, also behind what TCP has sent again after a silence.
+        let older = process.store.cluster.as_ref().is_some_and(|seen| seen.revision > cluster.revision);
+        if process.store.stream != stream || older {
             return;
         }
         process.store.cluster = Some(cluster.clone());

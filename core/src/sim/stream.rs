@@ -161,8 +161,10 @@ impl World {
         if receiver.silent_since.is_none() {
             return;
         }
-        let to = receiver.to;
-        if self.net.reachable(node, to) {
+        let (to, to_life) = (receiver.to, receiver.to_life);
+        // Another server on that machine knows nothing of this connection.
+        let lives = self.server(to).is_some_and(|there| there.life == to_life);
+        if lives && self.net.reachable(node, to) {
             if let Some(server) = self.nodes[node].server_of(life)
                 && let Some(receiver) = server.receiver.as_mut()
             {

@@ -9,7 +9,7 @@ use crate::local::Seal;
 use crate::seat::LeaveReason;
 use crate::sim::judge::HandedOver;
 use crate::sim::node::Phase;
-use crate::sim::wal::Position;
+use crate::sim::wal::{BranchId, Position};
 use crate::sim::world::World;
 
 /// How long before the release nothing may have gone wrong for the hand-over to be held to its promise.
@@ -95,18 +95,31 @@ pub(in crate::sim) fn goes_on_there(
     Ok(())
 }
 
+/// Whether somebody promoted a server by hand since, and this branch comes of that: what that costs is not the hand-over's fault.
+fn by_hand_since(world: &World, branch: BranchId, over: &HandedOver) -> bool {
+    let line =
+        |branch| std::iter::successors(Some(branch), |at| world.wal.branch(*at).parent.map(|(parent, _)| parent));
+    let before: Vec<BranchId> = line(over.end.branch).collect();
+    line(branch).any(|made| world.judge.made_by_hand.contains(&made) && !before.contains(&made))
+}
+
 /// A step on a stopped server begins.
 pub(in crate::sim) fn needs_no_mending(world: &World, node: usize, step: &Step) -> Result<(), String> {
     let Some(over) = world.judge.handed_over.filter(|over| over.node == node && held_to(world, over)) else {
         return Ok(());
     };
-    let mends = matches!(step, Step::Rewind { .. } | Step::BaseBackup { .. });
+    let (Step::Rewind { from } | Step::BaseBackup { from }) = step else { return Ok(()) };
+    let source = world.nodes.iter().position(|other| other.name == from.name);
+    let branches = [Some(node), source].into_iter().flatten().filter_map(|index| world.nodes[index].disk.data());
+    if branches.map(|data| data.at.branch).any(|branch| by_hand_since(world, branch, &over)) {
+        return Ok(());
+    }
     let went_on = world
         .wal
         .branches()
         .iter()
         .any(|branch| branch.owner == over.candidate && branch.parent == Some((over.end.branch, over.end.lsn)));
-    if mends && went_on {
+    if went_on {
         return Err(format!("{} needs {step} after a planned hand-over in place", world.nodes[node].name));
     }
     Ok(())
