@@ -226,6 +226,12 @@ impl Cluster {
         self.claims.iter().map(|(timeline, claim)| (*timeline, &claim.value)).filter(move |(_, claim)| ours(claim))
     }
 
+    /// Whether a timeline of these data was made by hand, beside a leader.
+    #[must_use]
+    pub fn is_by_hand(&self, timeline: Timeline, system: Option<SystemId>) -> bool {
+        self.claims_of(system).any(|(claimed, claim)| claimed == timeline && claim.by_hand)
+    }
+
     /// The newest timeline of these data that anybody has used or claimed, if that is above `local`.
     #[must_use]
     pub fn newest_timeline(&self, local: Timeline, system: Option<SystemId>) -> Option<Timeline> {
@@ -249,7 +255,13 @@ mod tests {
 
     #[test]
     fn timelines_out_of_all_proportion_are_ignored() {
-        let value = TimelineClaim { node: NodeName::new("ghost"), lsn: Lsn(1), nonce: LeaseId(5), system: None };
+        let value = TimelineClaim {
+            node: NodeName::new("ghost"),
+            lsn: Lsn(1),
+            nonce: LeaseId(5),
+            system: None,
+            by_hand: false,
+        };
         let claim = Versioned { value, revision: Revision(1) };
         let member = Member { timeline: Some(Timeline(u32::MAX)), ..Member::default() };
         let mut cluster = Cluster::default();

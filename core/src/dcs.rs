@@ -136,7 +136,7 @@ impl ClaimAlong {
     /// What is written, by this node under this lease.
     #[must_use]
     pub fn record(&self, node: &NodeName, lease: LeaseId) -> TimelineClaim {
-        TimelineClaim { node: node.clone(), lsn: self.lsn, nonce: lease, system: self.system }
+        TimelineClaim { node: node.clone(), lsn: self.lsn, nonce: lease, system: self.system, by_hand: false }
     }
 }
 

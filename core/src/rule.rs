@@ -94,6 +94,7 @@ rules! {
     ElectionNotInitialised = "election.not_initialised", "The cluster is not initialised, and a replica never founds one.";
     ElectionNotAllowed = "election.not_allowed", "There is no leader, and this member is not allowed to lead.";
     ElectionLagging = "election.lagging", "There is no leader, and this member lags too far behind to lead.";
+    ElectionByHand = "election.by_hand", "There is no leader, and this member was promoted by hand while another led: it lacks what was written since, and has to be rewound or copied, or named.";
     ElectionOldTimeline = "election.old_timeline", "There is no leader, and this member's timeline is older than the cluster's.";
     ElectionNoWatchdog = "election.no_watchdog", "A leader has to have a watchdog here, and this member's cannot be used; one that was found unfit is tried again a minute later, since somebody may have mended it.";
     ElectionNotReady = "election.not_ready", "There is no leader, and this member is not a consistent standby yet.";

@@ -16,6 +16,9 @@ pub struct TimelineClaim {
     /// The data it is a timeline of: a claim that outlived its cluster says nothing about the next one of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<SystemId>,
+    /// Somebody promoted a server by hand beside a leader: the number is taken, but it is no timeline of the cluster's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hand: bool,
 }
 
 impl TimelineClaim {
@@ -25,6 +28,9 @@ impl TimelineClaim {
         let mut value = json!({"node": self.node.as_str(), "lsn": self.lsn.0, "nonce": self.nonce.0});
         if let Some(system) = self.system {
             value["system"] = json!(system.0);
+        }
+        if self.by_hand {
+            value["by_hand"] = json!(true);
         }
         value.to_string()
     }
@@ -146,7 +152,13 @@ mod tests {
             assert_eq!(serde_json::from_str::<LastLeader>(&last.text()).ok(), Some(last));
         }
         for system in [None, Some(SystemId(u64::MAX))] {
-            let claim = TimelineClaim { node: last.leader.clone(), lsn: Lsn(9), nonce: last.lease, system };
+            let claim = TimelineClaim {
+                node: last.leader.clone(),
+                lsn: Lsn(9),
+                nonce: last.lease,
+                system,
+                by_hand: system.is_some(),
+            };
             assert_eq!(serde_json::from_str::<TimelineClaim>(&claim.text()).ok(), Some(claim));
         }
         let bare = Released::by(last.leader.clone(), last.lease, Revision(3));

@@ -13,10 +13,12 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Whether the timeline this primary is on is known to be claimed by it. Somebody else's claim was dealt with
-/// before; ours, also one from an earlier lease, stands.
+/// before; ours, also one from an earlier lease, stands, but not what was promoted by hand.
 pub(super) fn owns_timeline(turn: &Turn<'_>, primary: &PrimaryView) -> bool {
     turn.memory.claim == Some(primary.timeline)
-        || turn.fresh().is_some_and(|cluster| claim_on(turn, cluster, primary.timeline).is_some())
+        || turn
+            .fresh()
+            .is_some_and(|cluster| claim_on(turn, cluster, primary.timeline).is_some_and(|claim| !claim.by_hand))
 }
 
 /// The claim on a timeline of this node's data.
@@ -33,9 +35,10 @@ pub(super) fn claim(turn: &Turn<'_>, timeline: Timeline, lsn: Lsn) -> Option<Eff
 
 /// The same for the transaction that takes the leader key.
 pub(super) fn claim_along(turn: &Turn<'_>, cluster: &Cluster, timeline: Timeline, lsn: Lsn) -> ClaimAlong {
-    // One that is there, and is not of these data, is left from a cluster that was removed. Any other stays: the write fails then.
-    let ours = claim_on(turn, cluster, timeline).is_some();
-    let left = cluster.claims.get(&timeline).filter(|_| !ours);
+    // One that is there, and is not of these data, is left from a cluster that was removed. One of a server that was promoted by hand gives
+    // way to whoever leads. Any other stays: the write fails then.
+    let stays = claim_on(turn, cluster, timeline).is_some_and(|claim| !claim.by_hand);
+    let left = cluster.claims.get(&timeline).filter(|_| !stays);
     let expect = left.map_or(Expect::Absent, |left| Expect::Unchanged(left.revision));
     ClaimAlong { timeline, lsn, system: turn.system_id(), expect }
 }
@@ -48,7 +51,20 @@ pub(super) fn next(turn: &Turn<'_>, primary: &PrimaryView, lease: Lease) -> Opti
         .or_else(|| config(turn, cluster))
         .or_else(|| failsafe::map(turn, cluster, lease))
         .or_else(|| history(turn, cluster, primary, lease))
+        .or_else(|| claim_again(turn, cluster, primary, lease))
         .or_else(|| status(turn, cluster, primary, lease))
+}
+
+/// Claimed before anything was acknowledged on it; again after somebody removed that.
+fn claim_again(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease) -> Option<Effect> {
+    let written = turn.memory.last_write.map(|(revision, _)| revision);
+    // A view from before our last write may not show it.
+    let current = cluster.leader.as_ref().is_some_and(|leader| leader.created == lease.leader_created)
+        && written.is_none_or(|written| cluster.revision >= written);
+    if !current || claim_on(turn, cluster, primary.timeline).is_some_and(|claim| !claim.by_hand) {
+        return None;
+    }
+    claim(turn, primary.timeline, primary.flushed)
 }
 
 fn initialize(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Effect> {

@@ -290,6 +290,11 @@ fn counts(turn: &Turn<'_>, cluster: &Cluster, name: &NodeName, gone_at: Tick) ->
     cluster.members.contains_key(name) || turn.now().since(gone_at) < turn.view.settings.ttl_ms
 }
 
+/// Whether a timeline was made by hand beside a leader. Whoever is on it has left the cluster.
+fn by_hand(turn: &Turn<'_>, timeline: Timeline) -> bool {
+    turn.view.dcs.newest().is_some_and(|cluster| cluster.is_by_hand(timeline, turn.system_id()))
+}
+
 /// A newer timeline wins over a higher LSN: the longer tail of an older one is on a branch the cluster has left. Higher LSN
 /// wins over priority (lesson 8); with equal LSN the higher priority, but not the former leader's (lesson 7).
 fn beats(turn: &Turn<'_>, peer: &PeerStatus, name: &NodeName, own: Timeline, mine: Lsn) -> bool {
@@ -299,7 +304,7 @@ fn beats(turn: &Turn<'_>, peer: &PeerStatus, name: &NodeName, own: Timeline, min
     if let Some(timeline) = peer.timeline
         && timeline != own
     {
-        return timeline > own;
+        return timeline > own && !by_hand(turn, timeline);
     }
     if peer.lsn != mine {
         return peer.lsn > mine;

@@ -22,6 +22,8 @@ pub enum Obstacle {
     },
     /// Its timeline is older than the cluster's history says.
     OldTimeline,
+    /// Somebody promoted it by hand beside a leader.
+    PromotedByHand,
     /// It is not a consistent standby.
     NotReady,
     /// Its disk cannot be written.
@@ -39,6 +41,7 @@ impl Obstacle {
             Obstacle::ForeignData => Rule::ForeignSystemId,
             Obstacle::Lagging { .. } => Rule::ElectionLagging,
             Obstacle::OldTimeline => Rule::ElectionOldTimeline,
+            Obstacle::PromotedByHand => Rule::ElectionByHand,
             Obstacle::NotReady => Rule::ElectionNotReady,
             Obstacle::CannotWrite => Rule::LeaderCannotWrite,
             Obstacle::NoWatchdog => Rule::ElectionNoWatchdog,
@@ -95,6 +98,9 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     }
     if cluster.history_timeline().is_some_and(|newest| newest.is_plausibly_after(standby.timeline)) {
         return Some(Obstacle::OldTimeline);
+    }
+    if !named && cluster.is_by_hand(standby.timeline, turn.system_id()) {
+        return Some(Obstacle::PromotedByHand);
     }
     let end = standby.received.max(standby.replayed);
     // A leader that stopped in order says where it ended; what it wrote before is up to a loop old.

@@ -1,5 +1,6 @@
 //! The one decision function. Each file holds the rules of one situation; this one routes.
 
+mod by_hand;
 mod check;
 mod clocks;
 mod data;

@@ -6,7 +6,7 @@
 
 use super::turn::{Turn, Verdict};
 use super::{duties, lease, release};
-use crate::cluster::{Cluster, Initialize};
+use crate::cluster::{Cluster, Initialize, TimelineClaim};
 use crate::dcs::{Expect, Key};
 use crate::effect::Effect;
 use crate::ids::{NodeName, Revision};
@@ -29,7 +29,7 @@ pub(super) fn claim(turn: &Turn<'_>, primary: &PrimaryView) -> Option<Effect> {
     let session = turn.memory.session.filter(|_| is_on(turn) && cluster.initialize != Initialize::Absent)?;
     let along = duties::claim_along(turn, cluster, primary.timeline, primary.flushed);
     let free = !cluster.claims.contains_key(&primary.timeline);
-    let record = along.record(turn.me(), session).text();
+    let record = TimelineClaim { by_hand: true, ..along.record(turn.me(), session) }.text();
     free.then(|| turn.write(along.key(), Some(record), along.expect)).flatten()
 }
 

@@ -2,10 +2,11 @@
 
 use super::turn::{Standing, Turn, Verdict};
 use super::{
-    clocks, duties, failsafe, handover, in_place, lease, pause, promotion, schedule, switchover, upkeep, watchdog,
+    by_hand, clocks, duties, failsafe, handover, in_place, lease, pause, promotion, schedule, switchover, upkeep,
+    watchdog,
 };
 use crate::clock::Millis;
-use crate::cluster::{Cluster, Initialize, LeaderKey, Member};
+use crate::cluster::{Cluster, Initialize, LeaderKey, Member, TimelineClaim};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect};
 use crate::ids::{LeaseId, Revision, Timeline};
@@ -144,7 +145,7 @@ fn is_founded(turn: &Turn<'_>, cluster: &Cluster) -> bool {
 /// Who owns the timeline this server is on, if that is somebody else (I11).
 fn foreign_owner(turn: &Turn<'_>, timeline: Timeline) -> Option<crate::ids::NodeName> {
     let claim = duties::claim_on(turn, turn.fresh()?, timeline)?;
-    (claim.node != *turn.me()).then(|| claim.node.clone())
+    (claim.node != *turn.me() && !claim.by_hand).then(|| claim.node.clone())
 }
 
 /// The deadline has passed and nobody said that the lease is lost: one renewal may still be answered.
@@ -166,7 +167,13 @@ fn without_lease(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) 
     }
     match &cluster.leader {
         Some(leader) if leader.name != *turn.me() => {
-            demote(turn, primary, Rule::LeaderLost, LeaveReason::LeaseLost, false)
+            // Promoted by hand? Whoever stops it comes after that: there may be no time for it later.
+            let told = by_hand::tell(turn).filter(|_| !pause::is_on(turn));
+            let verdict = demote(turn, primary, Rule::LeaderLost, LeaveReason::LeaseLost, false);
+            match told {
+                Some(told) => Verdict::of(Rule::LeaderLost).with(Effect::CloseFence).with(told).soon(20),
+                None => verdict,
+            }
         }
         Some(leader) => own_key(turn, primary, leader),
         None => take_back(turn, primary, cluster),
@@ -222,12 +229,13 @@ pub(super) fn check_lease(turn: &mut Turn<'_>, lease: LeaseId) -> Option<Effect>
     Some(check)
 }
 
-/// Whether a timeline newer than this server's was made, or claimed by another `before`. While this node holds the leader key nobody else
-/// can be elected: what is claimed then was promoted by hand.
+/// Whether a timeline newer than this server's was made, or claimed by another `before`, that is the cluster's. While this node holds the
+/// leader key nobody else can be elected: what is claimed then was promoted by hand, also by a node that does not say so.
 fn outdated(turn: &Turn<'_>, primary: &PrimaryView, cluster: &Cluster, before: Revision) -> bool {
     let claims = cluster.claims_of(turn.system_id());
     let earlier = |timeline: &Timeline| cluster.claims.get(timeline).is_some_and(|claim| claim.revision < before);
-    let by_another = claims.filter(|(timeline, claim)| claim.node != *turn.me() && earlier(timeline));
+    let of_the_cluster = |claim: &TimelineClaim| claim.node != *turn.me() && !claim.by_hand;
+    let by_another = claims.filter(|(timeline, claim)| of_the_cluster(claim) && earlier(timeline));
     let claimed = by_another.map(|(timeline, _)| timeline);
     cluster.history_timeline().into_iter().chain(claimed).any(|newest| newest.is_plausibly_after(primary.timeline))
 }
@@ -236,9 +244,12 @@ fn outdated(turn: &Turn<'_>, primary: &PrimaryView, cluster: &Cluster, before: R
 fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> Verdict {
     // With the history deleted, it is the members that tell.
     let on_newer = |member: &std::sync::Arc<Member>| {
-        member.timeline.is_some_and(|newer| newer.is_plausibly_after(primary.timeline))
+        let newer = member.timeline.filter(|newer| newer.is_plausibly_after(primary.timeline));
+        newer.is_some_and(|newer| !cluster.is_by_hand(newer, turn.system_id()))
     };
-    if outdated(turn, primary, cluster, Revision(i64::MAX)) || cluster.members.values().any(on_newer) {
+    // In maintenance mode who was promoted by hand is taken in where nobody leads.
+    let left = cluster.is_by_hand(primary.timeline, turn.system_id()) && !pause::is_on(turn);
+    if left || outdated(turn, primary, cluster, Revision(i64::MAX)) || cluster.members.values().any(on_newer) {
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }
     if let Some(other) = pause::unbound(turn, cluster) {

@@ -178,7 +178,7 @@ fn claimed(turn: &Turn<'_>, cluster: &Cluster, lease: Lease) -> Option<Timeline>
 
 fn newest_claim(turn: &Turn<'_>, cluster: &Cluster, lease: LeaseId) -> Option<Timeline> {
     let ours = |(timeline, claim): (Timeline, &TimelineClaim)| {
-        (claim.node == *turn.me() && claim.nonce == lease).then_some(timeline)
+        (claim.node == *turn.me() && claim.nonce == lease && !claim.by_hand).then_some(timeline)
     };
     cluster.claims_of(turn.system_id()).filter_map(ours).next_back()
 }

@@ -3,7 +3,7 @@
 use super::turn::{Turn, Verdict};
 use super::{duties, lease, switchover};
 use crate::clock::Millis;
-use crate::cluster::Released;
+use crate::cluster::{Cluster, Member, Released};
 use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::ids::{Lsn, NodeName, Timeline};
@@ -143,8 +143,13 @@ fn after_crash(turn: &mut Turn<'_>, lease: Lease, control: &Control) -> Option<V
 
 /// Whether a member could take over. Without one, restarting this server is all that helps.
 pub(super) fn others_could_lead(turn: &Turn<'_>) -> bool {
-    turn.fresh()
-        .is_some_and(|cluster| cluster.members.iter().any(|(name, member)| name != turn.me() && member.may_lead()))
+    let stands = |cluster: &Cluster, member: &Member| {
+        let left = member.timeline.is_some_and(|on| cluster.is_by_hand(on, turn.system_id()));
+        member.may_lead() && !left
+    };
+    turn.fresh().is_some_and(|cluster| {
+        cluster.members.iter().any(|(name, member)| name != turn.me() && stands(cluster, member))
+    })
 }
 
 pub(super) fn give_up(turn: &Turn<'_>, lease: Lease, checkpoint: Option<&Control>, rule: Rule) -> Verdict {

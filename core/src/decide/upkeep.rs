@@ -1,7 +1,7 @@
 //! What every node does besides: keep its lease alive and its member key true.
 
 use super::turn::{Turn, Verdict};
-use super::{duties, handover, lease, pause, standby, watchdog};
+use super::{by_hand, duties, handover, lease, pause, standby, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::dcs::{DcsCall, Expect, Key, KeyEdit};
 use crate::effect::Effect;
@@ -20,7 +20,7 @@ pub(super) fn add(turn: &mut Turn<'_>, verdict: &mut Verdict) {
         return;
     }
     let effect = if turn.memory.lease.is_none() { standby::session_due(turn) } else { None };
-    let effect = effect.or_else(|| pause::tell(turn)).or_else(|| member_key(turn));
+    let effect = effect.or_else(|| pause::tell(turn)).or_else(|| by_hand::tell(turn)).or_else(|| member_key(turn));
     verdict.effects.extend(effect);
 }
 

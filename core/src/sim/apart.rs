@@ -64,6 +64,22 @@ pub(super) fn undone_promotions(weather: &mut Weather, seed: u64) {
     }
 }
 
+/// In some an operator promotes standbys by hand while another leads; in a few of them little else happens but that leaders are lost.
+pub(super) fn promoted_by_mistake(params: &mut Params, weather: &mut Weather, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x0_b7a9);
+    if rng.chance(60) {
+        weather.mix_in(&mut rng, &[Kind::PromoteBesideLeader]);
+    }
+    let mut rng = Rng::new(seed ^ 0x0_b7aa);
+    if rng.chance(30) {
+        // Nothing brings such a server back.
+        (params.settings.use_pg_rewind, params.settings.replace_diverged) = (false, false);
+        params.nodes = params.nodes.max(3);
+        weather.weights = kinds::promoted_by_mistake();
+        weather.every_ms = rng.between(25_000, 50_000);
+    }
+}
+
 /// At most three nodes, and faults for 20 to 60 s, which come at once.
 pub(super) fn shorten(params: &mut Params, weather: &mut Weather) {
     params.nodes = params.nodes.min(3);

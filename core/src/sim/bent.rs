@@ -196,3 +196,13 @@ pub(super) fn lead_after_release(decision: &mut Decision, view: &View<'_>) {
         decision.effects = vec![Effect::Unseal, Effect::OpenFence { lease }];
     }
 }
+
+pub(super) fn by_hand_untold(decision: &mut Decision) {
+    for effect in &mut decision.effects {
+        if let Effect::Dcs(DcsCall::Write(edit)) = effect
+            && let (Key::TimelineClaim(_), Some(value)) = (&edit.key, &mut edit.value)
+        {
+            *value = value.replace("\"by_hand\":true,", "");
+        }
+    }
+}

@@ -11,9 +11,9 @@ use crate::ids::NodeName;
 use super::kinds::Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
-    KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys,
-    ShortPauses, StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
-    UndonePromotion,
+    KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine, PromoteBesideLeader,
+    PromoteByHand, RestoreKeys, ShortPauses, StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection,
+    Suspend, Switchover, UndonePromotion,
 };
 
 impl World {
@@ -96,6 +96,7 @@ impl World {
             HangServer => self.hang_server(node, short_or_long),
             Pause => self.operator_pauses(),
             PromoteByHand => self.promotes_by_hand(node),
+            PromoteBesideLeader => self.promotes_beside_leader(node),
             StartByHand => self.starts_by_hand(node),
             PauseMachine => self.pause_machine(node, short_or_long),
             Suspend => self.suspend(node, short_or_long),

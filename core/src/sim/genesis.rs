@@ -61,6 +61,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         first_members: None,
         troubled_at: 0,
         hurt_at: 0,
+        mistaken_at: 0,
         watchdog: super::watchdog::device(params, index),
     }
 }

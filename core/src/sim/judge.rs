@@ -38,6 +38,8 @@ pub(super) struct Vanished {
     pub(super) at: u64,
     /// Of every node that was a consistent standby then.
     pub(super) standbys: Vec<Option<Position>>,
+    /// Branches made by hand beside a leader that nobody had been told of.
+    pub(super) untold: Vec<BranchId>,
 }
 
 /// A planned hand-over in place, as it was announced.
@@ -75,6 +77,8 @@ pub(super) struct Judge {
     pub(super) made_by_hand: std::collections::BTreeSet<BranchId>,
     /// Branches whose makers did not hold the leader key any more when they had made them.
     pub(super) outrun: std::collections::BTreeSet<BranchId>,
+    /// Those made by hand that were made while another led, by mistake.
+    pub(super) beside_leader: std::collections::BTreeSet<BranchId>,
     /// Servers (by node and life) that are being stopped, from before maintenance mode or for an operator.
     pub(super) stopping: std::collections::BTreeSet<(usize, u64)>,
     /// Who has promised whom to stay away from the leader key, and until when by true time; what a node forgets counts all the same.
@@ -132,7 +136,7 @@ impl Judge {
         }
     }
 
-    fn verdict(&mut self, invariant: &'static str, result: Result<(), String>) {
+    pub(super) fn verdict(&mut self, invariant: &'static str, result: Result<(), String>) {
         if let Err(text) = result {
             self.report(invariant, text);
         }
@@ -239,8 +243,12 @@ pub(super) fn branched(world: &mut World, node: usize, branch: BranchId, from: P
     world.judge.failovers += 1;
     world.judge.outrun.insert(branch);
     let holds_key = world.store.leader().is_some_and(|leader| leader.name == world.nodes[node].name);
+    let beside_leader = world.nodes[node].server.as_ref().is_some_and(|server| server.beside_leader);
+    if beside_leader {
+        world.judge.beside_leader.insert(branch);
+    }
     // What somebody promotes by hand in maintenance mode he means to lead.
-    if holds_key || world.judge.made_by_hand.contains(&branch) {
+    if holds_key || world.judge.made_by_hand.contains(&branch) && !beside_leader {
         leads_by(world, node, branch, from);
     }
 }
@@ -251,10 +259,7 @@ fn leads_by(world: &mut World, node: usize, branch: BranchId, from: Position) {
     if !world.judge.outrun.remove(&branch) {
         return;
     }
-    let lost = i05::write_off(world, from);
-    world.judge.lost_total += lost.len() as u64;
-    let result = i05::nothing_reachable_is_lost(world, node, from, &lost);
-    world.judge.verdict("I5", result);
+    let lost = i05::goes_on_from(world, node, branch, from);
     let result = i14::goes_on_there(world, node, from, &lost);
     world.judge.verdict("I14", result);
     if let Some(handed_over) = &mut world.judge.handed_over {
@@ -265,6 +270,10 @@ fn leads_by(world: &mut World, node: usize, branch: BranchId, from: Position) {
 /// A node leads, or may acknowledge, with what it has.
 fn leads(world: &mut World, node: usize) {
     let Some(at) = world.nodes[node].disk.data().map(|data| data.at) else { return };
+    if world.judge.beside_leader.contains(&at.branch) && world.judge.paused_since.is_some() {
+        // In maintenance mode an operator wants it to lead, however it came about.
+        world.judge.named = Some((node, world.now));
+    }
     if let Some((parent, lsn)) = world.wal.branch(at.branch).parent {
         leads_by(world, node, at.branch, Position { branch: parent, lsn });
     }

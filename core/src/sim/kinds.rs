@@ -42,17 +42,18 @@ pub(super) enum Kind {
     ShortPauses,
     UndonePromotion,
     NewestUnlisted,
+    PromoteBesideLeader,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
     FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
-    KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine, PromoteByHand, RestoreKeys,
-    ShortPauses, StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection, Suspend, Switchover,
-    UndonePromotion,
+    KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine, PromoteBesideLeader,
+    PromoteByHand, RestoreKeys, ShortPauses, StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection,
+    Suspend, Switchover, UndonePromotion,
 };
 
-pub(super) const ALL: [Kind; 36] = [
+pub(super) const ALL: [Kind; 37] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -89,6 +90,7 @@ pub(super) const ALL: [Kind; 36] = [
     ShortPauses,
     UndonePromotion,
     NewestUnlisted,
+    PromoteBesideLeader,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -214,6 +216,15 @@ pub(super) fn newest_unlisted() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which standbys are promoted by hand while another leads, and leaders are lost.
+pub(super) fn promoted_by_mistake() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        PromoteBesideLeader | CrashNode => 3,
+        Isolate | KillPostmaster => 1,
+        _ => 0,
+    })
+}
+
 pub(super) fn name(kind: Kind) -> &'static str {
     match kind {
         KillWorker => "loop worker killed",
@@ -244,6 +255,7 @@ pub(super) fn name(kind: Kind) -> &'static str {
         HangServer => "postmaster hangs",
         Pause => "maintenance mode begins or ends",
         PromoteByHand => "promoted by hand",
+        PromoteBesideLeader => "promoted by hand beside a leader",
         StartByHand => "started by hand",
         RestoreKeys => "keys put back",
         PauseMachine => "machine paused by its hypervisor",

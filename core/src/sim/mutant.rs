@@ -127,6 +127,8 @@ pub enum Mutant {
     AdmittedEarly,
     /// A watchdog that cannot be stopped is let go while it runs.
     WatchdogLetGo,
+    /// A claim does not say that its timeline was made by hand.
+    ByHandUntold,
     /// Which timelines were claimed is known only as long as the store shows it.
     TimelinesForgotten,
     /// In an election, members that are not written down in failsafe mode do not exist.
@@ -145,7 +147,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 64] = [
+    pub const ALL: [Mutant; 65] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -203,6 +205,7 @@ impl Mutant {
         Mutant::WatchdogAwaited,
         Mutant::AdmittedEarly,
         Mutant::WatchdogLetGo,
+        Mutant::ByHandUntold,
         Mutant::TimelinesForgotten,
         Mutant::UnlistedNotCounted,
         Mutant::FenceUnconfirmed,
@@ -313,6 +316,7 @@ impl Mutant {
                 bent::promote_anyway(decision, view, &[Rule::PromotionGivenUp, Rule::PromotionRenewing]);
             }
             Mutant::PromoteInconsistent => bent::promote_anyway(decision, view, &[Rule::PromotionNotReady]),
+            Mutant::ByHandUntold => bent::by_hand_untold(decision),
             Mutant::TimelinesForgotten => decision.memory.newest_timeline = None,
             Mutant::HistoryUnread => bent::history_unread(decision, view),
             Mutant::NoRewind => bent::no_rewind(decision, view),

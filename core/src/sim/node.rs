@@ -72,6 +72,8 @@ pub(super) struct Node {
     pub(super) troubled_at: u64,
     /// The same, of its processes and devices alone.
     pub(super) hurt_at: u64,
+    /// When an operator promoted it by hand beside a leader.
+    pub(super) mistaken_at: u64,
     pub(super) watchdog: super::watchdog::Device,
 }
 
@@ -262,6 +264,8 @@ pub(super) struct Server {
     pub(super) cycle: Option<Cycle>,
     /// The promotion that runs was begun by hand.
     pub(super) by_hand: bool,
+    /// And while another led.
+    pub(super) beside_leader: bool,
 }
 
 /// A demotion in place under way.

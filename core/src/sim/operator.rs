@@ -79,8 +79,24 @@ impl World {
 
     /// `pg_ctl promote` in maintenance mode, on a standby whose next timeline nobody has claimed.
     pub(super) fn promotes_by_hand(&mut self, node: usize) {
-        let paused = self.paused();
-        let Some(data) = self.nodes[node].disk.data() else { return };
+        if self.paused() && self.promoted_by_hand(node) {
+            self.judge.named = Some((node, self.now));
+        }
+    }
+
+    /// The same by mistake, while another leads.
+    pub(super) fn promotes_beside_leader(&mut self, node: usize) {
+        let another = self.store.leader().is_some_and(|leader| leader.name != self.nodes[node].name);
+        if another && !self.paused() && self.promoted_by_hand(node) {
+            self.nodes[node].mistaken_at = self.now;
+            if let Some(server) = &mut self.nodes[node].server {
+                server.beside_leader = true;
+            }
+        }
+    }
+
+    fn promoted_by_hand(&mut self, node: usize) -> bool {
+        let Some(data) = self.nodes[node].disk.data() else { return false };
         let next = crate::ids::Timeline(self.wal.branch(data.at.branch).timeline.0 + 1);
         let free = self.store.key(&Key::TimelineClaim(next).path()).is_none();
         // Whoever says that a node must not lead does not promote it.
@@ -88,14 +104,14 @@ impl World {
         let free = free && self.wal.branches().iter().all(|branch| branch.timeline < next);
         // One that may not lead would be in its own way after a restart.
         let allowed = !self.nodes[node].settings.tags.nofailover() && !self.watchdog_bars(node);
-        let Some(server) = &mut self.nodes[node].server else { return };
-        if !paused || !free || !allowed || server.phase != Phase::Standby || server.promoting || !server.consistent {
-            return;
+        let Some(server) = &mut self.nodes[node].server else { return false };
+        if !free || !allowed || server.phase != Phase::Standby || server.promoting || !server.consistent {
+            return false;
         }
         server.by_hand = true;
-        self.judge.named = Some((node, self.now));
         self.say(node, "operator: promotes by hand");
         self.begin_promotion(node);
+        true
     }
 
     /// Whose data is lost cannot take its name back: an operator has to say that its server does not run.

@@ -44,6 +44,7 @@ impl Schedule {
         super::apart::late_joiners(&mut params, &mut weather, seed);
         super::apart::undone_promotions(&mut weather, seed);
         super::apart::unlisted_ones(&mut params, &mut weather, seed);
+        super::apart::promoted_by_mistake(&mut params, &mut weather, seed);
         super::watchdog::among_them(&mut params, seed);
         if seed >= SHORT_FROM {
             super::apart::shorten(&mut params, &mut weather);

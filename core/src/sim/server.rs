@@ -44,6 +44,7 @@ impl World {
             uncompared: false,
             cycle: None,
             by_hand: false,
+            beside_leader: false,
         };
         self.nodes[node].carried = None;
         self.nodes[node].server = Some(server);
@@ -183,6 +184,7 @@ impl World {
         self.undo_promotion(node, timeline);
         if let Some(server) = self.nodes[node].server_of(life) {
             server.by_hand = false;
+            server.beside_leader = false;
         }
         let end = Lsn(at.lsn.0 + 50);
         // Asked for a second time while it ran: that file was created too late to be acted on.

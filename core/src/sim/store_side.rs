@@ -4,7 +4,7 @@ use super::event::Event;
 use super::judge;
 use super::store::{Answer, Request};
 use super::world::World;
-use crate::dcs::Key;
+use crate::dcs::{Key, KeyEdit};
 use crate::ids::LeaseId;
 
 impl World {
@@ -28,6 +28,9 @@ impl World {
                 Request::Write { edit, .. } if edit.key == Key::History => judge::history_written(self),
                 Request::Write { edit, .. } if edit.key == Key::Initialize => judge::initialised(self),
                 Request::Write { edit, .. } if edit.key == Key::Failsafe => judge::list_written(self, node),
+                Request::Write { edit: KeyEdit { key: Key::TimelineClaim(timeline), .. }, .. } => {
+                    super::invariants::i11::claimed(self, node, *timeline);
+                }
                 Request::Write { edit, .. } if edit.key == Key::Failover => {
                     judge::failover_written(self, edit, asked.as_ref());
                 }

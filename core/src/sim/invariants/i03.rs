@@ -26,8 +26,7 @@ pub(in crate::sim) fn may_promote(world: &World, node: usize, lease: &Lease, tim
         Some(_) => return Err(format!("{} promotes before it is consistent", here.name)),
         None => return Ok(()),
     }
-    if world.judge.claims_taken.contains_key(&(timeline, node)) {
-        // It was claimed until an operator took that away.
+    if super::i11::was_claimed(world, node, timeline, lease.id) {
         return Ok(());
     }
     let claim = world.store.key(&Key::TimelineClaim(timeline).path()).map(|key| key.value.clone()).unwrap_or_default();

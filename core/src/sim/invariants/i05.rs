@@ -7,7 +7,7 @@
 use crate::dcs::Key;
 use crate::sim::judge::{Ack, Vanished, acts};
 use crate::sim::node::Phase;
-use crate::sim::wal::Position;
+use crate::sim::wal::{BranchId, Position};
 use crate::sim::world::World;
 use crate::watchdog::Mode;
 
@@ -23,19 +23,37 @@ pub(in crate::sim) fn snapshot(world: &World) -> Vanished {
         let server = node.server.as_ref()?;
         (server.phase == Phase::Standby && server.consistent).then(|| node.disk.data().map(|data| data.at)).flatten()
     });
-    Vanished { at: world.now, standbys: standbys.collect() }
+    let claimed =
+        |branch: &&BranchId| world.store.key(&Key::TimelineClaim(world.wal.branch(**branch).timeline).path()).is_some();
+    let untold = world.judge.beside_leader.iter().filter(|branch| !claimed(branch)).copied();
+    Vanished { at: world.now, standbys: standbys.collect(), untold: untold.collect() }
 }
 
-pub(in crate::sim) fn nothing_reachable_is_lost(
-    world: &World,
+/// Somebody leads on a branch that begins at `from`: what is not part of that is lost.
+pub(in crate::sim) fn goes_on_from(
+    world: &mut World,
     winner: usize,
+    branch: BranchId,
     from: Position,
-    lost: &[Position],
-) -> Result<(), String> {
+) -> Vec<Position> {
+    let lost = write_off(world, from);
+    world.judge.lost_total += lost.len() as u64;
+    let on = Position { branch, ..from };
+    let result = nothing_reachable_is_lost(world, winner, on, &lost);
+    world.judge.verdict("I5", result);
+    let wal = &world.wal;
+    // It is the cluster's from here on.
+    world.judge.beside_leader.retain(|made| wal.end_seen_from(on, *made).is_none());
+    lost
+}
+
+fn nothing_reachable_is_lost(world: &World, winner: usize, from: Position, lost: &[Position]) -> Result<(), String> {
     let Some(vanished) = &world.judge.vanished else { return Ok(()) };
     let named = world.judge.named.is_some_and(|(node, at)| node == winner && at + NAMED_FOR_MS > world.now);
+    // Promoted by hand a moment before the leader was lost: no other server can know of it, and its own may have died since.
+    let untold = vanished.untold.iter().any(|branch| world.wal.end_seen_from(from, *branch).is_some());
     // With claims deleted, two may go by one number.
-    if lost.is_empty() || named || world.judge.made_twice || troubled(world, winner, vanished.at) {
+    if lost.is_empty() || named || untold || world.judge.made_twice || troubled(world, winner, vanished.at) {
         return Ok(());
     }
     for (index, position) in vanished.standbys.iter().enumerate() {
@@ -45,7 +63,10 @@ pub(in crate::sim) fn nothing_reachable_is_lost(
         // Without its member key for as long as a lease lasts, it cannot get at the store: the others stop waiting for it.
         let cut_off = world.store.key(&Key::Member(node.name.clone()).path()).is_none()
             && world.now - vanished.at >= node.settings.ttl_ms.0;
-        let barred = cut_off || node.settings.tags.nofailover() || node.cannot_write || world.watchdog_bars(index);
+        // It has left the cluster: to lead it would lose whatever was acknowledged since.
+        let left = world.judge.beside_leader.contains(&position.branch);
+        let barred =
+            left || cut_off || node.settings.tags.nofailover() || node.cannot_write || world.watchdog_bars(index);
         // Where a watchdog is required nobody leads without a supervisor: nothing could stop the device once the server is down.
         let alone = !node.supervisor.alive || node.supervised_at >= vanished.at;
         let barred = barred || alone && world.params.settings.watchdog.mode == Mode::Required;
@@ -84,7 +105,7 @@ pub(in crate::sim) fn is_founded(world: &mut World) {
 }
 
 /// Takes what is not part of the new leader's WAL off the books: it is judged once, when it is lost.
-pub(in crate::sim) fn write_off(world: &mut World, from: Position) -> Vec<Position> {
+fn write_off(world: &mut World, from: Position) -> Vec<Position> {
     let mut lost = Vec::new();
     for (branch, acks) in &mut world.judge.acks {
         let end = world.wal.end_seen_from(from, *branch);

@@ -6,7 +6,7 @@
 
 use crate::cluster::TimelineClaim;
 use crate::dcs::Key;
-use crate::ids::Timeline;
+use crate::ids::{LeaseId, Timeline};
 use crate::sim::event::Who;
 use crate::sim::wal::BranchId;
 use crate::sim::world::World;
@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(in crate::sim) struct Taken {
     at: u64,
+    /// By which lease it was made.
+    by: LeaseId,
     /// Nodes that had decided by a view of the store that showed it.
     known_to: Vec<usize>,
 }
@@ -34,8 +36,18 @@ pub(in crate::sim) fn claims_changed(world: &mut World, before: &BTreeMap<String
             decided_by.is_some_and(|cluster| cluster.claims.get(&timeline).is_some_and(|known| known.value == claim))
         };
         let known_to = (0..world.nodes.len()).filter(knows).collect();
-        world.judge.claims_taken.insert((timeline, owner), Taken { at: world.now, known_to });
+        world.judge.claims_taken.insert((timeline, owner), Taken { at: world.now, by: claim.nonce, known_to });
     }
+}
+
+/// Whether an operator took away what `node` had claimed by this lease.
+pub(in crate::sim) fn was_claimed(world: &World, node: usize, timeline: Timeline, lease: LeaseId) -> bool {
+    world.judge.claims_taken.get(&(timeline, node)).is_some_and(|taken| taken.by == lease)
+}
+
+/// A node has claimed a timeline, perhaps once more.
+pub(in crate::sim) fn claimed(world: &mut World, node: usize, timeline: Timeline) {
+    world.judge.claims_taken.remove(&(timeline, node));
 }
 
 /// Whether an operator took away the claim by which `owner` made `timeline`, and `node` had not seen it, or may have forgotten.

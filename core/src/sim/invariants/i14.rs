@@ -60,7 +60,8 @@ pub(in crate::sim) fn log_has_ended(world: &World, over: &HandedOver) -> Result<
 
 fn calm(world: &World, node: usize, over: &HandedOver) -> bool {
     let here = &world.nodes[node];
-    here.troubled_at + QUIET_MS <= over.at && here.up && here.frozen.is_empty()
+    // One that an operator promotes by hand meanwhile goes on where he says.
+    here.troubled_at.max(here.mistaken_at) + QUIET_MS <= over.at && here.up && here.frozen.is_empty()
 }
 
 /// Nothing went wrong with the old leader for as long before it as after it.
