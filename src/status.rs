@@ -1,6 +1,6 @@
 //! The status page: what the views show, as JSON in shared memory.
 
-use ha_core::cluster::{Cluster, Member};
+use ha_core::cluster::{Cluster, Initialize, Member};
 use ha_core::config::host_port;
 use ha_core::decide::{eligibility, in_place_obstacle};
 use ha_core::ids::NodeName;
@@ -198,6 +198,13 @@ fn obstacle(driver: &Driver, cluster: &Cluster, member: &Member, lag: Option<u64
         && theirs < ours
     {
         return Some(format!("It is on timeline {theirs}, the cluster on {ours}."));
+    }
+    let system = match cluster.initialize {
+        Initialize::Done(system) => Some(system),
+        Initialize::Absent | Initialize::Running => None,
+    };
+    if let Some(theirs) = member.timeline.filter(|on| cluster.is_by_hand(*on, system)) {
+        return Some(format!("It was promoted by hand to timeline {theirs} while another led."));
     }
     let limit = settings.maximum_lag_on_failover_bytes;
     lag.filter(|lag| *lag > limit).map(|lag| format!("It lags {lag} bytes behind, {limit} are allowed."))

@@ -188,7 +188,13 @@ pub async fn the_key_and_a_timeline_are_taken_together_or_not_at_all(backend: &i
     let seen = snapshot(&mut b).await;
     let claimed = &seen.keys["ha_ext/timeline/2"];
     let text: TimelineClaim = serde_json::from_str(&claimed.value).expect("JSON");
-    let expected = TimelineClaim { node: NodeName::new("a"), lsn: Lsn(7), nonce: lease.id, system: Some(SystemId(9)) };
+    let expected = TimelineClaim {
+        node: NodeName::new("a"),
+        lsn: Lsn(7),
+        nonce: lease.id,
+        system: Some(SystemId(9)),
+        by_hand: false,
+    };
     assert_eq!((text, claimed.created, claimed.lease), (expected, lease.leader_created, None));
 
     assert_eq!(b.call(take(3, Expect::Absent)).await, DcsReply::Lost, "somebody leads");
