@@ -92,6 +92,10 @@ pub struct Memory {
     pub received_since: Option<(Lsn, Tick)>,
     /// The newest timeline of these data that was seen claimed or made by anybody: it is never claimed again, whatever becomes of the keys.
     pub newest_timeline: Option<(SystemId, Timeline)>,
+    /// The timeline of a running standby that holds no lease: what is newer when it is a primary was made by hand.
+    pub standby_on: Option<Timeline>,
+    /// The timeline that somebody promoted this server to by hand.
+    pub by_hand: Option<Timeline>,
     /// Timeline claimed under the present lease.
     pub claim: Option<Timeline>,
     /// What is under way across ticks.

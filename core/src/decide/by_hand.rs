@@ -9,13 +9,36 @@ use crate::ids::{Lsn, Timeline};
 use crate::local::{Receiver, Server};
 use crate::timeline::{Branch, WalEnd};
 
+/// Notices it, and nothing less is proof: what else looks like it may be the cluster's own timeline, in a store that somebody put back as it
+/// was before that was made.
+pub(super) fn observe(turn: &mut Turn<'_>) {
+    let leads = turn.memory.lease.is_some();
+    let known = turn.memory.newest_timeline.filter(|(of, _)| Some(*of) == turn.system_id()).map(|(_, newest)| newest);
+    match &turn.view.local.server {
+        Server::Standby(standby) => {
+            // One that holds the key may have been told to promote.
+            turn.memory.standby_on = (!leads).then_some(standby.timeline);
+            turn.memory.by_hand = turn.memory.by_hand.filter(|on| *on == standby.timeline);
+        }
+        Server::Primary(primary) => {
+            let was_standby = turn.memory.standby_on.take().is_some_and(|before| primary.timeline > before);
+            let made = (was_standby && known < Some(primary.timeline)).then_some(primary.timeline);
+            turn.memory.by_hand = made.or(turn.memory.by_hand).filter(|on| !leads && *on == primary.timeline);
+        }
+        // Whatever it was before, somebody may start it as another.
+        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
+            turn.memory.standby_on = None;
+        }
+    }
+}
+
 /// Says so in the store, as long as there is a leader to compare with: nobody takes that timeline for the cluster's, or makes it again.
 pub(super) fn tell(turn: &Turn<'_>) -> Option<Effect> {
     let cluster =
         turn.fresh().filter(|cluster| cluster.initialize != Initialize::Absent && pause::only_our_kind(cluster))?;
     let session = turn.memory.session.filter(|_| turn.memory.lease.is_none())?;
     let (_, member) = cluster.leader_member().filter(|(leader, _)| leader.name != *turn.me())?;
-    let (timeline, lsn) = on_own_branch(turn)?;
+    let (timeline, lsn) = on_own_branch(turn).filter(|(timeline, _)| turn.memory.by_hand == Some(*timeline))?;
     let known = cluster.claims.contains_key(&timeline) || cluster.history_timeline() >= Some(timeline);
     // What is led is shown once its history is there.
     let older = member.timeline.is_some_and(|led| timeline.is_plausibly_after(led));

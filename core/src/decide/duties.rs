@@ -35,9 +35,9 @@ pub(super) fn claim(turn: &Turn<'_>, timeline: Timeline, lsn: Lsn) -> Option<Eff
 
 /// The same for the transaction that takes the leader key.
 pub(super) fn claim_along(turn: &Turn<'_>, cluster: &Cluster, timeline: Timeline, lsn: Lsn) -> ClaimAlong {
-    // One that is there, and is not of these data, is left from a cluster that was removed. One of a server that was promoted by hand gives
-    // way to whoever leads. Any other stays: the write fails then.
-    let stays = claim_on(turn, cluster, timeline).is_some_and(|claim| !claim.by_hand);
+    // One that is there, and is not of these data, is left from a cluster that was removed. What was promoted by hand here gives way when it
+    // leads. Any other stays: the write fails then.
+    let stays = claim_on(turn, cluster, timeline).is_some_and(|claim| !claim.by_hand || claim.node != *turn.me());
     let left = cluster.claims.get(&timeline).filter(|_| !stays);
     let expect = left.map_or(Expect::Absent, |left| Expect::Unchanged(left.revision));
     ClaimAlong { timeline, lsn, system: turn.system_id(), expect }

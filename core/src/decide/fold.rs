@@ -3,7 +3,7 @@
 use super::turn::Turn;
 use super::{clocks, pause};
 use crate::clock::Tick;
-use crate::cluster::{Cluster, Initialize};
+use crate::cluster::{Cluster, Initialize, TimelineClaim};
 use crate::dcs::{DcsCall, DcsReply, Expect, Key, KeyEdit};
 use crate::effect::{StartRole, Step};
 use crate::ids::{LeaseId, Revision, Timeline};
@@ -148,7 +148,12 @@ fn written(turn: &mut Turn<'_>, edit: &KeyEdit, revision: Revision, at: Tick) {
             turn.memory.member_written = written.map(Arc::new);
         }
         Key::Status => turn.memory.status_written_at = Some(at),
-        Key::TimelineClaim(timeline) => turn.memory.claim = Some(*timeline),
+        Key::TimelineClaim(timeline) => {
+            let claim = edit.value.as_deref().and_then(|text| serde_json::from_str::<TimelineClaim>(text).ok());
+            if claim.is_some_and(|claim| !claim.by_hand) {
+                turn.memory.claim = Some(*timeline);
+            }
+        }
         Key::Initialize => {
             turn.memory.bootstrapping = edit.value.as_deref() == Some("");
             if turn.memory.bootstrapping {

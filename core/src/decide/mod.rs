@@ -66,6 +66,7 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     fold::outcomes(&mut turn);
     fold::fence(&mut turn);
     fold::ttl(&mut turn);
+    by_hand::observe(&mut turn);
     fold::cluster(&mut turn);
     // Before anything is decided: who promises to stay away from the leader key does so at once.
     let answers = failsafe::observe(&mut turn);

@@ -23,13 +23,15 @@ pub(super) fn is_on(turn: &Turn<'_>) -> bool {
     known.unwrap_or(turn.memory.paused || turn.view.settings.pause)
 }
 
-/// The timeline of a server that somebody promoted by hand: told at once, so that nobody makes it a second time (I11).
+/// The timeline of a server that somebody promoted by hand: told at once, so that nobody makes it a second time (I11). A member of another
+/// kind makes it all the same, and claims nothing: where there is one it is not called one by hand.
 pub(super) fn claim(turn: &Turn<'_>, primary: &PrimaryView) -> Option<Effect> {
     let cluster = turn.fresh()?;
     let session = turn.memory.session.filter(|_| is_on(turn) && cluster.initialize != Initialize::Absent)?;
     let along = duties::claim_along(turn, cluster, primary.timeline, primary.flushed);
     let free = !cluster.claims.contains_key(&primary.timeline);
-    let record = TimelineClaim { by_hand: true, ..along.record(turn.me(), session) }.text();
+    let by_hand = turn.memory.by_hand == Some(primary.timeline) && only_our_kind(cluster);
+    let record = TimelineClaim { by_hand, ..along.record(turn.me(), session) }.text();
     free.then(|| turn.write(along.key(), Some(record), along.expect)).flatten()
 }
 

@@ -145,7 +145,7 @@ fn is_founded(turn: &Turn<'_>, cluster: &Cluster) -> bool {
 /// Who owns the timeline this server is on, if that is somebody else (I11).
 fn foreign_owner(turn: &Turn<'_>, timeline: Timeline) -> Option<crate::ids::NodeName> {
     let claim = duties::claim_on(turn, turn.fresh()?, timeline)?;
-    (claim.node != *turn.me() && !claim.by_hand).then(|| claim.node.clone())
+    (claim.node != *turn.me()).then(|| claim.node.clone())
 }
 
 /// The deadline has passed and nobody said that the lease is lost: one renewal may still be answered.
