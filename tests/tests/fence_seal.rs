@@ -38,6 +38,10 @@ fn holding(bare: &Bare) -> Session {
     operator
 }
 
+fn pid(session: &Session) -> String {
+    session.value("SELECT pg_backend_pid()", secs(5)).expect("a query").expect("a pid")
+}
+
 fn waiting(bare: &Bare) -> usize {
     let text =
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'Extension' AND backend_type = 'client backend'";
@@ -76,9 +80,10 @@ fn held_commits_go_on_after_an_unseal() {
 fn held_commits_stay_held_by_a_server_that_has_handed_over_until_they_are_told_where_to_go() {
     let (bare, _etcd) = leader();
     let idle = bare.session();
-    let pid = idle.value("SELECT pg_backend_pid()", secs(5)).expect("a query").expect("a pid");
     let sessions: Vec<Session> = HELD.iter().map(|_| bare.session()).collect();
     let (other, late) = (bare.session(), bare.session());
+    // By pid: between two looks at the seal a session does not show that it waits, and whoever is passed over waits for 30 s.
+    let held_pids: Vec<String> = sessions.iter().chain([&late]).map(pid).collect();
     let operator = holding(&bare);
     let clients: Vec<_> = sessions.into_iter().zip(HELD).map(|(session, text)| in_background(session, text)).collect();
     poll(secs(10), || (waiting(&bare) == HELD.len()).then_some(())).expect("all of them are held");
@@ -90,9 +95,8 @@ fn held_commits_stay_held_by_a_server_that_has_handed_over_until_they_are_told_w
         assert!(!client.is_finished(), "{text} was not held any more");
     }
     assert!(!writer.is_finished(), "a statement that must be refused waits with them");
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'Extension' AND \
-               backend_type = 'client backend'";
-    other.query(end, secs(5)).expect("a termination");
+    let end = format!("SELECT pg_terminate_backend(pid) FROM unnest(ARRAY[{}]) AS pid", held_pids.join(","));
+    other.query(&end, secs(5)).expect("a termination");
     for (client, text) in clients.into_iter().chain([writer]).zip(HELD.iter().chain(&["a statement"])) {
         match client.join().expect("the thread ends") {
             Err(SqlError::Refused { code, hint, .. }) => {
@@ -106,7 +110,7 @@ fn held_commits_stay_held_by_a_server_that_has_handed_over_until_they_are_told_w
         other => panic!("a new session was admitted: {other:?}"),
     }
     assert_eq!(other.value("SELECT 1", secs(5)).expect("whoever is there may look").as_deref(), Some("1"));
-    other.query(&format!("SELECT pg_terminate_backend({pid})"), secs(5)).expect("a termination");
+    other.query(&format!("SELECT pg_terminate_backend({})", pid(&idle)), secs(5)).expect("a termination");
     match idle.query("SELECT 1", secs(5)) {
         Err(SqlError::Refused { code, hint, .. }) => assert_eq!((code.as_str(), hint.as_str()), ("57P01", next)),
         Err(SqlError::Broken(text)) => {
@@ -140,7 +144,6 @@ fn held_commits_fail_when_the_lease_ends() {
 fn a_held_commit_can_be_cancelled_and_terminated() {
     let (bare, _etcd) = leader();
     let (cancelled, terminated) = (bare.session(), bare.session());
-    let pid = |session: &Session| session.value("SELECT pg_backend_pid()", secs(5)).expect("a query").expect("a pid");
     let (one, two) = (pid(&cancelled), pid(&terminated));
     let operator = holding(&bare);
     let clients = [
