@@ -258,6 +258,8 @@ pub struct Ran {
     pub status: String,
     /// Standard output.
     pub out: String,
+    /// Standard error; `None` if there was so much that the beginning is lost.
+    pub err: Option<String>,
     /// The last lines of standard error (or of standard output, if that is all there is).
     pub tail: String,
 }
@@ -306,7 +308,9 @@ pub fn run(command: &mut Command, input: &str, cancel: &Cancel, note: &dyn Note)
     let (out, err) = ended?;
     let tail = if err.trim().is_empty() { last_lines(&out) } else { last_lines(&err) };
     tracing::debug!(program = name, %status, "ran");
-    Ok(Ran { success: status.success(), status: status.to_string(), out, tail })
+    // More than this is kept only of what was cut.
+    let err = (err.len() <= OUTPUT_BYTES_MAX).then_some(err);
+    Ok(Ran { success: status.success(), status: status.to_string(), out, err, tail })
 }
 
 /// Writes the input, then reads both outputs until their ends.

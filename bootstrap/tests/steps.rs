@@ -3,11 +3,13 @@
 mod harness;
 
 use ha_bootstrap::outside::Outside;
+use ha_bootstrap::steps::{self, Context};
 use ha_bootstrap::{control_data, detach, pgdata};
 use ha_core::effect::Step;
 use ha_core::local::{ControlState, DataDir};
-use harness::{Node, as_postgres, program};
+use harness::{Node, as_postgres, program, run};
 use serde_json::json;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -290,7 +292,7 @@ fn an_interrupted_copy_leaves_nothing_and_an_interrupted_rewind_a_mark() {
                 cancel.cancel();
             }
         });
-        let result = ha_bootstrap::steps::perform(&Step::BaseBackup { from: from.clone() }, &context);
+        let result = steps::perform(&Step::BaseBackup { from: from.clone() }, &context);
         canceller.expect("a thread").join().expect("no panic");
         assert!(matches!(result, Err(ha_bootstrap::error::Error::Cancelled)), "{result:?}");
         assert_eq!(pgdata::observe(&two.site), DataDir::Empty);
@@ -313,6 +315,79 @@ fn an_interrupted_copy_leaves_nothing_and_an_interrupted_rewind_a_mark() {
         assert_eq!(pgdata::observe(&two.site), DataDir::Empty);
         assert!(dir.join("pg2.failed/PG_VERSION").exists());
         one.stop();
+    });
+}
+
+/// Two that went different ways; the first is down.
+fn diverged(dir: &Path) -> (Node, Node) {
+    let (one, two) = (Node::new(dir, "pg1"), Node::new(dir, "pg2"));
+    one.initdb();
+    one.start_primary();
+    two.step(&Step::BaseBackup { from: one.upstream_for(&two) }).expect("a copy");
+    two.start_standby(&one);
+    two.wait("it streams", || two.sql("SELECT status FROM pg_stat_wal_receiver").as_deref() == Ok("streaming"));
+    two.sql("SELECT pg_promote()").expect("promoted");
+    two.sql("CREATE TABLE theirs (i integer)").expect("written");
+    two.sql("CHECKPOINT").expect("a checkpoint");
+    one.sql("CREATE TABLE ours (i integer)").expect("written");
+    one.stop();
+    two.sql("SELECT pg_create_physical_replication_slot('pg1')").expect("a slot");
+    (one, two)
+}
+
+/// A `pg_rewind` that does `before` when its rehearsal is over, in a directory with all other programs.
+fn rewind_after(dir: &Path, node: &Node, before: &str) -> Context {
+    let programs = dir.join("programs");
+    std::fs::create_dir(&programs).expect("made");
+    for name in ["pg_ctl", "postgres", "psql", "pg_controldata"] {
+        std::os::unix::fs::symlink(program(name), programs.join(name)).expect("linked");
+    }
+    let real = program("pg_rewind");
+    let real = real.display();
+    let script = format!("#!/bin/sh\ncase \"$*\" in *--dry-run*) ;; *) {before} ;; esac\nexec {real} \"$@\"\n");
+    std::fs::write(programs.join("pg_rewind"), script).expect("written");
+    run(Command::new("chmod").arg("+x").arg(programs.join("pg_rewind")));
+    let mut config = node.site.config.as_ref().clone();
+    config.postgresql.bin_dir = Some(programs);
+    let (mut context, _events) = node.context();
+    context.site.config = Arc::new(config);
+    context
+}
+
+#[test]
+fn a_rewind_that_replaced_nothing_may_be_tried_again() {
+    as_postgres("a_rewind_that_replaced_nothing_may_be_tried_again", |dir| {
+        let (one, two) = diverged(dir);
+        let lost = format!("{} stop -s -m immediate -D {}", program("pg_ctl").display(), two.site.data_dir().display());
+        let context = rewind_after(dir, &one, &lost);
+        let before = control_data::read(one.site.data_dir()).expect("read");
+        let from = two.upstream_for(&one);
+        let error = steps::perform(&Step::Rewind { from: from.clone() }, &context).expect_err("nobody to rewind onto");
+        assert!(error.to_string().contains("pg_rewind"), "{error}");
+        assert!(matches!(pgdata::observe(&one.site), DataDir::Present(_)), "{:?}", pgdata::observe(&one.site));
+        assert_eq!(control_data::read(one.site.data_dir()).expect("read"), before);
+        two.start_primary();
+        one.step(&Step::Rewind { from }).expect("the next rewind");
+        one.start_standby(&two);
+        one.wait("it has the other's table", || one.sql("SELECT count(*) FROM theirs").is_ok());
+        one.stop();
+        two.stop();
+    });
+}
+
+#[test]
+fn a_rewind_that_fails_among_the_files_leaves_its_mark() {
+    as_postgres("a_rewind_that_fails_among_the_files_leaves_its_mark", |dir| {
+        let (one, two) = diverged(dir);
+        // The other's table is a file that cannot be made here.
+        let database = two.sql("SELECT oid FROM pg_database WHERE datname = 'postgres'").expect("asked");
+        let closed = one.site.data_dir().join("base").join(database);
+        let context = rewind_after(dir, &one, &format!("chmod 500 {}", closed.display()));
+        let error = steps::perform(&Step::Rewind { from: two.upstream_for(&one) }, &context).expect_err("not writable");
+        assert!(error.to_string().contains("ermission denied"), "{error}");
+        assert!(matches!(pgdata::observe(&one.site), DataDir::Damaged { ours: true, .. }));
+        run(Command::new("chmod").arg("700").arg(closed));
+        two.stop();
     });
 }
 

@@ -92,7 +92,7 @@ rules! {
     StandbyComparing = "standby.comparing", "This former primary serves no reads until its log was compared with the leader's.";
     StandbyServing = "standby.serving", "The log of this former primary is part of the leader's; it serves reads again.";
     ElectionNotInitialised = "election.not_initialised", "The cluster is not initialised, and a replica never founds one.";
-    ElectionNotAllowed = "election.not_allowed", "There is no leader, and this member is not allowed to lead.";
+    ElectionNotAllowed = "election.not_allowed", "There is no leader, and this member may not lead: it is tagged `nofailover`, or its `failover_priority` is 0.";
     ElectionLagging = "election.lagging", "There is no leader, and this member lags too far behind to lead.";
     ElectionByHand = "election.by_hand", "There is no leader, and this member was promoted by hand while another led: it lacks what was written since, and has to be rewound or copied, or named.";
     ElectionOldTimeline = "election.old_timeline", "There is no leader, and this member's timeline is older than the cluster's.";

@@ -5,6 +5,7 @@ use super::{Context, basebackup, conf, recovery};
 use crate::control_data;
 use crate::error::{Error, Result};
 use crate::pgdata;
+use crate::process::{self, Ran};
 use ha_core::local::{ControlState, Upstream};
 use ha_core::pgconf;
 
@@ -34,10 +35,21 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
     context.run(rewind().arg("--dry-run"), "")?;
     // From here on files are replaced: a crash or an error in between leaves a directory that must never be started.
     pgdata::begin_unfinished(site, &format!("rewinding onto {}", from.name))?;
-    let ran = context.run(&mut rewind(), "")?;
+    let ran = process::run(&mut rewind(), "", &context.cancel, context)?;
+    if !ran.success && !began_to_write(&ran) {
+        // The leader was lost since the rehearsal, say: the directory is what it was.
+        pgdata::end_unfinished(site)?;
+    }
+    let ran = ran.checked("pg_rewind")?;
     tracing::info!(output = ran.tail, "rewound");
     basebackup::take_possession(context, from)?;
     pgdata::end_unfinished(site)
+}
+
+/// Whether a run of `pg_rewind` that has ended may have replaced files: it says what it is going to copy right before the first. (Source:
+/// `main` of `pg_rewind.c`, 15 to 18.)
+fn began_to_write(ran: &Ran) -> bool {
+    ran.err.as_ref().is_none_or(|err| err.contains("need to copy"))
 }
 
 /// A broken archive must not keep a node out of the cluster.
@@ -53,6 +65,8 @@ fn pg_rewind(context: &Context, source: &str, from_archive: bool) -> std::proces
     command.arg("--target-pgdata").arg(site.data_dir()).arg("--source-server").arg(source);
     // The server was shut down above, by rules of our own.
     command.arg("--no-ensure-shutdown");
+    // Its messages are read.
+    command.arg("--progress").env("LC_ALL", "C");
     if from_archive {
         command.arg("--restore-target-wal");
     }

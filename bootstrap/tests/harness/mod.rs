@@ -78,7 +78,8 @@ fn fresh_directory(test: &str) -> PathBuf {
     dir
 }
 
-fn run(command: &mut Command) {
+/// Runs a program that must succeed.
+pub fn run(command: &mut Command) {
     let output = command.output().expect("it starts");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

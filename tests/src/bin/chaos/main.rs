@@ -126,6 +126,8 @@ fn plan(wish: &Wish) -> Plan {
         etcd_members: STORE_MEMBERS,
         disk_mib: Some(600),
         parameters,
+        // One that is cut off among the files leaves nothing to start; without this an operator has to remove it.
+        postgresql: vec!["remove_data_directory_on_rewind_failure: true".into()],
         ..Plan::short().in_network()
     }
 }
