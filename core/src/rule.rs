@@ -120,6 +120,7 @@ rules! {
     PauseLeading = "pause.leading", "Maintenance mode: this node leads, and goes on acknowledging if the store goes out of reach.";
     PauseStoreLost = "pause.store_lost", "Maintenance mode: the lease is over and the store out of reach; commits are acknowledged, since nobody takes over by itself.";
     PauseLeftAlone = "pause.left_alone", "Maintenance mode: this primary does not lead and is left alone; nothing is acknowledged.";
+    PauseByHand = "pause.by_hand", "Maintenance mode: there is no leader, and this server was promoted by hand while another led; others may have what it lacks, so somebody has to say who leads (`ha_failover()`).";
     PauseNoElection = "pause.no_election", "Maintenance mode: there is no leader, and nobody takes over by itself.";
     PauseReleasing = "pause.releasing", "Maintenance mode: the server of this leader is no primary any more; the leader key is released.";
     PauseDown = "pause.down", "Maintenance mode: the server does not run, and is left alone.";

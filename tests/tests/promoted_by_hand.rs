@@ -1,10 +1,11 @@
-//! Somebody promotes a standby by hand beside a living leader, outside maintenance mode, where data may neither be rewound nor replaced (the
-//! defaults): it stays on a timeline of its own, with a higher number than the cluster's.
+//! Somebody promotes a standby by hand beside a living leader, where data may neither be rewound nor replaced (the defaults): it stays on a
+//! timeline of its own, with a higher number than the cluster's. In maintenance mode it stays a primary.
 
 use ha_tests::cluster::Cluster;
 use ha_tests::plan::Plan;
 use ha_tests::rest;
 use ha_tests::wait::{millis, secs};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -105,4 +106,53 @@ fn it_leads_if_it_is_named() {
     cluster.wait_equal(astray);
     let gone = cluster.nodes[leader].value("SELECT count(*) FROM ha_log WHERE writer = 62");
     assert_eq!(gone.expect("it can be read").as_deref(), Some("0"), "what it lacked");
+}
+
+#[test]
+fn in_maintenance_mode_it_waits_for_a_name_while_another_has_more() {
+    let cluster = Cluster::running(Plan::short());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    cluster.nodes[leader].sql("CREATE EXTENSION ha_ext").expect("the leader takes DDL");
+    cluster.wait_caught_up(leader);
+    let astray = cluster.other_than(leader);
+    let third = cluster.other_than(astray);
+    pauses(&cluster, leader, true);
+    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
+    cluster.nodes[astray].sql("SELECT pg_promote(wait => false)").expect("a standby can be promoted");
+    let claim = cluster.key(&format!("ha_ext/timeline/{}", timeline + 1));
+    let claim = cluster.wait("the store to be told", secs(20), || cluster.etcd.get(&claim));
+    let claim: Value = serde_json::from_str(&claim).expect("JSON");
+    assert_eq!((&claim["node"], &claim["by_hand"]), (&json!(cluster.nodes[astray].name), &json!(true)), "{claim}");
+
+    // The leader goes on, until its server is stopped. Its successor by name is not the one that lacks what was acknowledged.
+    cluster.nodes[leader].sql("INSERT INTO ha_log SELECT 64, g FROM generate_series(1, 1000) g").expect("writable");
+    let has_all = "SELECT count(*) FROM ha_log WHERE writer = 64";
+    cluster.wait("the other standby to have what is acknowledged", secs(20), || {
+        (cluster.nodes[third].value(has_all).ok()??.as_str() == "1000").then_some(())
+    });
+    cluster.nodes[leader].postmaster().expect("it runs").signal(Signal::INT);
+    cluster.wait("the key to be released", secs(20), || cluster.leader().is_none().then_some(()));
+    stays_out(&cluster, astray, secs(5));
+    let rule = || Some(cluster.nodes[astray].get("/patroni").ok()?.json()["ha_ext"]["rule"].as_str()?.to_owned());
+    assert_eq!(rule().as_deref(), Some("pause.by_hand"));
+    let body = json!({ "candidate": cluster.nodes[third].name });
+    let reply = rest::post(&cluster.nodes[third].rest, "/failover", &body).expect("it answers");
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(cluster.wait_leader(secs(20)), third);
+    assert_eq!(cluster.nodes[third].value(has_all).expect("it can be read").as_deref(), Some("1000"));
+    rewinds(&cluster, third, true);
+    pauses(&cluster, third, false);
+    assert_eq!(cluster.wait_healthy(secs(120)), third);
+    cluster.wait_equal(third);
+}
+
+fn pauses(cluster: &Cluster, at: usize, on: bool) {
+    let wanted = json!({ "pause": if on { json!(true) } else { Value::Null } });
+    let reply = rest::patch(&cluster.nodes[at].rest, "/config", &wanted).expect("the node answers");
+    assert_eq!(reply.status, 200, "{reply:?}");
+    cluster.wait("maintenance mode to be seen", secs(10), || {
+        let seen = |node: &ha_tests::node::Node| node.value("SELECT paused FROM ha_cluster").ok().flatten();
+        let wanted = if on { "t" } else { "f" };
+        cluster.nodes.iter().all(|node| seen(node).is_none_or(|seen| seen == wanted)).then_some(())
+    });
 }

@@ -1,12 +1,13 @@
 //! Servers that somebody promoted by hand while another node led: they have left the cluster, with a timeline that looks newer than the
 //! cluster's.
 
-use super::turn::Turn;
-use super::{duties, pause, rejoin};
-use crate::cluster::{Initialize, TimelineClaim};
+use super::turn::{Turn, Verdict};
+use super::{duties, election, pause, rejoin};
+use crate::cluster::{Cluster, Initialize, Released, TimelineClaim};
 use crate::effect::Effect;
 use crate::ids::{Lsn, Timeline};
-use crate::local::{Receiver, Server};
+use crate::local::{PrimaryView, Receiver, Server};
+use crate::rule::Rule;
 use crate::timeline::{Branch, WalEnd};
 
 /// Notices it, and nothing less is proof: what else looks like it may be the cluster's own timeline, in a store that somebody put back as it
@@ -63,4 +64,42 @@ fn on_own_branch(turn: &Turn<'_>) -> Option<(Timeline, Lsn)> {
             None
         }
     }
+}
+
+/// What keeps such a server from taking the leader key in maintenance mode, where nobody else stands for election: somebody else was asked
+/// for, or the leader that it left has written since. Who is asked for by name leads, whatever he lacks.
+pub(super) fn waits(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> Option<Verdict> {
+    let asked_for = election::asked_for(turn, cluster);
+    if !cluster.is_by_hand(primary.timeline, turn.system_id()) || asked_for == Some(turn.me()) {
+        return None;
+    }
+    let announced = || election::announced(turn, cluster)?.candidate.as_ref();
+    if let Some(other) = asked_for.or_else(announced).filter(|other| *other != turn.me()) {
+        return Some(wait(format!("{other} was named")));
+    }
+    let Some((led, left_at)) = left_at(turn, primary, cluster) else {
+        return Some(wait("where it left the cluster's timeline has not been read yet".to_owned()));
+    };
+    let released = turn.last_release(cluster).filter(|released| released.timeline.is_none_or(|ended| ended == led));
+    let ended = released.and_then(Released::position);
+    if let Some(written) = cluster.status.optime.max(ended).filter(|written| *written > left_at) {
+        return Some(wait(format!(
+            "the last leader has written up to {written}, and this server left it at {left_at}"
+        )));
+    }
+    if ended.is_some() {
+        return None;
+    }
+    // Where it ended is not known: perhaps a member has more than it told.
+    election::somebody_has_more(turn, led, left_at)
+}
+
+pub(super) fn wait(why: String) -> Verdict {
+    Verdict::of(Rule::PauseByHand).with(Effect::CloseFence).because(why).soon(1000)
+}
+
+/// Where this server left the cluster's timeline: what it made by hand since is none of the cluster's.
+fn left_at(turn: &Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> Option<(Timeline, Lsn)> {
+    let ancestors = turn.view.local.history.iter().filter(|(timeline, _)| *timeline < primary.timeline);
+    ancestors.rev().find(|(timeline, _)| !cluster.is_by_hand(*timeline, turn.system_id())).copied()
 }

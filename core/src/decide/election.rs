@@ -42,11 +42,8 @@ pub(super) fn decide(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Clust
         return Verdict::of(Rule::ElectionNotInitialised).soon(1000);
     }
     let gone_at = turn.memory.leader_gone_at.unwrap_or(turn.now());
-    let begun = |request: &FailoverRequest| request.is_for_now() || schedule::was_carried_out(turn, request);
-    let asked_for = cluster.failover.as_ref().filter(|request| begun(&request.value) && !had_the_key(cluster, request));
-    let asked_for = asked_for.and_then(|request| request.value.member.as_ref());
     // Who was asked for, or to whom the last leader itself handed over.
-    let named = asked_for.or_else(|| announced(turn, cluster)?.candidate.as_ref());
+    let named = asked_for(turn, cluster).or_else(|| announced(turn, cluster)?.candidate.as_ref());
     let am_named = named == Some(turn.me());
     if pause::is_on(turn) && !am_named {
         return Verdict::of(Rule::PauseNoElection).soon(1000);
@@ -119,6 +116,13 @@ pub(super) fn unleased(turn: &Turn<'_>, cluster: &Cluster) -> Option<Verdict> {
     Some(Verdict::of(Rule::LeaderKeyUnleased).and(removal).soon(250))
 }
 
+/// Whom an operator asked for.
+pub(super) fn asked_for<'a>(turn: &Turn<'_>, cluster: &'a Cluster) -> Option<&'a NodeName> {
+    let begun = |request: &FailoverRequest| request.is_for_now() || schedule::was_carried_out(turn, request);
+    let request = cluster.failover.as_ref().filter(|request| begun(&request.value) && !had_the_key(cluster, request));
+    request?.value.member.as_ref()
+}
+
 /// Whether the member that was asked for has led since: nobody waits for it a second time.
 fn had_the_key(cluster: &Cluster, request: &Versioned<FailoverRequest>) -> bool {
     cluster.last_leader.as_ref().is_some_and(|last| {
@@ -147,7 +151,7 @@ fn knows_of_more(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone
 }
 
 /// The release that the last leader announced itself.
-fn announced<'a>(turn: &Turn<'a>, cluster: &'a Cluster) -> Option<&'a Released> {
+pub(super) fn announced<'a>(turn: &Turn<'a>, cluster: &'a Cluster) -> Option<&'a Released> {
     let last = turn.memory.last_leader.as_ref()?;
     turn.last_release(cluster).filter(|released| released.leader == last.name && released.created == last.created)
 }
@@ -198,7 +202,12 @@ fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: 
     }
     let since = *turn.memory.voting_since.get_or_insert(now);
     let targets = turn.peer_targets();
-    let tally = count(turn, standby, cluster, &targets, since, (!chosen).then_some(gone_at));
+    let mine = standby.received.max(standby.replayed);
+    // Where an operator chose, positions do not count: only that nobody else is a primary.
+    let ahead = |name: &NodeName, peer: &PeerStatus| {
+        !chosen && counts(turn, cluster, name, gone_at) && beats(turn, peer, name, standby.timeline, mine)
+    };
+    let tally = count(turn, &targets, since, ahead);
     let backs_off = now.since(gone_at) < turn.view.settings.primary_race_backoff_ms;
     let waits = !chosen && backs_off || now.since(since) < RECEIVING_WAIT;
     let receiving = if waits { receiving(turn, &targets, since) } else { Vec::new() };
@@ -218,16 +227,38 @@ fn vote(turn: &mut Turn<'_>, standby: &StandbyView, cluster: &Cluster, gone_at: 
     }
 }
 
-/// Without `gone_at` positions do not count: only that nobody else is a primary.
+/// What is asked in maintenance mode for a server that was promoted by hand, and left the cluster's timeline `led` at `left_at`: whether any
+/// of the others has more, be it one that may not lead.
+pub(super) fn somebody_has_more(turn: &mut Turn<'_>, led: Timeline, left_at: Lsn) -> Option<Verdict> {
+    let now = turn.now();
+    if turn.memory.voting_since.is_none() {
+        turn.memory.polled_at = None;
+    }
+    let since = *turn.memory.voting_since.get_or_insert(now);
+    let targets = turn.peer_targets();
+    let ahead = |_: &NodeName, peer: &PeerStatus| {
+        let newer = peer.timeline.is_some_and(|on| on > led && !by_hand(turn, on));
+        newer || peer.timeline.is_none_or(|on| on == led) && peer.lsn > left_at
+    };
+    let tally = count(turn, &targets, since, ahead);
+    let receiving = now.since(since) < RECEIVING_WAIT && !receiving(turn, &targets, since).is_empty();
+    let why = match tally {
+        Tally::Won if !receiving => return None,
+        Tally::Won | Tally::Waiting => "the other members are asked how far they are".to_owned(),
+        Tally::PeerIsPrimary => "another member says that it is a primary".to_owned(),
+        Tally::PeerAhead => format!("another member has more than the cluster's log up to {left_at}"),
+    };
+    let poll = turn.poll(targets, ROUND_PAUSE);
+    Some(super::by_hand::wait(why).and(poll).soon(if receiving { 100 } else { 250 }))
+}
+
+/// What the others say of themselves in this vote, and whether any of them is `ahead`.
 fn count(
     turn: &Turn<'_>,
-    standby: &StandbyView,
-    cluster: &Cluster,
     targets: &[(NodeName, String)],
     since: Tick,
-    gone_at: Option<Tick>,
+    ahead: impl Fn(&NodeName, &PeerStatus) -> bool,
 ) -> Tally {
-    let mine = standby.received.max(standby.replayed);
     let mut tally = Tally::Won;
     for (name, _) in targets {
         let counts_still = |asked_at: Tick| asked_at >= since && turn.now().since(asked_at) < ANSWER_VALID;
@@ -236,11 +267,11 @@ fn count(
         let answer = turn.view.peers.iter().filter(|peer| peer.name == *name).find(told);
         match answer.map(|peer| (&peer.answer, peer)) {
             Some((PeerAnswer::Status(status), _)) => {
-                if status.is_primary {
+                // One that was promoted by hand acknowledges nothing before it has the key. In maintenance mode nobody stops it.
+                if status.is_primary && !status.timeline.is_some_and(|on| by_hand(turn, on)) {
                     return Tally::PeerIsPrimary;
                 }
-                let counts = gone_at.is_some_and(|gone_at| counts(turn, cluster, name, gone_at));
-                if counts && beats(turn, status, name, standby.timeline, mine) {
+                if ahead(name, status) {
                     tally = Tally::PeerAhead;
                 }
             }

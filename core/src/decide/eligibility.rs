@@ -70,7 +70,15 @@ pub(super) fn of_this_node(turn: &Turn<'_>) -> Eligibility {
         Server::Primary(primary) => Eligibility {
             lsn: primary.flushed,
             timeline: primary.timeline,
-            obstacle: turn.view.local.cannot_write.is_some().then_some(Obstacle::CannotWrite),
+            obstacle: match turn.view.dcs.newest() {
+                _ if turn.view.local.cannot_write.is_some() => Some(Obstacle::CannotWrite),
+                Some(cluster)
+                    if turn.memory.lease.is_none() && cluster.is_by_hand(primary.timeline, turn.system_id()) =>
+                {
+                    Some(Obstacle::PromotedByHand)
+                }
+                _ => None,
+            },
         },
         Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
             Eligibility { lsn: Lsn(0), timeline: Timeline(0), obstacle: Some(Obstacle::NotReady) }

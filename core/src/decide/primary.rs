@@ -247,7 +247,7 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
         let newer = member.timeline.filter(|newer| newer.is_plausibly_after(primary.timeline));
         newer.is_some_and(|newer| !cluster.is_by_hand(newer, turn.system_id()))
     };
-    // In maintenance mode who was promoted by hand is taken in where nobody leads.
+    // In maintenance mode who was promoted by hand is taken in where nobody leads and nothing is lost by it.
     let left = cluster.is_by_hand(primary.timeline, turn.system_id()) && !pause::is_on(turn);
     if left || outdated(turn, primary, cluster, Revision(i64::MAX)) || cluster.members.values().any(on_newer) {
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
@@ -268,6 +268,9 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
     if let Some(lease) = super::eligibility::predecessor(turn, cluster) {
         let mut verdict = super::election::wait_for_predecessor(turn, lease);
         verdict.effects.insert(0, Effect::CloseFence);
+        return verdict;
+    }
+    if let Some(verdict) = by_hand::waits(turn, primary, cluster) {
         return verdict;
     }
     if let Some(why) = watchdog::failure(turn) {

@@ -77,8 +77,10 @@ pub(super) struct Judge {
     pub(super) made_by_hand: std::collections::BTreeSet<BranchId>,
     /// Branches whose makers did not hold the leader key any more when they had made them.
     pub(super) outrun: std::collections::BTreeSet<BranchId>,
-    /// Those made by hand that were made while another led, by mistake.
-    pub(super) beside_leader: std::collections::BTreeSet<BranchId>,
+    /// Those made by hand that were made while another led, by mistake, and when.
+    pub(super) beside_leader: BTreeMap<BranchId, u64>,
+    /// Those made by hand while nobody led, nor has since: whoever made them wants them to lead.
+    pub(super) wanted: std::collections::BTreeSet<BranchId>,
     /// Servers (by node and life) that are being stopped, from before maintenance mode or for an operator.
     pub(super) stopping: std::collections::BTreeSet<(usize, u64)>,
     /// Who has promised whom to stay away from the leader key, and until when by true time; what a node forgets counts all the same.
@@ -245,16 +247,18 @@ pub(super) fn branched(world: &mut World, node: usize, branch: BranchId, from: P
     let holds_key = world.store.leader().is_some_and(|leader| leader.name == world.nodes[node].name);
     let beside_leader = world.nodes[node].server.as_ref().is_some_and(|server| server.beside_leader);
     if beside_leader {
-        world.judge.beside_leader.insert(branch);
+        world.judge.beside_leader.insert(branch, world.now);
+    } else if world.judge.made_by_hand.contains(&branch) {
+        world.judge.wanted.insert(branch);
     }
-    // What somebody promotes by hand in maintenance mode he means to lead.
-    if holds_key || world.judge.made_by_hand.contains(&branch) && !beside_leader {
+    if holds_key {
         leads_by(world, node, branch, from);
     }
 }
 
 /// The cluster goes on along this branch, which its owner made from there on: what is not part of it is lost. A promotion that outlasts its
-/// lease, as in a machine that was paused, makes a branch that nobody follows: it is judged only if its owner leads or acknowledges after all.
+/// lease, as in a machine that was paused, makes a branch that nobody follows, and so does one by hand: it is judged only if its owner leads or
+/// acknowledges after all, by what is lost then.
 fn leads_by(world: &mut World, node: usize, branch: BranchId, from: Position) {
     if !world.judge.outrun.remove(&branch) {
         return;
@@ -270,10 +274,6 @@ fn leads_by(world: &mut World, node: usize, branch: BranchId, from: Position) {
 /// A node leads, or may acknowledge, with what it has.
 fn leads(world: &mut World, node: usize) {
     let Some(at) = world.nodes[node].disk.data().map(|data| data.at) else { return };
-    if world.judge.beside_leader.contains(&at.branch) && world.judge.paused_since.is_some() {
-        // In maintenance mode an operator wants it to lead, however it came about.
-        world.judge.named = Some((node, world.now));
-    }
     if let Some((parent, lsn)) = world.wal.branch(at.branch).parent {
         leads_by(world, node, at.branch, Position { branch: parent, lsn });
     }
@@ -347,6 +347,9 @@ pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, afte
         world.judge.verdict("I1", result);
         if let Some(taker) = taker {
             leads(world, taker);
+        }
+        if before.is_none_or(|before| before.created != leader.created) {
+            world.judge.wanted.clear();
         }
     }
     if before.is_some() && before.map(|l| l.created) != after.map(|l| l.created) {

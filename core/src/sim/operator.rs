@@ -80,18 +80,28 @@ impl World {
     /// `pg_ctl promote` in maintenance mode, on a standby whose next timeline nobody has claimed.
     pub(super) fn promotes_by_hand(&mut self, node: usize) {
         if self.paused() && self.promoted_by_hand(node) {
-            self.judge.named = Some((node, self.now));
+            self.noted_beside_leader(node);
         }
     }
 
-    /// The same by mistake, while another leads.
+    /// The same by mistake, outside maintenance mode, while another leads.
     pub(super) fn promotes_beside_leader(&mut self, node: usize) {
-        let another = self.store.leader().is_some_and(|leader| leader.name != self.nodes[node].name);
-        if another && !self.paused() && self.promoted_by_hand(node) {
-            self.nodes[node].mistaken_at = self.now;
-            if let Some(server) = &mut self.nodes[node].server {
-                server.beside_leader = true;
-            }
+        if self.another_leads(node) && !self.paused() && self.promoted_by_hand(node) {
+            self.noted_beside_leader(node);
+        }
+    }
+
+    fn another_leads(&self, node: usize) -> bool {
+        self.store.leader().is_some_and(|leader| leader.name != self.nodes[node].name)
+    }
+
+    fn noted_beside_leader(&mut self, node: usize) {
+        if !self.another_leads(node) {
+            return;
+        }
+        self.nodes[node].mistaken_at = self.now;
+        if let Some(server) = &mut self.nodes[node].server {
+            server.beside_leader = true;
         }
     }
 

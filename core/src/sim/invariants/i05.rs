@@ -25,8 +25,21 @@ pub(in crate::sim) fn snapshot(world: &World) -> Vanished {
     });
     let claimed =
         |branch: &&BranchId| world.store.key(&Key::TimelineClaim(world.wal.branch(**branch).timeline).path()).is_some();
-    let untold = world.judge.beside_leader.iter().filter(|branch| !claimed(branch)).copied();
-    Vanished { at: world.now, standbys: standbys.collect(), untold: untold.collect() }
+    let untold = world
+        .judge
+        .beside_leader
+        .iter()
+        .filter(|(branch, made_at)| !claimed(branch) && !told_in_time(world, **branch, **made_at));
+    Vanished { at: world.now, standbys: standbys.collect(), untold: untold.map(|(branch, _)| *branch).collect() }
+}
+
+/// Whether the node that made `branch` by hand at that time has had the time to say so in the store.
+fn told_in_time(world: &World, branch: BranchId, made_at: u64) -> bool {
+    let owner = world.wal.branch(branch).owner;
+    let node = &world.nodes[owner];
+    let calm = acts(world, owner) && world.net.healthy(owner, world.net.store());
+    // Its processes may have died before: what they had noticed has died with them.
+    calm && node.troubled_at + QUIET_BEFORE_MS < made_at && made_at + 2 * node.settings.loop_wait_ms.0 < world.now
 }
 
 /// Somebody leads on a branch that begins at `from`: what is not part of that is lost.
@@ -43,17 +56,19 @@ pub(in crate::sim) fn goes_on_from(
     world.judge.verdict("I5", result);
     let wal = &world.wal;
     // It is the cluster's from here on.
-    world.judge.beside_leader.retain(|made| wal.end_seen_from(on, *made).is_none());
+    world.judge.beside_leader.retain(|made, _| wal.end_seen_from(on, *made).is_none());
     lost
 }
 
 fn nothing_reachable_is_lost(world: &World, winner: usize, from: Position, lost: &[Position]) -> Result<(), String> {
     let Some(vanished) = &world.judge.vanished else { return Ok(()) };
     let named = world.judge.named.is_some_and(|(node, at)| node == winner && at + NAMED_FOR_MS > world.now);
-    // Promoted by hand a moment before the leader was lost: no other server can know of it, and its own may have died since.
+    // Somebody promoted it where nobody led, and nobody has led since.
+    let wanted = world.judge.wanted.iter().any(|branch| world.wal.end_seen_from(from, *branch).is_some());
+    // Promoted by hand a moment before the leader was lost, or in the midst of trouble: no other server can know of it.
     let untold = vanished.untold.iter().any(|branch| world.wal.end_seen_from(from, *branch).is_some());
     // With claims deleted, two may go by one number.
-    if lost.is_empty() || named || untold || world.judge.made_twice || troubled(world, winner, vanished.at) {
+    if lost.is_empty() || named || wanted || untold || world.judge.made_twice || troubled(world, winner, vanished.at) {
         return Ok(());
     }
     for (index, position) in vanished.standbys.iter().enumerate() {
@@ -64,7 +79,7 @@ fn nothing_reachable_is_lost(world: &World, winner: usize, from: Position, lost:
         let cut_off = world.store.key(&Key::Member(node.name.clone()).path()).is_none()
             && world.now - vanished.at >= node.settings.ttl_ms.0;
         // It has left the cluster: to lead it would lose whatever was acknowledged since.
-        let left = world.judge.beside_leader.contains(&position.branch);
+        let left = world.judge.beside_leader.contains_key(&position.branch);
         let barred =
             left || cut_off || node.settings.tags.nofailover() || node.cannot_write || world.watchdog_bars(index);
         // Where a watchdog is required nobody leads without a supervisor: nothing could stop the device once the server is down.
