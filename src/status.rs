@@ -191,6 +191,13 @@ fn obstacle(driver: &Driver, cluster: &Cluster, member: &Member, lag: Option<u64
     if member.cannot_write() {
         return Some("Its disk cannot be written.".to_owned());
     }
+    let system = match cluster.initialize {
+        Initialize::Done(system) => Some(system),
+        Initialize::Absent | Initialize::Running => None,
+    };
+    if let Some(theirs) = member.timeline.filter(|on| cluster.is_by_hand(*on, system)) {
+        return Some(format!("It was promoted by hand to timeline {theirs} while another led."));
+    }
     if member.state != "running" {
         return Some(format!("Its server is not running ({}).", member.state));
     }
@@ -198,13 +205,6 @@ fn obstacle(driver: &Driver, cluster: &Cluster, member: &Member, lag: Option<u64
         && theirs < ours
     {
         return Some(format!("It is on timeline {theirs}, the cluster on {ours}."));
-    }
-    let system = match cluster.initialize {
-        Initialize::Done(system) => Some(system),
-        Initialize::Absent | Initialize::Running => None,
-    };
-    if let Some(theirs) = member.timeline.filter(|on| cluster.is_by_hand(*on, system)) {
-        return Some(format!("It was promoted by hand to timeline {theirs} while another led."));
     }
     let limit = settings.maximum_lag_on_failover_bytes;
     lag.filter(|lag| *lag > limit).map(|lag| format!("It lags {lag} bytes behind, {limit} are allowed."))

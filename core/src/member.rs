@@ -37,6 +37,8 @@ pub fn state(local: &LocalView, memory: &Memory) -> &'static str {
     match &local.server {
         // Ahead of what it has replayed consistently, it could win no election and must block none.
         Server::Standby(standby) if !standby.consistent => "starting",
+        // Nor does it stand: members of a release that takes its claim for any other would wait for it.
+        Server::Standby(_) if memory.out_by_hand => "starting",
         Server::Primary(_) | Server::Standby(_) => "running",
         Server::Starting { .. } => "starting",
         Server::Stopping { .. } => "stopping",

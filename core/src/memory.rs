@@ -96,6 +96,8 @@ pub struct Memory {
     pub standby_on: Option<Timeline>,
     /// The timeline that somebody promoted this server to by hand.
     pub by_hand: Option<Timeline>,
+    /// This standby does not stand for election for that reason.
+    pub out_by_hand: bool,
     /// Timeline claimed under the present lease.
     pub claim: Option<Timeline>,
     /// What is under way across ticks.

@@ -176,7 +176,7 @@ pub const KEYS: &[Key] = &[
     key("watchdog.safety_margin", Kind::Count { min: -1, max: 86_400 }, Layer::Any, "", "5", "Seconds before the end of the lease at which the machine is reset: the device is set to ttl less this, and has to be left at least 5 s. -1 sets it to half of ttl. Where one is required a margin that leaves less is lowered, with a warning, and a ttl that leaves none is refused. With less than a twentieth of ttl and half a second it may be reset a moment after the lease."),
     key("watchdog.driver", Kind::Choice(&["default", "testing"]), Layer::Any, "", "default", "For tests of a cluster: with `testing` the device is a named pipe or a file that gets the commands as text (`Ctimeout=25` and a newline, `1`, `V`), and nothing is reset."),
 
-    key("tags", Kind::Map, Layer::Local, "", "", "nofailover, failover_priority, clonefrom, noloadbalance, and any of your own."),
+    key("tags", Kind::Map, Layer::Local, "", "", "nofailover (never elected, founds no cluster; who leads already goes on), failover_priority, clonefrom, noloadbalance, and any of your own."),
 ];
 
 /// The options that `postgresql.authentication.*` takes besides `username` and `password`; the first one is secret.

@@ -29,6 +29,8 @@ pub(super) fn observe(turn: &mut Turn<'_>) {
         // Whatever it was before, somebody may start it as another.
         Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
             turn.memory.standby_on = None;
+            // What a primary was told is no vote of a standby.
+            turn.memory.voting_since = None;
         }
     }
 }

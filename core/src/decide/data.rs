@@ -58,7 +58,9 @@ fn empty(turn: &mut Turn<'_>) -> Verdict {
             Verdict::of(Rule::ElectionPredecessorAlive).soon(250)
         }
         // It would lead at once, and be the only one with everything.
-        Initialize::Absent if turn.view.settings.tags.nofailover() => Verdict::of(Rule::ElectionNotAllowed).soon(1000),
+        Initialize::Absent if turn.view.settings.tags.nofailover() => {
+            Verdict::of(Rule::ElectionNotAllowed).because(NOFAILOVER.to_owned()).soon(1000)
+        }
         Initialize::Absent if watchdog::failure(turn).is_some() => no_watchdog(turn),
         Initialize::Absent => race(turn),
         Initialize::Running if founds(turn, cluster) => {
@@ -84,6 +86,9 @@ fn founds(turn: &Turn<'_>, cluster: &Cluster) -> bool {
 }
 
 /// It would found a cluster that it may not lead.
+/// Why a member founds no cluster.
+const NOFAILOVER: &str = "the tags of this member (nofailover, failover_priority) do not let it found the cluster";
+
 fn no_watchdog(turn: &Turn<'_>) -> Verdict {
     Verdict { because: watchdog::failure(turn), ..Verdict::of(Rule::ElectionNoWatchdog).soon(250) }
 }
@@ -308,6 +313,13 @@ fn leaderless(turn: &mut Turn<'_>, cluster: &Cluster, control: &Control) -> Verd
         return Verdict::of(Rule::BootstrapTakingKey).and(acquire).soon(50);
     }
     if cluster.initialize == Initialize::Absent && !was_standby(control) {
+        // It would keep all others out, and not lead itself.
+        if turn.view.settings.tags.nofailover() {
+            return Verdict::of(Rule::ElectionNotAllowed).because(NOFAILOVER.to_owned()).soon(1000);
+        }
+        if watchdog::failure(turn).is_some() {
+            return no_watchdog(turn);
+        }
         if eligibility::may_be_blind(turn, cluster) {
             return Verdict::of(Rule::ElectionPredecessorAlive).soon(250);
         }

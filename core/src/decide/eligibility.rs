@@ -1,5 +1,6 @@
 //! May this node lead, and if not, why not.
 
+use super::duties::claim_on;
 use super::turn::Turn;
 use super::watchdog;
 use crate::cluster::{Cluster, Initialize, Released};
@@ -113,7 +114,7 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     let end = standby.received.max(standby.replayed);
     // A leader that stopped in order says where it ended; what it wrote before is up to a loop old.
     let ended = turn.last_release(cluster).and_then(Released::position);
-    let optime = cluster.status.optime.filter(|_| !led_after_status(turn, cluster));
+    let optime = cluster.status.optime.filter(|_| !led_after_status(turn, cluster, standby.timeline));
     let lag_bytes = optime.max(ended).map_or(0, |position| position.ahead_of(end));
     if !named && lag_bytes > turn.view.settings.maximum_lag_on_failover_bytes {
         return Some(Obstacle::Lagging { lag_bytes });
@@ -121,12 +122,14 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     None
 }
 
-/// Whether this node took the leader key last, and `status` is of a leader before it: it was near enough to that, or was named, and may have
-/// made a newer timeline since, over which nobody else is elected.
-fn led_after_status(turn: &Turn<'_>, cluster: &Cluster) -> bool {
+/// Whether this node took the leader key last, and `status` is of a leader before it: it was near enough to that, or was named, and may have made
+/// the timeline that it is on, over which nobody else is elected. One that gave the key up before that is as far behind as it was.
+fn led_after_status(turn: &Turn<'_>, cluster: &Cluster, on: Timeline) -> bool {
     let ours = turn.last_taken(cluster).filter(|last| last.value.leader == *turn.me());
     let taken = ours.map(|last| last.value.created.unwrap_or(last.revision));
-    cluster.status_revision.is_some_and(|status| taken.is_some_and(|taken| status < taken))
+    // Where the claim was put back as it was before, it is nobody's.
+    let anothers = claim_on(turn, cluster, on).is_some_and(|claim| claim.node != *turn.me());
+    !anothers && cluster.status_revision.is_some_and(|status| taken.is_some_and(|taken| status < taken))
 }
 
 /// Who may still lead by a lease that is alive although the leader key is gone: deleted by a tool or lost in a restore.

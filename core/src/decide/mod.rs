@@ -72,6 +72,7 @@ pub fn decide(memory: &Memory, view: &View<'_>) -> Decision {
     let answers = failsafe::observe(&mut turn);
     watchdog::observe(&mut turn);
     let mut verdict = route(&mut turn);
+    turn.memory.out_by_hand = verdict.rule == Rule::ElectionByHand;
     upkeep::add(&mut turn, &mut verdict);
     verdict.effects.splice(0..0, clocks::limit_fence(&turn).into_iter().chain(answers));
     failsafe::sent(&mut turn.memory, &verdict.effects);

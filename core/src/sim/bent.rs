@@ -206,3 +206,11 @@ pub(super) fn by_hand_untold(decision: &mut Decision) {
         }
     }
 }
+
+pub(super) fn by_hand_unclaimed(decision: &mut Decision) {
+    decision.effects.retain(|effect| {
+        let Effect::Dcs(DcsCall::Write(edit)) = effect else { return true };
+        let says_so = edit.value.as_ref().is_some_and(|value| value.contains("\"by_hand\":true"));
+        !(matches!(edit.key, Key::TimelineClaim(_)) && says_so)
+    });
+}

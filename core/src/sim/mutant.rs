@@ -129,6 +129,10 @@ pub enum Mutant {
     WatchdogLetGo,
     /// A claim does not say that its timeline was made by hand.
     ByHandUntold,
+    /// Nobody claims what was made by hand.
+    ByHandUnclaimed,
+    /// In maintenance mode who was promoted by hand takes the key whoever has more.
+    ByHandTakesAll,
     /// Which timelines were claimed is known only as long as the store shows it.
     TimelinesForgotten,
     /// In an election, members that are not written down in failsafe mode do not exist.
@@ -147,7 +151,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 65] = [
+    pub const ALL: [Mutant; 67] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -206,6 +210,8 @@ impl Mutant {
         Mutant::AdmittedEarly,
         Mutant::WatchdogLetGo,
         Mutant::ByHandUntold,
+        Mutant::ByHandUnclaimed,
+        Mutant::ByHandTakesAll,
         Mutant::TimelinesForgotten,
         Mutant::UnlistedNotCounted,
         Mutant::FenceUnconfirmed,
@@ -232,6 +238,7 @@ impl Mutant {
             Mutant::OldTimelineStands => Rule::ElectionOldTimeline,
             Mutant::ElectionInPause => Rule::PauseNoElection,
             Mutant::UnboundIgnored => Rule::ElectionAwaitingUnbound,
+            Mutant::ByHandTakesAll => Rule::PauseByHand,
             Mutant::IgnorePredecessor => Rule::ElectionPredecessorAlive,
             _ => return None,
         })
@@ -267,6 +274,7 @@ impl Mutant {
             | Mutant::UnlistedNotCounted
             | Mutant::ElectionInPause
             | Mutant::UnboundIgnored
+            | Mutant::ByHandTakesAll
             | Mutant::IgnorePredecessor => {}
             Mutant::ScheduleEarly
             | Mutant::ScheduleLate
@@ -317,6 +325,7 @@ impl Mutant {
             }
             Mutant::PromoteInconsistent => bent::promote_anyway(decision, view, &[Rule::PromotionNotReady]),
             Mutant::ByHandUntold => bent::by_hand_untold(decision),
+            Mutant::ByHandUnclaimed => bent::by_hand_unclaimed(decision),
             Mutant::TimelinesForgotten => decision.memory.newest_timeline = None,
             Mutant::HistoryUnread => bent::history_unread(decision, view),
             Mutant::NoRewind => bent::no_rewind(decision, view),
