@@ -107,6 +107,7 @@ impl World {
 
     /// Each process has the settings as it last read them, or as they were kept on disk when it began.
     fn read_settings(&mut self, who: Who) {
+        self.read_timing(who);
         let cluster = self.process(who).store.cluster.clone();
         let node = &mut self.nodes[who.node];
         if let Some((paused, config)) =

@@ -9,11 +9,11 @@ use crate::effect::StopMode;
 use crate::ids::NodeName;
 
 use super::kinds::Kind::{
-    BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
-    FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
-    KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine, PromoteBesideLeader,
-    PromoteByHand, RestoreKeys, ShortPauses, StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection,
-    Suspend, Switchover, UndonePromotion,
+    BadLinks, CannotWrite, ChangeTtl, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey,
+    Failover, FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster,
+    KillSupervisor, KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine,
+    PromoteBesideLeader, PromoteByHand, RestoreKeys, ShortPauses, StallMain, StartByHand, StopNode, StopServer,
+    StoreDown, StoreElection, Suspend, Switchover, UndonePromotion,
 };
 
 impl World {
@@ -104,6 +104,7 @@ impl World {
             ShortPauses => self.short_pauses(node),
             UndonePromotion => self.undo_next_promotion(),
             NewestUnlisted => self.newest_unlisted(),
+            ChangeTtl => self.operator_changes_ttl(),
             ClockRate => {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;

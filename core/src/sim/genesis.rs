@@ -33,6 +33,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         },
         settings,
         kept_pause: false,
+        kept_timing: None,
         clock,
         wall_ms: super::appointments::about_right(&clock, 0, index),
         up: false,

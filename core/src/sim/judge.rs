@@ -339,6 +339,11 @@ pub(super) fn step_begins(world: &mut World, node: usize, step: &Step) {
 pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, after: Option<&LeaderKey>) {
     if let Some(leader) = after {
         let taker = world.nodes.iter().position(|node| node.name == leader.name);
+        let moved = before.is_some_and(|before| before.created == leader.created && before.lease != leader.lease);
+        if let Some(node) = taker.filter(|_| moved) {
+            let result = i02::moved_lease_lasts(world, node);
+            world.judge.verdict("I2", result);
+        }
         world.judge.released.retain(|(node, _)| Some(*node) != taker);
         if before.is_none_or(|before| before.created != leader.created) {
             world.judge.unprotected.retain(|node| Some(*node) != taker);

@@ -43,17 +43,18 @@ pub(super) enum Kind {
     UndonePromotion,
     NewestUnlisted,
     PromoteBesideLeader,
+    ChangeTtl,
 }
 
 use Kind::{
-    BadLinks, CannotWrite, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey, Failover,
-    FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster, KillSupervisor,
-    KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine, PromoteBesideLeader,
-    PromoteByHand, RestoreKeys, ShortPauses, StallMain, StartByHand, StopNode, StopServer, StoreDown, StoreElection,
-    Suspend, Switchover, UndonePromotion,
+    BadLinks, CannotWrite, ChangeTtl, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey,
+    Failover, FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster,
+    KillSupervisor, KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine,
+    PromoteBesideLeader, PromoteByHand, RestoreKeys, ShortPauses, StallMain, StartByHand, StopNode, StopServer,
+    StoreDown, StoreElection, Suspend, Switchover, UndonePromotion,
 };
 
-pub(super) const ALL: [Kind; 37] = [
+pub(super) const ALL: [Kind; 38] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -91,6 +92,7 @@ pub(super) const ALL: [Kind; 37] = [
     UndonePromotion,
     NewestUnlisted,
     PromoteBesideLeader,
+    ChangeTtl,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -225,6 +227,18 @@ pub(super) fn promoted_by_mistake() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which an operator changes `ttl` all the time, while leaders lose the store and processes die.
+pub(super) fn other_leases() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        ChangeTtl => 12,
+        CutFromStore | BadLinks | LostOutcomes => 3,
+        Isolate | StoreDown | Switchover | KillWorker | KillSupervisor => 2,
+        KillPostmaster | CrashNode | FreezeWorker | StallMain | FreezeNode | StoreElection | DeleteLeaderKey
+        | RestoreKeys | Pause => 1,
+        _ => 0,
+    })
+}
+
 pub(super) fn name(kind: Kind) -> &'static str {
     match kind {
         KillWorker => "loop worker killed",
@@ -264,5 +278,6 @@ pub(super) fn name(kind: Kind) -> &'static str {
         ShortPauses => "several short pauses",
         NewestUnlisted => "leader crashes with the news at a member that has just joined",
         UndonePromotion => "keys put back as they were before a promotion",
+        ChangeTtl => "ttl changed",
     }
 }

@@ -26,6 +26,7 @@ mod inside;
 mod invariants;
 mod judge;
 mod kinds;
+mod leases;
 mod log;
 mod mutant;
 mod net;

@@ -147,6 +147,10 @@ pub enum Mutant {
     OldTimelineStands,
     /// A leader writes down its history before it has read its file.
     HistoryUnread,
+    /// A move of the leader key to another lease is carried out however often the key was written since.
+    LateMoveUnguarded,
+    /// After such a move was given up nothing is written.
+    StrayMoveForgotten,
 }
 
 impl Mutant {
@@ -219,6 +223,8 @@ impl Mutant {
         Mutant::PromoteInconsistent,
         Mutant::OldTimelineStands,
         Mutant::HistoryUnread,
+        Mutant::LateMoveUnguarded,
+        Mutant::StrayMoveForgotten,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -264,6 +270,8 @@ impl Mutant {
             | Mutant::PromiseForgotten
             | Mutant::ExtensionFromAnswer
             | Mutant::OldMembers
+            | Mutant::LateMoveUnguarded
+            | Mutant::StrayMoveForgotten
             | Mutant::WallClockOnce
             | Mutant::WatchdogNotRequired
             | Mutant::WatchdogTimeoutUnread

@@ -30,6 +30,8 @@ pub(super) struct Node {
     pub(super) settings: Settings,
     /// Maintenance mode, as the disk keeps it.
     pub(super) kept_pause: bool,
+    /// `ttl`, `loop_wait` and `retry_timeout`, as they were kept on disk last.
+    pub(super) kept_timing: Option<(u64, u64, u64)>,
     pub(super) clock: BootClock,
     /// How far its time of day is ahead of that.
     pub(super) wall_ms: i64,
@@ -106,6 +108,8 @@ pub(super) struct Process {
     pub(super) told_to_stop: bool,
     /// Maintenance mode, by the settings that this process has.
     pub(super) paused: Option<bool>,
+    /// `ttl`, `loop_wait` and `retry_timeout` by those, in seconds.
+    pub(super) timing: Option<(u64, u64, u64)>,
     pub(super) store: StoreClient,
     /// The watchdog that it has open.
     pub(super) watchdog: Option<crate::watchdog::Running>,
@@ -117,6 +121,7 @@ pub(super) struct Process {
 #[derive(Debug, Default)]
 pub(super) struct StoreClient {
     pub(super) session: Option<LeaseId>,
+    pub(super) tenure: super::leases::Tenure,
     pub(super) flight: Option<Flight>,
     pub(super) cluster: Option<Rc<Cluster>>,
     /// `None` while the watch is up.
@@ -140,6 +145,7 @@ pub(super) struct Flight {
     /// What the keepalive brought.
     pub(super) kept: Option<(LeaseId, u64)>,
     pub(super) regranted: bool,
+    pub(super) replacing: Option<super::leases::Replacing>,
     pub(super) deadline: u64,
 }
 

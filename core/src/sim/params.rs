@@ -34,6 +34,9 @@ pub(super) struct Params {
     pub(super) virtual_machines: bool,
     #[serde(default)]
     pub(super) watchdogs: super::watchdog::Watchdogs,
+    /// An operator changes `ttl`.
+    #[serde(default)]
+    pub(super) changes_ttl: bool,
 }
 
 /// Which faults come, and how often.
@@ -92,6 +95,7 @@ impl Params {
             archive_max_ms: rng.chance(500).then(|| [200, 3000, 30_000][rng.index(3)]),
             virtual_machines: false,
             watchdogs: super::watchdog::Watchdogs::default(),
+            changes_ttl: false,
             settings,
         };
         (params, Weather { every_ms, weights })
@@ -121,8 +125,11 @@ impl Params {
     }
 }
 
+/// `ttl`, `loop_wait` and `retry_timeout`, in seconds.
+pub(super) const TIMINGS: [(u64, u64, u64); 5] = [(30, 10, 10), (20, 1, 3), (10, 2, 3), (5, 1, 2), (15, 5, 5)];
+
 fn settings(rng: &mut Rng) -> Settings {
-    let (ttl, loop_wait, retry) = [(30, 10, 10), (20, 1, 3), (10, 2, 3), (5, 1, 2), (15, 5, 5)][rng.index(5)];
+    let (ttl, loop_wait, retry) = TIMINGS[rng.index(TIMINGS.len())];
     Settings {
         ttl_ms: Millis::from_secs(ttl),
         loop_wait_ms: Millis::from_secs(loop_wait),

@@ -46,6 +46,7 @@ impl Schedule {
         super::apart::unlisted_ones(&mut params, &mut weather, seed);
         super::apart::promoted_by_mistake(&mut params, &mut weather, seed);
         super::watchdog::among_them(&mut params, seed);
+        super::leases::among_them(&mut params, &mut weather, seed);
         if seed >= SHORT_FROM {
             super::apart::shorten(&mut params, &mut weather);
         }

@@ -43,6 +43,7 @@ impl World {
         }
         let process = self.process_mut(who);
         process.store.session = memory.session.or(process.store.session);
+        process.store.tenure.taken_over(memory.lease);
         process.memory = memory;
         process.outcomes.clear();
         process.questions.clear();
@@ -341,6 +342,7 @@ impl World {
         if here.kept_at.is_none_or(|kept_at| now.since(kept_at) >= Millis(ttl.0 / 4)) {
             here.kept_at = Some(now);
             here.supervisor.store.session = memory.session.or(here.supervisor.store.session);
+            here.supervisor.store.tenure.taken_over(memory.lease);
             if here.supervisor.store.flight.is_none() {
                 self.call(Who { node, side: Side::Outside }, DcsCall::KeepSession);
             }

@@ -52,6 +52,18 @@ pub(super) enum Request {
     },
     /// Is the leader key still of this lease?
     Check(Lease),
+    /// The same, and it is written as it is.
+    Stay(Lease),
+    /// When was the leader key written last that hangs on this lease?
+    LookAt(LeaseId),
+    /// Every key that hangs on a lease goes to another, the leader key if it was not written since it was looked at.
+    Move {
+        from: LeaseId,
+        to: LeaseId,
+        leader: Option<Revision>,
+        guarded: bool,
+    },
+    Revoke(LeaseId),
     Release {
         lease: Lease,
         announcement: String,
@@ -75,6 +87,10 @@ pub(super) enum Answer {
     },
     /// The lease does not exist.
     Gone,
+    /// What was asked about the leader key.
+    Seen(Option<Revision>),
+    /// The leader key is ours, but hangs on another lease.
+    On(LeaseId),
     /// The condition held; written at this revision (or the revision the leader key was created at).
     Done(Revision),
     /// The condition did not hold.
@@ -176,10 +192,20 @@ impl Store {
                 self.record_leader(me, *lease, Some(*created), *edition);
                 Answer::Done(*created)
             }
-            Request::Check(lease) => self.verdict(self.is_leader(me, lease)),
+            Request::Check(lease) if self.is_leader(me, lease) => Answer::Done(self.raw.revision),
+            Request::Stay(lease) if self.is_leader(me, lease) => {
+                Answer::Done(self.put(LEADER_PATH, me.as_str(), Some(lease.id)))
+            }
+            Request::Check(lease) | Request::Stay(lease) => self.elsewhere(me, lease),
+            Request::LookAt(lease) => Answer::Seen(self.leader_on(*lease).map(|key| key.modified)),
+            Request::Move { from, to, leader, guarded } => self.move_keys(me, (*from, *to), *leader, *guarded),
+            Request::Revoke(lease) => {
+                self.revoke(*lease);
+                Answer::Done(self.raw.revision)
+            }
             Request::Release { lease, announcement, status } => {
                 if !self.is_leader(me, lease) {
-                    return Answer::No;
+                    return self.elsewhere(me, lease);
                 }
                 self.raw.keys.remove(LEADER_PATH);
                 self.parsed = None;
@@ -203,6 +229,51 @@ impl Store {
         let record = LastLeader { leader: me.clone(), lease, created, edition };
         let revision = self.raw.revision;
         self.put_at(revision, LAST_LEADER_PATH, &record.text(), None);
+    }
+
+    fn leader_on(&self, lease: LeaseId) -> Option<&RawKey> {
+        self.key(LEADER_PATH).filter(|key| key.lease == Some(lease))
+    }
+
+    /// Where our leader key hangs, if it is ours.
+    fn elsewhere(&self, me: &NodeName, lease: &Lease) -> Answer {
+        let ours = self.leader().filter(|l| l.name == *me && l.created == lease.leader_created);
+        ours.map_or(Answer::No, |ours| Answer::On(ours.lease))
+    }
+
+    fn move_keys(
+        &mut self,
+        me: &NodeName,
+        (from, to): (LeaseId, LeaseId),
+        leader: Option<Revision>,
+        guarded: bool,
+    ) -> Answer {
+        let there = self.leader_on(from).map(|key| (key.modified, key.created));
+        let written = there.map(|(modified, _)| modified);
+        if leader.is_none() && written.is_some() {
+            return Answer::No;
+        }
+        if leader.is_some() && (written.is_none() || guarded && written != leader) {
+            return Answer::No;
+        }
+        if !self.leases.contains_key(&to) {
+            return Answer::Gone;
+        }
+        let moving = |(path, key): (&String, &RawKey)| {
+            let moves = key.lease == Some(from) && (leader.is_some() || path != LEADER_PATH);
+            moves.then(|| (path.clone(), key.value.clone()))
+        };
+        let keys: Vec<(String, String)> = self.raw.keys.iter().filter_map(moving).collect();
+        if !keys.is_empty() {
+            let revision = self.next_revision();
+            for (path, value) in keys {
+                self.put_at(revision, &path, &value, Some(to));
+            }
+        }
+        if let (Some(_), Some((_, created))) = (leader, there) {
+            self.record_leader(me, to, Some(created), None);
+        }
+        Answer::Done(self.raw.revision)
     }
 
     fn verdict(&self, yes: bool) -> Answer {
@@ -288,6 +359,11 @@ impl Store {
         if !due {
             return false;
         }
+        self.revoke(lease)
+    }
+
+    /// Ends a lease, with its keys. True if that removed a key.
+    fn revoke(&mut self, lease: LeaseId) -> bool {
         self.leases.remove(&lease);
         let before = self.raw.keys.len();
         self.raw.keys.retain(|_, key| key.lease != Some(lease));

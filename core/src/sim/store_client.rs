@@ -25,7 +25,7 @@ impl World {
         let sent_at = self.local(who.node);
         let patience = self.nodes[who.node].settings.retry_timeout_ms.0;
         let session = self.process(who).store.session;
-        let ttl_ms = self.nodes[who.node].settings.ttl_ms.0;
+        let ttl_ms = self.ttl_asked_for(who).0;
         let request = match &call {
             DcsCall::KeepSession | DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. } => match session {
                 Some(lease) => Request::Keepalive(lease),
@@ -43,14 +43,15 @@ impl World {
         let deadline = self.now + patience;
         let process = self.process_mut(who);
         let life = process.life;
-        process.store.flight = Some(Flight { number, call, sent_at, kept: None, regranted: false, deadline });
+        process.store.flight =
+            Some(Flight { number, call, sent_at, kept: None, regranted: false, replacing: None, deadline });
         self.later(patience, Event::CallTimeout { who, life, flight: number, reason: "timed out" });
         self.send_request(who, life, number, request);
     }
 
     fn send_request(&mut self, who: Who, life: u64, flight: u64, request: Request) {
         match request {
-            Request::Check(_) => self.comes_to(who.node, Moment::Renewal),
+            Request::Check(_) | Request::Stay(_) => self.comes_to(who.node, Moment::Renewal),
             Request::CreateLeader { .. } => self.comes_to(who.node, Moment::Acquisition),
             Request::Release { .. } => self.comes_to(who.node, Moment::HandOver),
             _ => {}
@@ -67,6 +68,11 @@ impl World {
         if matches!(*request, Request::Release { .. }) && self.healed_at.is_none() && self.rng.chance(40) {
             // The one request that cannot be taken back, at its worst: given up long before it arrives.
             self.soon(500, 8000, Event::StoreArrive { who, life, flight, request, retried: true });
+            return;
+        }
+        if matches!(*request, Request::Move { .. }) && self.healed_at.is_none() && self.rng.chance(300) {
+            // Given up before it arrives, and renewals overtake it.
+            self.soon(500, 12_000, Event::StoreArrive { who, life, flight, request, retried: true });
             return;
         }
         if self.net.cut(who.node, store) {
@@ -114,21 +120,38 @@ impl World {
         let Some(current) = process.store.flight.as_mut().filter(|f| f.number == flight) else { return };
         // After a freeze the answer and the timeout are both due; either may be seen first.
         if now > current.deadline && coin {
-            self.end_call(who, DcsReply::Unknown("timed out".to_owned()));
+            self.give_up(who, "timed out");
+            return;
+        }
+        if let Some(next) = self.replace(who, answer) {
+            self.goes_on(who, life, flight, next);
             return;
         }
         if let Answer::Alive { lease, ttl_ms } = answer {
-            current.kept = Some((lease, ttl_ms));
+            if let Some(current) = &mut self.process_mut(who).store.flight {
+                current.kept = Some((lease, ttl_ms));
+            }
+            self.lease_answered(who, lease);
         }
-        match self.next_request(who, answer) {
+        let next = self.next_request(who, answer);
+        self.goes_on(who, life, flight, next);
+    }
+
+    fn goes_on(&mut self, who: Who, life: u64, flight: u64, next: Next) {
+        match next {
             Next::Send(request) => self.send_request(who, life, flight, request),
             Next::End(reply) => self.end_call(who, reply),
         }
     }
 
     fn next_request(&mut self, who: Who, answer: Answer) -> Next {
-        let ttl_ms = self.nodes[who.node].settings.ttl_ms.0;
+        let ttl_ms = self.ttl_asked_for(who).0;
         let local = self.local(who.node);
+        if let Answer::On(to) = answer
+            && let Some(next) = self.moved_on(who, to)
+        {
+            return next;
+        }
         let process = self.process_mut(who);
         let Some(flight) = process.store.flight.as_mut() else { return Next::End(DcsReply::Lost) };
         let kept = flight.kept;
@@ -138,7 +161,8 @@ impl World {
         {
             process.store.session = Some(lease);
         }
-        let confirmed = |created| kept.map(|(lease, ttl)| Lease::confirmed(lease, created, sent_at, Millis(ttl)));
+        let confirmed =
+            |created| kept.map(|(lease, ttl)| Lease::confirmed(lease, created, sent_at, Millis(ttl.min(ttl_ms))));
         let grant_again = |flight: &mut Flight| {
             flight.regranted = true;
             flight.sent_at = local;
@@ -152,7 +176,8 @@ impl World {
                 grant_again(flight)
             }
             (DcsCall::KeepSession, Answer::Alive { lease, ttl_ms }) => {
-                Next::End(DcsReply::SessionKept { lease, sent_at, ttl: Millis(ttl_ms) })
+                let reply = DcsReply::SessionKept { lease, sent_at, ttl: Millis(ttl_ms) };
+                self.replaced_if_due(who, lease, reply, ttl_ms)
             }
             (DcsCall::AcquireLeader { seen, claim, edition }, Answer::Alive { lease, .. }) => {
                 Next::Send(Request::CreateLeader { lease, seen: *seen, claim: claim.clone(), edition: *edition })
@@ -166,12 +191,22 @@ impl World {
             (DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. } | DcsCall::KeepSession, _) => {
                 Next::End(DcsReply::Lost)
             }
-            (DcsCall::RenewLeader(lease), Answer::Alive { .. }) => Next::Send(Request::Check(*lease)),
+            (DcsCall::RenewLeader(lease), Answer::Alive { .. }) => {
+                let lease = *lease;
+                Next::Send(self.look_or_stay(who, lease))
+            }
             (DcsCall::RenewLeader(lease), Answer::Done(_)) => {
                 let created = lease.leader_created;
-                Next::End(confirmed(created).map_or(DcsReply::Refused, DcsReply::Kept))
+                match (confirmed(created), kept) {
+                    (Some(lease), Some((_, kept_ms))) => {
+                        self.replaced_if_due(who, lease.id, DcsReply::Kept(lease), kept_ms)
+                    }
+                    _ => Next::End(DcsReply::Refused),
+                }
             }
-            (DcsCall::RenewLeader(_), Answer::Gone | Answer::No) => Next::End(DcsReply::Refused),
+            (DcsCall::RenewLeader(_), Answer::Gone | Answer::No | Answer::On(_) | Answer::Seen(_)) => {
+                Next::End(DcsReply::Refused)
+            }
             (DcsCall::ReleaseLeader { .. }, _) => Next::End(DcsReply::Released),
             (DcsCall::CheckLease(_), answer) => Next::End(DcsReply::LeaseAlive(matches!(answer, Answer::Done(_)))),
             (DcsCall::Write(edit), Answer::Alive { lease, .. }) => {
@@ -190,8 +225,15 @@ impl World {
     pub(super) fn call_timeout(&mut self, who: Who, life: u64, flight: u64, reason: &'static str) {
         let Some(process) = self.living(who, life) else { return };
         if process.store.flight.as_ref().is_some_and(|f| f.number == flight) {
-            self.end_call(who, DcsReply::Unknown(reason.to_owned()));
+            self.give_up(who, reason);
         }
+    }
+
+    /// What a renewal has confirmed stands, whatever became of the lease that was to take the place of the present one.
+    fn give_up(&mut self, who: Who, reason: &str) {
+        let flight = self.process(who).store.flight.as_ref();
+        let kept = flight.and_then(|flight| flight.replacing.as_ref()).map(|replacing| replacing.reply.clone());
+        self.end_call(who, kept.unwrap_or_else(|| DcsReply::Unknown(reason.to_owned())));
     }
 
     fn end_call(&mut self, who: Who, reply: DcsReply) {
@@ -208,6 +250,7 @@ impl World {
             DcsReply::SessionKept { sent_at, .. } => self.session_answered(who.node, *sent_at),
             _ => {}
         }
+        self.tell_timing(who);
         self.process_mut(who).outcomes.push(Outcome::Dcs { call: flight.call, reply, at });
         if self.has_seat(who) {
             self.wake(who);
@@ -219,6 +262,7 @@ impl World {
 
     /// The net thread's hook: the deadline moves at once, but only while the main thread is alive and means to lead.
     fn confirmed(&mut self, who: Who, lease: &Lease) {
+        self.process_mut(who).store.tenure.held = Some(*lease);
         self.answered(who.node, lease.sent_at);
         if who.side == Side::Outside {
             return;
@@ -354,7 +398,7 @@ impl World {
     }
 }
 
-enum Next {
+pub(super) enum Next {
     Send(Request),
     End(DcsReply),
 }

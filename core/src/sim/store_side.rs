@@ -55,6 +55,8 @@ impl World {
             Request::CreateLeader { lease, .. } => format!("store: leader := {name} on lease {lease}"),
             Request::Adopt { lease, .. } => format!("store: leader {name} moves to lease {lease}"),
             Request::Release { .. } => format!("store: leader {name} released"),
+            Request::Move { from, to, .. } => format!("store: the keys of {name} move from lease {from} to {to}"),
+            Request::Stay(lease) => format!("store: leader {name} stays on lease {}", lease.id),
             _ => "store: changed".to_owned(),
         };
         self.say(node, &text);

@@ -8,12 +8,28 @@
 
 use super::paused::{deadline_without, is_excused};
 use crate::dcs::Key;
-use crate::ids::NodeName;
+use crate::ids::{LeaseId, NodeName};
 use crate::sim::event::Who;
 use crate::sim::judge::Ack;
 use crate::sim::world::World;
 use crate::view::Side;
 use std::collections::BTreeMap;
+
+/// When the lease ends that keeps others from the leader key: the one on which our key hangs, which may have been moved to it, or else the one
+/// that the fence counts on.
+fn expires(world: &World, node: usize, counted_on: Option<LeaseId>) -> Option<u64> {
+    let carries = world.store.leader().filter(|key| key.name == world.nodes[node].name).map(|key| key.lease);
+    carries.or(counted_on).and_then(|lease| world.store.expires(lease))
+}
+
+/// The leader key was moved to another lease.
+pub(in crate::sim) fn moved_lease_lasts(world: &World, node: usize) -> Result<(), String> {
+    let open = world.server(node).map(|server| &server.fence).filter(|fence| fence.open);
+    if open.is_none_or(|fence| fence.unbound || fence.promised || fence.deadline.0 == 0) || is_excused(world, node) {
+        return Ok(());
+    }
+    deadline_within_lease(world, node)
+}
 
 pub(in crate::sim) fn deadline_within_lease(world: &World, node: usize) -> Result<(), String> {
     let here = &world.nodes[node];
@@ -22,8 +38,7 @@ pub(in crate::sim) fn deadline_within_lease(world: &World, node: usize) -> Resul
     if ends <= world.now {
         return Ok(());
     }
-    let expires = server.fence.lease.and_then(|lease| world.store.expires(lease));
-    match expires {
+    match expires(world, node, server.fence.lease) {
         Some(expires) if ends <= expires => Ok(()),
         Some(expires) => {
             Err(format!("{} may acknowledge {} ms longer than its lease lives", here.name, ends - expires))
@@ -37,7 +52,7 @@ pub(in crate::sim) fn promised_by_all(world: &World, node: usize) -> Result<(), 
     let here = &world.nodes[node];
     let Some(server) = &here.server else { return Ok(()) };
     let ends = deadline_without(world, node);
-    let expires = server.fence.lease.and_then(|lease| world.store.expires(lease));
+    let expires = expires(world, node, server.fence.lease);
     if ends <= world.now || expires.is_some_and(|expires| ends <= expires) || world.judge.unprotected.contains(&node) {
         return Ok(());
     }
@@ -101,7 +116,7 @@ pub(in crate::sim) fn flushed_before_deadline(world: &World, ack: &Ack) -> Resul
         }
         return promised_by_all(world, ack.node);
     }
-    let alive = server.fence.lease.and_then(|lease| world.store.expires(lease)).is_some_and(|ends| world.now <= ends);
+    let alive = expires(world, ack.node, server.fence.lease).is_some_and(|ends| world.now <= ends);
     if !alive && !excused {
         return Err(format!("{} acknowledged a commit after its lease had ended in the store", here.name));
     }
