@@ -299,6 +299,7 @@ impl Supervisor {
         let mut next = self.handover.next(possible, self.driver.quiet());
         if next == Move::Begin {
             self.driver.begin_leaving();
+            self.driver.hurry();
             self.driver.stop_rest();
             next = self.handover.next(possible, self.driver.quiet());
         }

@@ -185,6 +185,22 @@ pub enum DcsCall {
     Write(KeyEdit),
 }
 
+impl DcsCall {
+    /// Whether this request may be given up so that the seat can be passed on. Whoever goes on without its outcome asks again, and it does no
+    /// harm if it is carried out later: it only keeps something alive, asks, or writes a member key, which changes only as it was seen.
+    #[must_use]
+    pub fn may_be_given_up(&self) -> bool {
+        match self {
+            DcsCall::KeepSession | DcsCall::RenewLeader(_) | DcsCall::CheckLease(_) => true,
+            DcsCall::Write(edit) => edit.expect == Expect::Own,
+            DcsCall::AcquireLeader { .. }
+            | DcsCall::AdoptLeader { .. }
+            | DcsCall::ReleaseLeader { .. }
+            | DcsCall::RemoveUnleasedLeader { .. } => false,
+        }
+    }
+}
+
 /// What became of a [`DcsCall`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DcsReply {

@@ -3,10 +3,15 @@
 //! Each message is one `SOCK_SEQPACKET` packet of JSON on the control socket; file descriptors travel with
 //! [`ToSupervisor::Hello`] and [`ToWorker::Grant`].
 
+use crate::clock::Millis;
 use crate::memory::Memory;
 use crate::watchdog::Running;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+/// A worker that waits for the seat speaks for its server only when it has it: for no longer than this is a request to the store waited for
+/// first, if it may be given up ([`crate::dcs::DcsCall::may_be_given_up`]).
+pub const PASS_ON_WITHIN: Millis = Millis(300);
 
 /// Why the inside seat was left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

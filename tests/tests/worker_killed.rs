@@ -46,6 +46,32 @@ fn without_a_supervisor_too_a_short_crash_cycle_costs_no_leadership() {
     assert_eq!((cluster.leader(), cluster.timeline()), (Some(leader), timeline));
 }
 
+/// Its supervisor has asked the store for something by then: the worker does not have to wait for the answer before it may speak for its server.
+#[test]
+fn a_standby_that_comes_back_while_the_store_hangs_is_heard_at_once() {
+    let cluster = Cluster::running(Plan::short().default_timing());
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let standby = &cluster.nodes[(leader + 1) % 3];
+    let says_how_far = || {
+        let status = standby.get("/patroni").ok()?.json();
+        status["xlog"]["received_location"].as_u64()
+    };
+    for round in 1..=2 {
+        cluster.wait("a standby that answers", secs(20), says_how_far);
+        let worker = cluster.wait("the loop worker", secs(10), || standby.worker());
+        cluster.etcd.freeze_member(0, true);
+        worker.kill();
+        let next = cluster.wait("the next worker", secs(10), || standby.worker().filter(|new| *new != worker));
+        let came = Instant::now();
+        cluster.wait("its answer", secs(20), says_how_far);
+        let took = came.elapsed();
+        cluster.etcd.freeze_member(0, false);
+        println!("round {round}: worker {} answers after {} ms", next.pid, took.as_millis());
+        assert!(took < secs(3), "nobody speaks for a standby that runs for {took:?}");
+    }
+    assert_eq!(cluster.leader(), Some(leader));
+}
+
 #[test]
 fn the_flight_recorder_outlives_the_worker_and_a_crash_cycle() {
     let cluster = Cluster::running(Plan::short());

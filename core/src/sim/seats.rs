@@ -10,7 +10,7 @@ use crate::decide::keeps_seat;
 use crate::effect::StopMode;
 use crate::memory::Memory;
 use crate::outcome::Outcome;
-use crate::seat::LeaveReason;
+use crate::seat::{LeaveReason, PASS_ON_WITHIN};
 use crate::view::Side;
 use std::rc::Rc;
 
@@ -162,8 +162,13 @@ impl World {
             }
             return;
         }
-        self.nodes[node].supervisor.leaving = Some(LeaveReason::WorkerLost);
-        if self.nodes[node].supervisor.store.flight.is_some() {
+        let begins = self.nodes[node].supervisor.leaving.replace(LeaveReason::WorkerLost).is_none();
+        if let Some(flight) = &self.nodes[node].supervisor.store.flight {
+            if begins && flight.call.may_be_given_up() {
+                let (who, life) = (Who { node, side: Side::Outside }, self.nodes[node].supervisor.life);
+                let reason = "given up: the seat is passed on";
+                self.later(PASS_ON_WITHIN.0, Event::CallTimeout { who, life, flight: flight.number, reason });
+            }
             return;
         }
         self.nodes[node].waiting = None;

@@ -37,6 +37,7 @@ use ha_core::memory::Memory;
 use ha_core::outcome::Outcome;
 use ha_core::peer::PeerView;
 use ha_core::rule::Rule;
+use ha_core::seat::PASS_ON_WITHIN;
 use ha_core::settings::Settings;
 use ha_core::view::{DcsView, Seat, View};
 use patience::Patience;
@@ -223,6 +224,11 @@ impl Driver {
     /// then pass on [`Driver::memory`] and answer `None` to [`Port::seat`].
     pub fn begin_leaving(&mut self) {
         self.leaving = true;
+    }
+
+    /// Somebody waits for the seat: after a moment the request that is under way is given up, if it may be.
+    pub fn hurry(&self) {
+        self.net.send(Command::GiveUpCall { after: PASS_ON_WITHIN });
     }
 
     /// No request to the store is under way, the end of the last one is in the memory, and REST has stopped if it was

@@ -310,6 +310,30 @@ fn a_node_that_leaves_its_seat_ends_its_request_and_begins_no_other() {
 }
 
 #[test]
+fn a_node_that_leaves_its_seat_in_a_hurry_waits_for_a_hanging_store_no_longer_than_a_moment() {
+    let etcd = TestEtcd::start();
+    let mut node = Node::start(&etcd, "pg1");
+    node.until("member key", 8000, |driver, _| member_in_store(driver, "pg1"));
+    node.until("its end", 8000, |driver, _| !driver.dcs_busy);
+    etcd.freeze();
+    node.driver.keep_session();
+    let began = crate::clock::now();
+    node.driver.begin_leaving();
+    node.driver.hurry();
+    node.until("quiet", 2500, |driver, _| driver.quiet());
+    let took = crate::clock::now().since(began);
+    assert!((Millis(250)..Millis(1500)).contains(&took), "{took:?}");
+    assert!(node.driver.memory().store_failed_at.is_some(), "it had no answer");
+    // The same side goes on: what was given up is not mistaken for what it asks next.
+    etcd.thaw();
+    let memory = node.driver.memory().clone();
+    let lease = memory.session;
+    node.driver.take_seat(memory);
+    node.until("an answer", 8000, |driver, _| driver.memory().store_failed_at.is_none());
+    assert_eq!(node.driver.memory().session, lease);
+}
+
+#[test]
 fn a_node_that_cannot_leave_after_all_sends_requests_again() {
     let etcd = TestEtcd::start();
     let mut node = Node::start(&etcd, "pg1");

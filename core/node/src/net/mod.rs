@@ -73,6 +73,8 @@ pub struct Options {
 pub(crate) enum Command {
     /// Send this request; the reply comes back as an outcome.
     Call(DcsCall),
+    /// Give the request that is under way up after this time if it may be: its outcome is unknown then.
+    GiveUpCall { after: Millis },
     /// Ask these peers, all at once.
     Poll { targets: Vec<(NodeName, String)>, asked_at: Tick },
     /// Ask these members to stay away from the leader key, all at once.
@@ -193,6 +195,7 @@ async fn serve(
     while let Some(command) = commands.recv().await {
         match command {
             Command::Call(call) => store.call(call),
+            Command::GiveUpCall { after } => store.give_up(after),
             Command::Poll { targets, asked_at } => poll(&asker, targets, asked_at, &inbox),
             Command::AskFailsafe { targets, created, asked_at, body } => {
                 let body = Arc::new(body);

@@ -14,8 +14,11 @@ use ha_core::parse;
 use ha_dcs::etcd3::{Etcd3, Options, Watcher};
 use ha_dcs::{Store, Watch, WatchEvent};
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Mutex, watch};
@@ -34,6 +37,9 @@ enum Work {
 pub(super) struct Link {
     options: Options,
     work: UnboundedSender<Work>,
+    /// How many requests were sent, and how many of those nobody waits for any more.
+    calls: u64,
+    given_up: Rc<watch::Sender<u64>>,
     rest: RestStore,
     guard: Rc<RefCell<Guard>>,
     inbox: Arc<Inbox>,
@@ -53,9 +59,11 @@ impl Link {
         let watcher = follow(store.watcher(), guard.clone(), inbox.clone(), changed.clone());
         let watcher = spawn_vital(&died, watcher);
         let (work, receiver) = unbounded_channel();
-        spawn_vital(&died, answer(store, options.retry_timeout, receiver, guard.clone(), inbox.clone()));
+        let given_up = Rc::new(watch::Sender::new(0));
+        let calls = Calls { work: receiver, given_up: given_up.subscribe(), number: 0 };
+        spawn_vital(&died, answer(store, options.retry_timeout, calls, guard.clone(), inbox.clone()));
         let rest = Rc::new(Mutex::new(Etcd3::connect(&options)));
-        Self { options, work, rest, guard, inbox, changed, watcher, died }
+        Self { options, work, calls: 0, given_up, rest, guard, inbox, changed, watcher, died }
     }
 
     pub fn rest_store(&self) -> RestStore {
@@ -66,8 +74,18 @@ impl Link {
         self.changed.subscribe()
     }
 
-    pub fn call(&self, call: DcsCall) {
+    pub fn call(&mut self, call: DcsCall) {
+        self.calls += 1;
         self.send(Work::Call(call));
+    }
+
+    /// Nobody waits after this time for what was sent until now and may be given up.
+    pub fn give_up(&self, after: Millis) {
+        let (calls, given_up) = (self.calls, self.given_up.clone());
+        spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(after.0)).await;
+            given_up.send_modify(|known| *known = calls.max(*known));
+        });
     }
 
     pub fn resume(&self, session: Option<LeaseId>, lease: Option<Lease>) {
@@ -109,21 +127,46 @@ fn own(store: &Etcd3) -> OwnLease {
     Box::new(move |lease| leases.contains(lease))
 }
 
+/// What is to be carried out.
+struct Calls {
+    work: UnboundedReceiver<Work>,
+    given_up: watch::Receiver<u64>,
+    /// Of the last request that was taken from there.
+    number: u64,
+}
+
+impl Calls {
+    /// The request that was taken last. To drop it in the middle leaves the store usable ([`Store::call`]).
+    async fn carry_out(&mut self, store: &mut Etcd3, call: &DcsCall, retry_timeout: Millis) -> DcsReply {
+        self.number += 1;
+        let number = self.number;
+        let mut reply = pin!(bounded(store, call.clone(), retry_timeout));
+        let mut given_up = pin!(self.given_up.wait_for(|given_up| *given_up >= number));
+        let either = poll_fn(|context| match reply.as_mut().poll(context) {
+            Poll::Pending if call.may_be_given_up() && given_up.as_mut().poll(context).is_ready() => {
+                Poll::Ready(DcsReply::Unknown("given up: the seat is passed on".to_owned()))
+            }
+            reply => reply,
+        });
+        either.await
+    }
+}
+
 /// Carries out one request after the other.
 async fn answer(
     mut store: Etcd3,
     mut retry_timeout: Millis,
-    mut work: UnboundedReceiver<Work>,
+    mut calls: Calls,
     guard: Rc<RefCell<Guard>>,
     inbox: Arc<Inbox>,
 ) {
-    while let Some(work) = work.recv().await {
+    while let Some(work) = calls.work.recv().await {
         match work {
             Work::Call(call) => {
                 if let DcsCall::AdoptLeader { old, .. } = &call {
                     guard.borrow_mut().adopting(*old);
                 }
-                let reply = bounded(&mut store, call.clone(), retry_timeout).await;
+                let reply = calls.carry_out(&mut store, &call, retry_timeout).await;
                 judge(&mut guard.borrow_mut(), &call, &reply);
                 inbox.outcome(Outcome::Dcs { call, reply, at: clock::now() });
             }
