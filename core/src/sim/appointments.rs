@@ -2,6 +2,7 @@
 
 use super::Mutant;
 use super::event::{Event, Who};
+use super::rng::Rng;
 use super::world::World;
 use crate::api::time;
 use crate::clocks::Clocks;
@@ -101,6 +102,17 @@ impl World {
         if change == Change::Pause {
             let lasts = self.rng.between(1000, 60_000);
             self.later(at + lasts, Event::SecondThoughts { revision, change });
+        }
+    }
+
+    /// The request that carries a schedule out is on its way to the store: now and then whoever made it is faster. Drawn apart.
+    pub(super) fn may_be_taken_back(&mut self, edit: &KeyEdit) {
+        let carries_out =
+            edit.key == Key::Failover && edit.value.as_ref().is_some_and(|value| value.contains("\"due\""));
+        let stands = self.store.cluster().failover.clone().filter(|_| carries_out);
+        let Some(request) = stands.filter(|request| request.value.scheduled_at.is_some()) else { return };
+        if Rng::new(self.now ^ 0x5_ca1e).chance(100) {
+            self.changes_mind(request.revision, Change::Cancel);
         }
     }
 

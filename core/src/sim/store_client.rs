@@ -54,6 +54,7 @@ impl World {
             Request::Check(_) | Request::Stay(_) => self.comes_to(who.node, Moment::Renewal),
             Request::CreateLeader { .. } => self.comes_to(who.node, Moment::Acquisition),
             Request::Release { .. } => self.comes_to(who.node, Moment::HandOver),
+            Request::Write { ref edit, .. } => self.may_be_taken_back(edit),
             _ => {}
         }
         let request = Box::new(request);
@@ -145,7 +146,7 @@ impl World {
     }
 
     fn next_request(&mut self, who: Who, answer: Answer) -> Next {
-        let ttl_ms = self.ttl_asked_for(who).0;
+        let (ttl_ms, changes_ttl) = (self.ttl_asked_for(who).0, self.params.changes_ttl);
         let local = self.local(who.node);
         if let Answer::On(to) = answer
             && let Some(next) = self.moved_on(who, to)
@@ -204,6 +205,8 @@ impl World {
                     _ => Next::End(DcsReply::Refused),
                 }
             }
+            // The key may hang on another lease of ours by now.
+            (DcsCall::RenewLeader(lease), Answer::Gone) if changes_ttl => Next::Send(Request::Check(*lease)),
             (DcsCall::RenewLeader(_), Answer::Gone | Answer::No | Answer::On(_) | Answer::Seen(_)) => {
                 Next::End(DcsReply::Refused)
             }
