@@ -108,7 +108,7 @@ impl World {
     /// The request that carries a schedule out is on its way to the store: now and then whoever made it is faster. Drawn apart.
     pub(super) fn may_be_taken_back(&mut self, edit: &KeyEdit) {
         let carries_out =
-            edit.key == Key::Failover && edit.value.as_ref().is_some_and(|value| value.contains("\"due\""));
+            edit.key == Key::Failover && edit.value.as_ref().is_some_and(|value| value.contains("ha_ext_due"));
         let stands = self.store.cluster().failover.clone().filter(|_| carries_out);
         let Some(request) = stands.filter(|request| request.value.scheduled_at.is_some()) else { return };
         if Rng::new(self.now ^ 0x5_ca1e).chance(100) {
