@@ -5,7 +5,9 @@ use ha_tests::plan::Plan;
 use ha_tests::process::Proc;
 use ha_tests::sql::Session;
 use ha_tests::wait::{millis, poll, secs};
+use rustix::process::Signal;
 use std::fs::{self, File};
+use std::path::Path;
 use std::thread::sleep;
 
 /// A cluster in which nothing may be rewound or replaced: whoever follows again does so as it is.
@@ -16,6 +18,11 @@ fn strict() -> Cluster {
 /// The leader's host is lost; both others go on, one of them as the standby of the other.
 fn lose(cluster: &Cluster, old: usize) {
     cluster.nodes[old].cut_power();
+    follow_without(cluster, old);
+}
+
+/// One of the others leads, and the third follows it.
+fn follow_without(cluster: &Cluster, old: usize) {
     let new = cluster.wait_other_leader(old, secs(40));
     let third = (0..3).find(|node| *node != old && *node != new).expect("there are three");
     cluster.wait("the third node to follow the new leader", secs(30), || {
@@ -23,7 +30,7 @@ fn lose(cluster: &Cluster, old: usize) {
         cluster.nodes[third].streams_on(&timeline).then_some(())
     });
     cluster.nodes[new].sql("CREATE TABLE later AS SELECT 1").expect("the new leader takes writes");
-    cluster.wait("the rows of the new leader", secs(10), || cluster.nodes[third].sql("SELECT * FROM later").ok());
+    cluster.wait("the rows of the new leader", secs(30), || cluster.nodes[third].sql("SELECT * FROM later").ok());
 }
 
 /// Both standbys have flushed more than they can replay.
@@ -35,14 +42,6 @@ fn wait_unreadable(cluster: &Cluster, leader: usize) {
             (answer.as_deref() == Some("t")).then_some(())
         });
     }
-}
-
-/// What a standby has received ends exactly with a segment: where that is half a record the server does not get over it (`docs/limits.md`).
-fn ends_with_a_segment(cluster: &Cluster, leader: usize) -> bool {
-    let rest = "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0') % 16777216";
-    (0..3)
-        .filter(|node| *node != leader)
-        .any(|node| cluster.nodes[node].value(rest).expect("it answers").as_deref() == Some("0"))
 }
 
 /// A leader whose directory vanishes under it, or is restored under it, sends what it finds in the new files.
@@ -64,8 +63,7 @@ fn zeros_that_a_leader_sent_keep_nobody_from_following_the_next() {
     // The session writes on into the file that nobody finds any more, the senders read the other one.
     let other = segment.with_extension("other");
     fs::copy(&segment, &other).expect("the segment can be copied");
-    let (user, group) = ha_tests::process::account("postgres");
-    std::os::unix::fs::chown(&other, Some(user), Some(group)).expect("it can be given away");
+    give_away(&other);
     fs::rename(&other, &segment).expect("the segment can be replaced");
     run("INSERT INTO wide SELECT repeat('x', 10000) FROM generate_series(1, 100)");
     node.thaw_senders();
@@ -74,11 +72,8 @@ fn zeros_that_a_leader_sent_keep_nobody_from_following_the_next() {
     lose(&cluster, old);
 }
 
-/// The server gets over the beginning of a record only if it lies in one segment.
-#[test]
-fn half_a_record_over_segments_keeps_nobody_from_following_the_next_leader() {
-    let cluster = strict();
-    let old = cluster.leader().expect("a healthy cluster has a leader");
+/// The leader stands still within a record of 400 MB, of which the standbys have received what there is. Then `then` is called.
+fn within_a_record(cluster: &Cluster, old: usize, then: impl FnOnce()) {
     let node = &cluster.nodes[old];
     let begin = node.value("SELECT pg_current_wal_flush_lsn()").expect("it answers").expect("it has a position");
     let far = format!("SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '{begin}') > 40000000");
@@ -90,22 +85,103 @@ fn half_a_record_over_segments_keeps_nobody_from_following_the_next_leader() {
         });
         poll(secs(30), || (node.value(&far).ok()?.as_deref() == Some("t")).then_some(())).expect("it writes");
         let writer = |child: &Proc| child.command().contains("SELECT");
-        let writers: Vec<Proc> = node.postmaster().expect("it runs").children().into_iter().filter(writer).collect();
-        loop {
-            for child in &writers {
-                child.freeze();
-            }
-            wait_unreadable(&cluster, old);
-            // Twice the delay of the WAL writer: what was written is flushed and sent by then.
-            sleep(millis(400));
-            if !ends_with_a_segment(&cluster, old) {
-                break;
-            }
-            for child in &writers {
-                child.thaw();
-            }
-            sleep(millis(5));
+        let writers = node.postmaster().expect("it runs").children().into_iter().filter(writer);
+        for child in writers {
+            child.freeze();
         }
+        wait_unreadable(cluster, old);
+        // Twice the delay of the WAL writer: what was written is flushed and sent by then.
+        sleep(millis(400));
+        then();
+    });
+}
+
+/// The server gets over the beginning of a record by itself where the page after it makes no sense and is not the first of a segment.
+#[test]
+fn half_a_record_over_segments_keeps_nobody_from_following_the_next_leader() {
+    let cluster = strict();
+    let old = cluster.leader().expect("a healthy cluster has a leader");
+    within_a_record(&cluster, old, || {
         lose(&cluster, old);
     });
+}
+
+/// What is where the next segment would be.
+#[derive(Clone, Copy)]
+enum Next {
+    Nothing,
+    /// A file that was kept for new WAL: what it holds is that of an older one.
+    Recycled,
+    Zeros,
+}
+
+/// What a stopped standby has received ends with the last segment that it has filled.
+fn cut(cluster: &Cluster, node: usize, received: &str, next: Next) {
+    let (high, low) = received.split_once('/').expect("a position");
+    let number = |text: &str| u32::from_str_radix(text, 16).expect("positions are hexadecimal");
+    let (high, low) = (number(high), number(low) >> 24);
+    let wal = cluster.nodes[node].data().join("pg_wal");
+    let segment = |low: u32| wal.join(format!("{:08X}{high:08X}{low:08X}", 1));
+    assert!(segment(low - 2).exists() && segment(low - 1).exists(), "{received}: the record is shorter");
+    for later in (low..).map(segment).take_while(|path| path.exists()) {
+        fs::remove_file(later).expect("it can be removed");
+    }
+    let bytes = match next {
+        Next::Nothing => return,
+        Next::Recycled => fs::read(segment(low - 2)).expect("it can be read"),
+        Next::Zeros => vec![0; 16 << 20],
+    };
+    fs::write(segment(low), bytes).expect("it can be made");
+    give_away(&segment(low));
+}
+
+/// To the server's user.
+fn give_away(path: &Path) {
+    let (user, group) = ha_tests::process::account("postgres");
+    std::os::unix::fs::chown(path, Some(user), Some(group)).expect("it can be given away");
+}
+
+/// A server that has read all of a segment, and needs the next one for the record it is at, asks for that one, and not for the record,
+/// whatever it has in its place.
+fn ends_with_a_segment(next: Next) {
+    let mut cluster = strict();
+    let old = cluster.leader().expect("a healthy cluster has a leader");
+    let standbys: Vec<usize> = (0..3).filter(|node| *node != old).collect();
+    let mut received = Vec::new();
+    within_a_record(&cluster, old, || {
+        let position = |node: &usize| cluster.nodes[*node].value("SELECT pg_last_wal_receive_lsn()");
+        received = standbys.iter().map(|node| position(node).expect("it answers").expect("it has received")).collect();
+        // They stand for no election before they have lost what they have of the next segment.
+        let supervisors: Vec<Proc> = standbys.iter().filter_map(|node| cluster.nodes[*node].supervisor()).collect();
+        for supervisor in &supervisors {
+            supervisor.signal(Signal::TERM);
+        }
+        assert!(supervisors.iter().all(|supervisor| supervisor.wait_gone(secs(60))), "the standbys do not stop");
+        cluster.nodes[old].cut_power();
+    });
+    for (node, received) in standbys.iter().zip(&received) {
+        cut(&cluster, *node, received, next);
+    }
+    for node in &standbys {
+        cluster.nodes[*node].start();
+    }
+    follow_without(&cluster, old);
+    let third = standbys.iter().find(|node| Some(**node) != cluster.leader()).expect("one follows");
+    let said = cluster.nodes[*third].supervisor_log();
+    assert!(said.contains("ends within a record"), "it followed without help:\n{said}");
+}
+
+#[test]
+fn half_a_record_up_to_a_segments_end_keeps_nobody_from_following_the_next_leader() {
+    ends_with_a_segment(Next::Nothing);
+}
+
+#[test]
+fn nor_does_it_where_a_segment_that_was_kept_for_later_comes_next() {
+    ends_with_a_segment(Next::Recycled);
+}
+
+#[test]
+fn nor_does_it_where_zeros_come_next() {
+    ends_with_a_segment(Next::Zeros);
 }

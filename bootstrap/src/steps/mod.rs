@@ -4,6 +4,7 @@
 pub mod archive;
 pub mod basebackup;
 pub mod conf;
+pub mod half_record;
 pub mod initdb;
 pub mod leftover;
 pub mod parameters;

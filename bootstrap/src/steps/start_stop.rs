@@ -1,6 +1,6 @@
 //! Starts and stops the server.
 
-use super::{Context, archive, conf, parameters, stragglers};
+use super::{Context, archive, conf, half_record, parameters, stragglers};
 use crate::control_data;
 use crate::error::{Error, Result};
 use crate::outside::Event;
@@ -54,6 +54,7 @@ pub fn start(context: &Context, role: &StartRole) -> Result<()> {
             conf::write(site, upstream.as_ref())?;
             if upstream.is_some() {
                 archive::before_standby(context);
+                warn_unless(half_record::end(context), "whether the log ends within a record is not known");
             }
             pgdata::write_durably(&site.paths.standby_signal(), "")?;
         }
