@@ -21,8 +21,8 @@ fn lose(cluster: &Cluster, old: usize) {
     follow_without(cluster, old);
 }
 
-/// One of the others leads, and the third follows it.
-fn follow_without(cluster: &Cluster, old: usize) {
+/// One of the others leads, and the third, which is returned, follows it.
+fn follow_without(cluster: &Cluster, old: usize) -> usize {
     let new = cluster.wait_other_leader(old, secs(40));
     let third = (0..3).find(|node| *node != old && *node != new).expect("there are three");
     cluster.wait("the third node to follow the new leader", secs(30), || {
@@ -31,6 +31,7 @@ fn follow_without(cluster: &Cluster, old: usize) {
     });
     cluster.nodes[new].sql("CREATE TABLE later AS SELECT 1").expect("the new leader takes writes");
     cluster.wait("the rows of the new leader", secs(30), || cluster.nodes[third].sql("SELECT * FROM later").ok());
+    third
 }
 
 /// Both standbys have flushed more than they can replay.
@@ -165,9 +166,8 @@ fn ends_with_a_segment(next: Next) {
     for node in &standbys {
         cluster.nodes[*node].start();
     }
-    follow_without(&cluster, old);
-    let third = standbys.iter().find(|node| Some(**node) != cluster.leader()).expect("one follows");
-    let said = cluster.nodes[*third].supervisor_log();
+    let third = follow_without(&cluster, old);
+    let said = cluster.nodes[third].supervisor_log();
     assert!(said.contains("ends within a record"), "it followed without help:\n{said}");
 }
 
