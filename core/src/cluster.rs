@@ -44,7 +44,7 @@ pub struct Cluster {
     /// The revision at which it was written last.
     pub status_revision: Option<Revision>,
     /// The `failsafe` key: names and `api_url`s, if it holds any.
-    pub failsafe: Option<Versioned<BTreeMap<NodeName, String>>>,
+    pub failsafe: Option<Arc<Versioned<BTreeMap<NodeName, String>>>>,
     /// The revision of that key.
     pub failsafe_revision: Option<Revision>,
     /// The `history` key; empty when absent.

@@ -7,13 +7,15 @@ use crate::ids::{NodeName, Revision};
 use crate::lease::margin;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What is remembered of it. It passes with the seat.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Failsafe {
     /// The `failsafe` key as it was seen last: who has to agree, and where to ask. Nobody else may take the leader key.
-    pub map: Option<Versioned<BTreeMap<NodeName, String>>>,
+    #[serde(with = "crate::memory::shared_option")]
+    pub map: Option<Arc<Versioned<BTreeMap<NodeName, String>>>>,
     /// The revision at which this leader wrote that key last, under its present leader key. None while another write of its own may be
     /// on its way.
     pub written: Option<Revision>,
@@ -134,7 +136,7 @@ mod tests {
         let names = ["n1", "n2", "n3"].map(|name| (NodeName::new(name), format!("http://{name}:8008/patroni")));
         let given = |from: u64| Given { asked_at: Tick(from), counts_from: Tick(from), lasts: Millis(30_000) };
         Failsafe {
-            map: Some(Versioned { value: names.into(), revision: Revision(7) }),
+            map: Some(Arc::new(Versioned { value: names.into(), revision: Revision(7) })),
             written: Some(Revision(7)),
             given: [(NodeName::new("n2"), given(1000)), (NodeName::new("n3"), given(4000))].into(),
             ..Failsafe::default()
@@ -168,7 +170,7 @@ mod tests {
     fn a_leader_that_is_alone_needs_nobody() {
         let me = NodeName::new("n1");
         let map = Versioned { value: [(me.clone(), String::new())].into(), revision: Revision(7) };
-        let alone = Failsafe { map: Some(map), written: Some(Revision(7)), ..Failsafe::default() };
+        let alone = Failsafe { map: Some(Arc::new(map)), written: Some(Revision(7)), ..Failsafe::default() };
         assert_eq!(alone.until(&me, Tick(5000), Millis(10_000)), Some(Tick(14_500)));
     }
 }

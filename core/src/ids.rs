@@ -38,6 +38,10 @@ impl NodeName {
     /// character `uXXXX` (decimal code point), cut at 63 characters (wire.md 4, item 7).
     #[must_use]
     pub fn slot_name(&self) -> String {
+        let plain = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        if self.0.len() <= 63 && self.0.bytes().all(plain) {
+            return self.as_str().to_owned();
+        }
         let mut slot = String::with_capacity(self.0.len());
         for c in self.0.to_lowercase().chars() {
             match c {

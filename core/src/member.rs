@@ -1,10 +1,11 @@
 //! Our own `members/<name>` value (wire.md 1.1), built from what is observed.
 
 use crate::effect::Step;
-use crate::ids::Timeline;
-use crate::local::{DataDir, LocalView, Receiver, Server};
+use crate::ids::{Lsn, Timeline};
+use crate::local::{DataDir, LocalView, PrimaryView, Receiver, Server};
 use crate::memory::Memory;
 use crate::settings::Settings;
+use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -105,7 +106,19 @@ impl Field<'_> {
     }
 }
 
-/// Our member key, field by field.
+impl Serialize for Field<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Field::Text(text) => serializer.serialize_str(text),
+            Field::Number(number) => serializer.serialize_u64(*number),
+            Field::Flag(flag) => serializer.serialize_bool(*flag),
+            Field::Object(map) => map.serialize(serializer),
+            Field::Made(value) => value.serialize(serializer),
+        }
+    }
+}
+
+/// Our member key, field by field, in the order of their names: that of the keys of a JSON object here.
 #[derive(Clone, Debug)]
 pub(crate) struct Record<'a>(Vec<(&'static str, Field<'a>)>);
 
@@ -114,17 +127,28 @@ impl Record<'_> {
         self.0.retain(|(name, _)| *name != field);
     }
 
-    /// Whether `known` says the same, in all fields but those `except`.
+    /// Whether `known` says the same, in all fields but those `except`. Both are in the order of their names.
     pub(crate) fn says(&self, known: &Value, except: &[&str]) -> bool {
         let Some(known) = known.as_object() else { return false };
-        let fields = self.0.iter().filter(|(name, _)| !except.contains(name));
-        let same = |(name, field): &(&str, Field<'_>)| known.get(*name).is_some_and(|value| field.is(value));
-        let known = known.keys().filter(|name| !except.contains(&name.as_str())).count();
-        fields.clone().count() == known && fields.clone().all(same)
+        let mut known = known.iter().filter(|(name, _)| !except.contains(&name.as_str()));
+        let mut fields = self.0.iter().filter(|(name, _)| !except.contains(name));
+        let same =
+            fields.all(|(name, field)| known.next().is_some_and(|(other, value)| name == other && field.is(value)));
+        same && known.next().is_none()
     }
 
     pub(crate) fn json(&self) -> Value {
         Value::Object(self.0.iter().map(|(name, field)| ((*name).to_owned(), field.value())).collect())
+    }
+}
+
+impl Serialize for Record<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, field) in &self.0 {
+            map.serialize_entry(name, field)?;
+        }
+        map.end()
     }
 }
 
@@ -141,61 +165,46 @@ pub(crate) fn fields<'a>(
     local: &'a LocalView,
     memory: &Memory,
 ) -> Record<'a> {
-    let mut out: Vec<(&'static str, Field<'a>)> = Vec::with_capacity(16);
-    out.push(("conn_url", Field::Text(&identity.conn_url)));
-    out.push(("api_url", Field::Text(&identity.api_url)));
-    out.push(("state", Field::Text(state(local, memory))));
-    out.push(("role", Field::Text(role(local, memory))));
-    out.push(("version", Field::Text(COMPATIBLE_VERSION)));
-    out.push(("ha_ext_version", Field::Text(HA_EXT_VERSION)));
-    let tags = &settings.tags.all;
-    if !tags.is_empty() {
-        out.push(("tags", Field::Object(tags)));
-    }
-    match &local.server {
-        Server::Primary(primary) => {
-            out.push(("xlog_location", Field::Number(primary.flushed.0)));
-            // Left out by `decide::upkeep` until the history is published.
-            if primary.timeline == Timeline(1) || !local.history.is_empty() {
-                out.push(("timeline", Field::Number(primary.timeline.0.into())));
-            }
-            if !primary.checkpointed {
-                out.push(("checkpoint_after_promote", Field::Flag(false)));
-            }
-        }
-        Server::Standby(standby) => {
-            out.push(("xlog_location", Field::Number(standby.received.max(standby.replayed).0)));
-            if standby.received.0 > 0 {
-                out.push(("receive_lsn", Field::Number(standby.received.0)));
-            }
-            if standby.replayed.0 > 0 {
-                out.push(("replay_lsn", Field::Number(standby.replayed.0)));
-            }
-            if standby.receiver == Receiver::Streaming {
-                out.push(("replication_state", Field::Text("streaming")));
-            }
-            if standby.timeline > Timeline(0) {
-                out.push(("timeline", Field::Number(standby.timeline.0.into())));
-            }
-        }
-        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {}
-    }
-    if memory.awaits_checkpoint {
-        out.push(("awaits_checkpoint", Field::Flag(true)));
-    }
-    if memory.watchdog_failed {
-        out.push(("watchdog_failed", Field::Flag(true)));
-    }
-    if local.cannot_write.is_some() {
-        out.push(("cannot_write", Field::Flag(true)));
-    }
-    if settings.pause {
-        out.push(("pause", Field::Flag(true)));
-    }
-    if !local.pending_restart.is_empty() {
-        out.push(("pending_restart", Field::Flag(true)));
-        out.push(("pending_restart_reason", Field::Made(json!(local.pending_restart))));
-    }
+    let (primary, standby) = match &local.server {
+        Server::Primary(primary) => (Some(primary), None),
+        Server::Standby(standby) => (None, Some(standby)),
+        Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => (None, None),
+    };
+    let flag = |set: bool| set.then_some(Field::Flag(true));
+    let lsn = |lsn: Lsn| (lsn > Lsn(0)).then_some(Field::Number(lsn.0));
+    let streaming = standby.is_some_and(|standby| standby.receiver == Receiver::Streaming);
+    let unchecked = primary.is_some_and(|primary| !primary.checkpointed);
+    // Left out by `decide::upkeep` until the history is published.
+    let made = |primary: &&PrimaryView| primary.timeline == Timeline(1) || !local.history.is_empty();
+    let replays = standby.map(|standby| standby.timeline).filter(|timeline| *timeline > Timeline(0));
+    let timeline = primary.filter(made).map(|primary| primary.timeline).or(replays);
+    let ends = primary.map(|primary| primary.flushed);
+    let ends = ends.or_else(|| standby.map(|standby| standby.received.max(standby.replayed)));
+    let (tags, pending) = (&settings.tags.all, &local.pending_restart);
+    // In the order of their names.
+    let fields = [
+        ("api_url", Some(Field::Text(&identity.api_url))),
+        ("awaits_checkpoint", flag(memory.awaits_checkpoint)),
+        ("cannot_write", flag(local.cannot_write.is_some())),
+        ("checkpoint_after_promote", unchecked.then_some(Field::Flag(false))),
+        ("conn_url", Some(Field::Text(&identity.conn_url))),
+        ("ha_ext_version", Some(Field::Text(HA_EXT_VERSION))),
+        ("pause", flag(settings.pause)),
+        ("pending_restart", flag(!pending.is_empty())),
+        ("pending_restart_reason", (!pending.is_empty()).then(|| Field::Made(json!(pending)))),
+        ("receive_lsn", standby.and_then(|standby| lsn(standby.received))),
+        ("replay_lsn", standby.and_then(|standby| lsn(standby.replayed))),
+        ("replication_state", streaming.then_some(Field::Text("streaming"))),
+        ("role", Some(Field::Text(role(local, memory)))),
+        ("state", Some(Field::Text(state(local, memory)))),
+        ("tags", (!tags.is_empty()).then_some(Field::Object(tags))),
+        ("timeline", timeline.map(|timeline| Field::Number(timeline.0.into()))),
+        ("version", Some(Field::Text(COMPATIBLE_VERSION))),
+        ("watchdog_failed", flag(memory.watchdog_failed)),
+        ("xlog_location", ends.map(|lsn| Field::Number(lsn.0))),
+    ];
+    let mut out = Vec::with_capacity(fields.len());
+    out.extend(fields.into_iter().filter_map(|(name, field)| Some((name, field?))));
     Record(out)
 }
 
@@ -205,13 +214,12 @@ mod tests {
     use crate::clock::{Millis, Tick};
     use crate::ids::{LeaseId, Revision};
     use crate::lease::Lease;
+    use crate::local::{PendingSetting, StandbyView};
     use crate::memory::Stage;
     use std::collections::BTreeMap;
 
-    /// On its way to a stop this node is no leader, although it keeps the lease until the server is down.
-    #[test]
-    fn a_server_that_is_about_to_be_stopped_is_demoted() {
-        let local = |server| LocalView {
+    fn local(server: Server) -> LocalView {
+        LocalView {
             data: DataDir::Empty,
             server,
             marker: None,
@@ -222,7 +230,54 @@ mod tests {
             pending_restart: BTreeMap::new(),
             founding: false,
             watchdog: crate::watchdog::WatchdogView::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn what_is_written_says_the_same() {
+        let number = |name, number| (name, Field::Number(number));
+        let role = ("role", Field::Text("replica"));
+        let record = Record(vec![number("receive_lsn", 7), role, number("timeline", 2), number("xlog_location", 7)]);
+        let says = |text: &str, except: &[&str]| record.says(&serde_json::from_str(text).expect("JSON"), except);
+        let text = serde_json::to_string(&record).expect("JSON");
+        assert_eq!(text, record.json().to_string());
+        assert!(says(&text, &[]) && says(&text, &["role"]));
+        assert!(says(r#"{"xlog_location":7,"timeline":2,"role":"replica","receive_lsn":7}"#, &[]), "in any order");
+        for moved in [
+            r#"{"receive_lsn":6,"role":"replica","timeline":2,"xlog_location":7}"#,
+            r#"{"role":"replica","timeline":2,"xlog_location":"7"}"#,
+            r#"{"receive_lsn":7,"role":"replica","timeline":2}"#,
+        ] {
+            assert!(!says(moved, &[]) && says(moved, &["receive_lsn", "xlog_location"]), "{moved}");
+        }
+        for other in [
+            r#"{"receive_lsn":7,"role":"primary","timeline":2,"xlog_location":7}"#,
+            r#"{"receive_lsn":7,"timeline":2,"xlog_location":7}"#,
+            r#"{"receive_lsn":7,"role":"replica","timeline":2,"xlog_location":7,"z":1}"#,
+            r#"{"a":1,"receive_lsn":7,"role":"replica","timeline":2,"xlog_location":7}"#,
+            "{}",
+            "[]",
+        ] {
+            assert!(!says(other, &[]) && !says(other, &["receive_lsn", "xlog_location"]), "{other}");
+        }
+    }
+
+    #[test]
+    fn fields_are_in_the_order_of_their_names() {
+        let (identity, settings) = (Identity::default(), Settings::default());
+        let memory = Memory { awaits_checkpoint: true, watchdog_failed: true, ..Memory::default() };
+        let pending = BTreeMap::from([("x".to_owned(), PendingSetting::default())]);
+        let servers = [Server::Primary(PrimaryView::default()), Server::Standby(StandbyView::default()), Server::Down];
+        for server in servers {
+            let local = LocalView { pending_restart: pending.clone(), ..local(server) };
+            let record = fields(&identity, &settings, &local, &memory);
+            assert!(record.0.is_sorted_by(|(one, _), (next, _)| one < next), "{record:?}");
+        }
+    }
+
+    /// On its way to a stop this node is no leader, although it keeps the lease until the server is down.
+    #[test]
+    fn a_server_that_is_about_to_be_stopped_is_demoted() {
         let lease = Some(Lease::confirmed(LeaseId(5), Revision(50), Tick(1), Millis(30_000)));
         let stage =
             Stage::Demoting { candidate: None, release: true, since: Tick(2), down_since: None, in_place: false };

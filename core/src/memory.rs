@@ -280,7 +280,7 @@ mod shared {
 }
 
 /// The same for what may be absent.
-mod shared_option {
+pub(crate) mod shared_option {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use std::sync::Arc;
 

@@ -151,13 +151,13 @@ fn refused(key: &RawKey) -> Option<(Revision, String)> {
     Some((request, refused.get("reason")?.as_str()?.to_owned()))
 }
 
-fn failsafe(key: &RawKey) -> Option<Versioned<BTreeMap<NodeName, String>>> {
+fn failsafe(key: &RawKey) -> Option<Arc<Versioned<BTreeMap<NodeName, String>>>> {
     let Ok(Value::Object(map)) = serde_json::from_str(&key.value) else { return None };
     // A member without an address can be asked nothing, and is one of them all the same.
     let url = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let value: BTreeMap<NodeName, String> =
         map.iter().map(|(name, at)| (NodeName::new(name.as_str()), url(at))).collect();
-    (!value.is_empty()).then_some(Versioned { value, revision: key.modified })
+    (!value.is_empty()).then(|| Arc::new(Versioned { value, revision: key.modified }))
 }
 
 /// Whether a dynamic configuration turns failsafe mode on.

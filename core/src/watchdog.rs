@@ -45,37 +45,28 @@ impl Default for WatchdogSettings {
 
 impl WatchdogSettings {
     /// What the device is to be set to for a lease of `ttl`, in whole seconds. The error says why there is no such time.
-    pub fn timeout(&self, ttl: Millis) -> Result<Millis, String> {
+    pub fn timeout(&self, ttl: Millis) -> Result<Millis, Useless> {
         let ttl_s = ttl.0 / 1000;
         let timeout_s = match u64::try_from(self.safety_margin_s) {
             Ok(margin_s) => ttl_s.saturating_sub(margin_s),
             Err(_) => ttl_s / 2,
         };
         let timeout = Millis::from_secs(timeout_s);
-        if timeout >= TIMEOUT_MIN {
-            return Ok(timeout);
-        }
-        let text = format!(
-            "ttl ({ttl_s} s) leaves it {timeout_s} s, and it needs {} s: raise ttl or lower watchdog.safety_margin",
-            TIMEOUT_MIN.0 / 1000
-        );
-        Err(text)
+        if timeout >= TIMEOUT_MIN { Ok(timeout) } else { Err(Useless::Ttl { ttl_s, timeout_s }) }
     }
 
     /// Why a device that is set to `timeout` costs more than it is worth: a leader would give up before one request to the store has
     /// failed and the next one could be answered. One that is required has to be left [`TIMEOUT_MIN`], no more.
     #[must_use]
-    pub fn too_short(&self, timeout: Millis, retry_timeout: Millis) -> Option<String> {
-        let window = window(timeout);
-        let (least, why) = match self.mode {
-            Mode::Required => (window_of_least(), "that is too short to be fed in time".to_owned()),
+    pub fn too_short(&self, timeout: Millis, retry_timeout: Millis) -> Option<Useless> {
+        let (least, requests) = match self.mode {
+            Mode::Required => (window_of_least(), None),
             Mode::Off | Mode::Automatic => {
                 let least = Millis(retry_timeout.0.saturating_add(RENEWAL.0));
-                (least, format!("less than retry_timeout and a renewal ({least}): raise ttl or lower retry_timeout"))
+                (least, Some(least))
             }
         };
-        (window < least)
-            .then(|| format!("with {timeout} a leader would give up {window} after its last renewal, {why}"))
+        (window(timeout) < least).then_some(Useless::Timeout { timeout, requests })
     }
 
     /// The margin that is used with `ttl`: with one that leaves the device less than it needs no member could lead where one is required,
@@ -92,6 +83,47 @@ impl WatchdogSettings {
         }
         let safety_margin_s = i64::try_from(margin_s).unwrap_or(i64::MAX);
         Ok((Self { safety_margin_s, ..self }, Some(format!("{why}; a margin of {margin_s} s is used"))))
+    }
+}
+
+/// Why a device is of no use with some settings. It is asked for all the time, and read when something comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Useless {
+    /// A lease of that `ttl` leaves it less than it needs.
+    Ttl {
+        /// Seconds of the lease.
+        ttl_s: u64,
+        /// Seconds that are left for the device.
+        timeout_s: u64,
+    },
+    /// A leader with one that is set to that would give up too early.
+    Timeout {
+        /// What it is set to.
+        timeout: Millis,
+        /// What the next requests to the store may take; `None` where it cannot even be fed in time.
+        requests: Option<Millis>,
+    },
+}
+
+impl fmt::Display for Useless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Useless::Ttl { ttl_s, timeout_s } => {
+                let least_s = TIMEOUT_MIN.0 / 1000;
+                write!(f, "ttl ({ttl_s} s) leaves it {timeout_s} s, and it needs {least_s} s: ")?;
+                f.write_str("raise ttl or lower watchdog.safety_margin")
+            }
+            Useless::Timeout { timeout, requests } => {
+                let window = window(*timeout);
+                write!(f, "with {timeout} a leader would give up {window} after its last renewal, ")?;
+                match requests {
+                    None => f.write_str("that is too short to be fed in time"),
+                    Some(least) => {
+                        write!(f, "less than retry_timeout and a renewal ({least}): raise ttl or lower retry_timeout")
+                    }
+                }
+            }
+        }
     }
 }
 

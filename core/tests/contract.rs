@@ -17,6 +17,7 @@ use ha_core::seat::LeaveReason;
 use ha_core::settings::Settings;
 use ha_core::view::{DcsView, Seat, View};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const NOW: Tick = Tick(100_000);
 const END: Lsn = Lsn(1000);
@@ -208,7 +209,7 @@ fn promised_until(end: u64) -> Memory {
     let members = ["n1", "n2", "n3"].map(|name| (NodeName::new(name), String::new()));
     let given = |lasts: u64| Given { asked_at: Tick(0), counts_from: Tick(0), lasts: Millis(lasts) };
     let failsafe = Failsafe {
-        map: Some(Versioned { value: members.into(), revision: Revision(7) }),
+        map: Some(Arc::new(Versioned { value: members.into(), revision: Revision(7) })),
         written: Some(Revision(7)),
         given: [(NodeName::new("n2"), given(900_000)), (NodeName::new("n3"), given(end))].into(),
         ..Failsafe::default()

@@ -103,9 +103,12 @@ fn config(turn: &Turn<'_>, cluster: &Cluster) -> Option<Effect> {
 }
 
 fn history(turn: &Turn<'_>, cluster: &Cluster, primary: &PrimaryView, lease: Lease) -> Option<Effect> {
+    if history_stands(turn, cluster, primary) {
+        return None;
+    }
     let rows = history_rows(turn, cluster, primary);
     // A server past its first timeline whose file has not been read yet must not wipe what is known.
-    if history_stands(turn, cluster, primary) || (rows.is_empty() && primary.timeline > Timeline(1)) {
+    if rows.is_empty() && primary.timeline > Timeline(1) {
         return None;
     }
     turn.write(Key::History, Some(history_json(&rows).to_string()), Expect::WeLead(lease))

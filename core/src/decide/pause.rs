@@ -19,8 +19,7 @@ use std::collections::BTreeMap;
 /// By the same snapshot as everything else: the settings may be a moment older or younger. Without one, or where somebody has deleted the
 /// configuration, as whoever had the seat last knew it, or as it was when this node last ran.
 pub(super) fn is_on(turn: &Turn<'_>) -> bool {
-    let known = turn.fresh().and_then(Cluster::paused);
-    known.unwrap_or(turn.memory.paused || turn.view.settings.pause)
+    turn.paused
 }
 
 /// The timeline of a server that somebody promoted by hand: told at once, so that nobody makes it a second time (I11). A member of another

@@ -129,8 +129,9 @@ pub(super) fn ask(turn: &Turn<'_>, request: &Versioned<FailoverRequest>) -> Verd
 
 /// Whether a write of the failover key asks for something whose time has not come.
 pub(super) fn is_early(view: &View<'_>, edit: &KeyEdit) -> bool {
-    let request = edit.value.as_deref().and_then(|text| serde_json::from_str::<FailoverRequest>(text).ok());
-    let due = request.filter(|_| edit.key == Key::Failover).and_then(|request| request.due);
+    let text = edit.value.as_deref().filter(|_| edit.key == Key::Failover);
+    let request = text.and_then(|text| serde_json::from_str::<FailoverRequest>(text).ok());
+    let due = request.and_then(|request| request.due);
     due.is_some_and(|due| unix_ms(&due).ok() > wall_ms(view) || unix_ms(&due).is_err())
 }
 

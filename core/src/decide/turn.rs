@@ -20,6 +20,8 @@ const QUESTION_MAX: Millis = Millis(2500);
 pub(super) struct Turn<'a> {
     pub memory: Memory,
     pub view: &'a View<'a>,
+    /// Maintenance mode: see [`super::pause::is_on`].
+    pub paused: bool,
 }
 
 /// A rule and what it does.
@@ -77,7 +79,9 @@ pub(super) enum Standing {
 
 impl<'a> Turn<'a> {
     pub fn new(memory: &Memory, view: &'a View<'a>) -> Self {
-        Self { memory: memory.clone(), view }
+        let paused = view.dcs.fresh().and_then(Cluster::paused);
+        let paused = paused.unwrap_or(memory.paused || view.settings.pause);
+        Self { memory: memory.clone(), view, paused }
     }
 
     pub fn now(&self) -> Tick {

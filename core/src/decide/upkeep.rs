@@ -62,7 +62,7 @@ pub(super) fn member_due(turn: &Turn<'_>) -> Option<DcsCall> {
     }
     Some(DcsCall::Write(KeyEdit {
         key: Key::Member(turn.me().clone()),
-        value: Some(record.json().to_string()),
+        value: Some(serde_json::to_string(&record).ok()?),
         expect: Expect::Own,
         leased: true,
     }))

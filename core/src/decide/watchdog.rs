@@ -13,7 +13,8 @@ use crate::memory::{Memory, Stage, Unfit};
 use crate::rule::Rule;
 use crate::settings::Settings;
 use crate::view::{Seat, View};
-use crate::watchdog::{Mode, Running, feed_by};
+use crate::watchdog::{Mode, Running, Useless, feed_by};
+use std::fmt::Display;
 
 /// For how long one that was found unfit is not tried again: a member that holds the key and finds it so once more gives the key back,
 /// which costs a moment each time.
@@ -35,7 +36,7 @@ fn ttl(memory: &Memory, view: &View<'_>) -> Millis {
 }
 
 /// What it is to be set to, or why it is of no use with these settings.
-fn wanted(settings: &Settings, ttl: Millis) -> Result<Millis, String> {
+fn wanted(settings: &Settings, ttl: Millis) -> Result<Millis, Useless> {
     let timeout = settings.watchdog.timeout(ttl)?;
     settings.watchdog.too_short(timeout, settings.retry_timeout_ms).map_or(Ok(timeout), Err)
 }
@@ -46,19 +47,19 @@ fn need(turn: &Turn<'_>) -> Need {
         return Need::Nothing;
     }
     let required = settings.mode == Mode::Required;
-    let unusable = |why: String| if required { Need::Failed(why) } else { Need::Nothing };
+    let unusable = |why: &dyn Display| if required { Need::Failed(why.to_string()) } else { Need::Nothing };
     let wanted = match wanted(turn.view.settings, ttl(&turn.memory, turn.view)) {
         Ok(wanted) => wanted,
-        Err(why) => return unusable(why),
+        Err(why) => return unusable(&why),
     };
     let view = &turn.view.local.watchdog;
     if let Some(why) = &view.obstacle {
-        return unusable(why.clone());
+        return unusable(why);
     }
     let unfit = turn.memory.watchdog_unfit.as_ref().filter(|unfit| unfit.asked_ms == wanted);
     // Whoever has to have one looks again: somebody may have mended it. Where none is required nothing is lost without.
     if let Some(unfit) = unfit.filter(|unfit| !required || turn.now() < unfit.until) {
-        return unusable(unfit.why.clone());
+        return unusable(&unfit.why);
     }
     match view.running {
         Some(running) if running.asked_ms == wanted && unfit.is_none() && resets_in_time(turn, &running) => {
@@ -66,7 +67,7 @@ fn need(turn: &Turn<'_>) -> Need {
         }
         // Nobody could stop it once the server is down.
         None if turn.view.seat == (Seat::Inside { supervised: false }) => {
-            unusable("this server runs without a supervisor".to_owned())
+            unusable(&"this server runs without a supervisor")
         }
         Some(_) | None => Need::Arm(wanted),
     }
@@ -85,7 +86,7 @@ fn misfit(settings: &Settings, running: &Running) -> Option<String> {
     if required && running.timeout_ms > running.asked_ms {
         return Some(format!("it cannot be set to {asked_s} s: it takes {set_s} s, longer than the lease may last"));
     }
-    settings.watchdog.too_short(running.timeout_ms, settings.retry_timeout_ms)
+    settings.watchdog.too_short(running.timeout_ms, settings.retry_timeout_ms).map(|why| why.to_string())
 }
 
 /// What it says it was set to may not do. Tells the others, too, who would else wait for this member.

@@ -184,7 +184,7 @@ impl World {
 
     fn take_in(&mut self, who: Who, life: u64, local: LocalView, decision: Decision) {
         let Decision { rule, memory, effects, wake_at, because: _, jumps: _ } = decision;
-        *self.rules.entry(rule).or_default() += 1;
+        self.rules[rule as usize] += 1;
         if self.process(who).rule != Some(rule) {
             self.process_mut(who).rule = Some(rule);
             self.digest(rule as u64);

@@ -162,7 +162,7 @@ pub fn run(options: &Options) -> Report {
             text: broken.text,
             at_ms: broken.at,
         }),
-        rules: world.rules,
+        rules: Rule::ALL.iter().copied().zip(world.rules).filter(|(_, count)| *count > 0).collect(),
         faults: world.faults,
         failovers: world.judge.failovers,
         handovers: world.judge.handovers,

@@ -19,6 +19,7 @@ use crate::peer::{PeerAnswer, PeerView};
 use crate::rule::Rule;
 use crate::view::{Side, View};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Some seeds are worlds in failsafe mode, and in half of those the store is lost all the time. Drawn apart: the others are what they
 /// would be without it.
@@ -176,7 +177,7 @@ impl World {
         }
         if let Some(map) = &mut decision.memory.failsafe.map {
             let first = self.nodes[node].first_members.get_or_insert_with(|| map.value.clone());
-            map.value.clone_from(first);
+            Arc::make_mut(map).value.clone_from(first);
         }
     }
 

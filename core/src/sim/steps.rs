@@ -235,12 +235,15 @@ impl World {
     pub(super) fn mark(&mut self, node: usize, system: u64, memory: &Memory) {
         let here = &mut self.nodes[node];
         let lease = lease_to_name(here.disk.marker.as_ref(), &here.name, memory);
-        here.disk.marker = Some(Marker {
-            scope: super::driver::SCOPE.to_owned(),
-            system_id: SystemId(system),
-            member: here.name.clone(),
-            lease,
-        });
+        let (system_id, member) = (SystemId(system), &here.name);
+        match &mut here.disk.marker {
+            // It has the scope that all of them have.
+            Some(marker) if marker.system_id == system_id && marker.member == *member => marker.lease = lease,
+            marker => {
+                let scope = super::driver::SCOPE.to_owned();
+                *marker = Some(Marker { scope, system_id, member: member.clone(), lease });
+            }
+        }
     }
 
     /// The end of a copy or rewind: it holds what the source had at the start, and is consistent at what it has now.

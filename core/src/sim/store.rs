@@ -125,8 +125,11 @@ impl Store {
     }
 
     pub(super) fn leader(&self) -> Option<LeaderKey> {
-        let key = self.key(LEADER_PATH)?;
-        Some(LeaderKey { name: NodeName::new(key.value.clone()), lease: key.lease?, created: key.created })
+        if let Some(parsed) = &self.parsed {
+            return parsed.leader.clone();
+        }
+        let key = self.key(LEADER_PATH).filter(|key| !key.value.is_empty())?;
+        Some(LeaderKey { name: NodeName::new(key.value.as_str()), lease: key.lease?, created: key.created })
     }
 
     /// When this lease ends (or ended), if it is known.

@@ -34,7 +34,8 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) judge: Judge,
     pub(super) log: Log,
-    pub(super) rules: BTreeMap<Rule, u64>,
+    /// How often each rule was the reason of a decision, in the order of `Rule::ALL`.
+    pub(super) rules: Vec<u64>,
     pub(super) faults: BTreeMap<&'static str, u64>,
     pub(super) healed_at: Option<u64>,
     pub(super) over: bool,
@@ -75,7 +76,7 @@ impl World {
             wal: Wal::default(),
             judge: Judge::default(),
             log: Log::new(options.log),
-            rules: BTreeMap::new(),
+            rules: vec![0; Rule::ALL.len()],
             faults: BTreeMap::new(),
             healed_at: None,
             over: false,

@@ -162,7 +162,7 @@ fn who_is_asked_while_the_store_is_out_of_reach() {
     snapshot.settings.failsafe_mode = true;
     assert_eq!(at_once(&snapshot, live(0), "GET", "/failsafe").body, "{}");
     let value = [(NodeName::new("pg1"), "http://10.0.0.1:8008/patroni".to_owned())].into();
-    snapshot.memory.failsafe.map = Some(Versioned { value, revision: Revision(5) });
+    snapshot.memory.failsafe.map = Some(Arc::new(Versioned { value, revision: Revision(5) }));
     let reply = at_once(&snapshot, live(0), "GET", "/failsafe");
     assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"pg1":"http://10.0.0.1:8008/patroni"}"#));
     snapshot.settings.failsafe_mode = false;
