@@ -85,10 +85,10 @@ fn founds(turn: &Turn<'_>, cluster: &Cluster) -> bool {
     cluster.initialize == Initialize::Running && ours && !turn.behind()
 }
 
-/// It would found a cluster that it may not lead.
 /// Why a member founds no cluster.
 const NOFAILOVER: &str = "the tags of this member (nofailover, failover_priority) do not let it found the cluster";
 
+/// It would found a cluster that it may not lead.
 fn no_watchdog(turn: &Turn<'_>) -> Verdict {
     Verdict { because: watchdog::failure(turn), ..Verdict::of(Rule::ElectionNoWatchdog).soon(250) }
 }
