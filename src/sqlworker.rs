@@ -189,9 +189,15 @@ impl Slots {
         let now = clock::now();
         let there = sql::physical_slots()?;
         for member in &page.members {
-            if !there.iter().any(|slot| slot.name == member.slot) {
-                sql::create_slot(&member.slot)?;
-                report::log(&format!("ha_ext: created the replication slot \"{}\"", member.slot));
+            let is_there = |slots: &[sql::Slot]| slots.iter().any(|slot| slot.name == member.slot);
+            if is_there(&there) {
+                continue;
+            }
+            match sql::create_slot(&member.slot) {
+                Ok(()) => report::log(&format!("ha_ext: created the replication slot \"{}\"", member.slot)),
+                // A member that copies from here makes its own.
+                Err(_) if is_there(&sql::physical_slots()?) => {}
+                Err(error) => return Err(error),
             }
         }
         let present = page.members.iter().map(|member| member.slot.as_str()).collect();
