@@ -44,6 +44,7 @@ rules! {
     LeaderTakingBack = "leader.taking_back", "The leader key vanished and this primary is on the newest timeline; take the key again.";
     LeaderAdopting = "leader.adopting", "The leader key hangs on a lease of this node's earlier life; take it over.";
     LeaderKeyUnleased = "leader.key_without_lease", "The leader key hangs on no lease, so nobody leads by it; it is removed after one ttl.";
+    LeaderKeyPutBack = "leader.key_put_back", "The leader key names this member and hangs on its lease, but it did not take that key: somebody put an earlier one back; it is removed.";
     LeaderKeyOfNamesake = "leader.key_of_namesake", "The leader key has this node's name but a lease it never held; wait until that lease ends.";
     PrimaryWaiting = "primary.waiting", "This primary holds no lease; nothing is acknowledged until the store answers.";
     PrimaryOutdated = "primary.outdated", "Another timeline was made since this primary led; demote.";

@@ -197,6 +197,9 @@ fn own_key(turn: &mut Turn<'_>, leader: &LeaderKey) -> Verdict {
         let adopt = primary::adopt(turn, leader);
         return Verdict::of(Rule::LeaderAdopting).and(adopt).soon(50);
     }
+    if let Some(verdict) = primary::disown(turn, leader) {
+        return verdict;
+    }
     let check = primary::check_lease(turn, leader.lease);
     Verdict::of(Rule::LeaderKeyOfNamesake).and(check).soon(300)
 }

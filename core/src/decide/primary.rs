@@ -6,7 +6,7 @@ use super::{
     watchdog,
 };
 use crate::clock::Millis;
-use crate::cluster::{Cluster, Initialize, LeaderKey, Member, TimelineClaim};
+use crate::cluster::{Cluster, Initialize, LeaderKey, Member, Released, TimelineClaim};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect};
 use crate::ids::{LeaseId, Revision, Timeline};
@@ -189,6 +189,10 @@ fn own_key(turn: &mut Turn<'_>, primary: &PrimaryView, leader: &LeaderKey) -> Ve
         let adopt = adopt(turn, leader);
         return Verdict::of(Rule::LeaderAdopting).with(Effect::CloseFence).and(adopt);
     }
+    if is_put_back(turn, leader) {
+        // Nothing is released before this server is none that could write.
+        return demote(turn, primary, Rule::LeaderKeyPutBack, LeaveReason::LeaseLost, false);
+    }
     if turn.memory.refused == Some(leader.created) {
         // The store said this key is not ours, and the watch has yet to show it.
         let too_long = lease::overdue_too_long(turn);
@@ -201,13 +205,45 @@ fn own_key(turn: &mut Turn<'_>, primary: &PrimaryView, leader: &LeaderKey) -> Ve
     Verdict::of(Rule::LeaderKeyOfNamesake).with(Effect::CloseFence).and(check)
 }
 
-/// Whether a key with our name may be taken over: its lease was this data directory's or this very process's,
+/// Whether a key with our name may be taken over: its lease was this data directory's or this very process's, it is this node that took it,
 /// and the store did not say that it is not ours.
 pub(super) fn may_adopt(turn: &Turn<'_>, leader: &LeaderKey) -> bool {
+    is_on_own_lease(turn, leader) && took_it(turn, leader)
+}
+
+fn is_on_own_lease(turn: &Turn<'_>, leader: &LeaderKey) -> bool {
     let marker = turn.view.local.marker.as_ref().filter(|marker| marker.member == *turn.me());
     let marker = marker.and_then(|marker| marker.lease);
     let known = marker == Some(leader.lease) || turn.memory.session == Some(leader.lease);
     known && turn.memory.refused != Some(leader.created)
+}
+
+/// Whether this node took that very key, by the record or its memory. A tool can put an earlier one back, on a lease that lives, while
+/// another leads who cannot see it.
+fn took_it(turn: &Turn<'_>, leader: &LeaderKey) -> bool {
+    let recorded = |cluster: &Cluster| {
+        // A key that is put back has another create revision than the record says, whichever writing that is.
+        let named = cluster.last_leader.as_ref().filter(|last| last.value.created == Some(leader.created));
+        let with_it = || cluster.last_taken().or_else(|| cluster.taken_with(leader));
+        let with_it = || with_it().filter(|last| last.value.created.is_none() && last.revision == leader.created);
+        named.or_else(with_it).is_some_and(|last| last.value.leader == *turn.me())
+    };
+    turn.memory.led_by == Some(leader.created) || turn.fresh().is_some_and(recorded)
+}
+
+fn is_put_back(turn: &Turn<'_>, leader: &LeaderKey) -> bool {
+    is_on_own_lease(turn, leader) && !took_it(turn, leader)
+}
+
+/// Deletes a key with our name that was put back: nobody else would, as long as this node keeps its lease alive. Who leads then is elected.
+pub(super) fn disown(turn: &Turn<'_>, leader: &LeaderKey) -> Option<Verdict> {
+    if !is_put_back(turn, leader) {
+        return None;
+    }
+    let lease = Lease::confirmed(leader.lease, leader.created, turn.now(), turn.view.settings.ttl_ms);
+    let announce = Released::by(turn.me().clone(), leader.lease, leader.created);
+    let release = turn.store(DcsCall::ReleaseLeader { lease, announce, status: None });
+    Some(Verdict::of(Rule::LeaderKeyPutBack).and(release).soon(250))
 }
 
 /// Takes the key over.

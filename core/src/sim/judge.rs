@@ -97,6 +97,8 @@ pub(super) struct Judge {
     pub(super) made_twice: bool,
     /// A leader's data was lost, and nobody has led since: what is left may be too old for anybody to lead with.
     pub(super) leader_data_lost: bool,
+    /// An operator puts keys back just now: whose name stands in the leader key has not taken it.
+    pub(super) put_back: bool,
     /// An operator deleted `initialize`: another cluster may be founded.
     pub(super) initialize_wiped: bool,
     /// The last hand-over in place.
@@ -337,7 +339,7 @@ pub(super) fn step_begins(world: &mut World, node: usize, step: &Step) {
 }
 
 pub(super) fn leader_changed(world: &mut World, before: Option<&LeaderKey>, after: Option<&LeaderKey>) {
-    if let Some(leader) = after {
+    if let Some(leader) = after.filter(|_| !world.judge.put_back) {
         let taker = world.nodes.iter().position(|node| node.name == leader.name);
         let moved = before.is_some_and(|before| before.created == leader.created && before.lease != leader.lease);
         if let Some(node) = taker.filter(|_| moved) {

@@ -1,4 +1,5 @@
-//! An operator puts the cluster's keys back as they were at an earlier moment: each value from a dump, at a new revision and on no lease.
+//! An operator puts the cluster's keys back as they were at an earlier moment: each value from a dump, at a new revision and on no lease, but
+//! for the leader key, which is sometimes on the lease that it had, with a whole ttl anew.
 
 use super::kinds::{self, Kind};
 use super::params::Weather;
@@ -6,7 +7,7 @@ use super::rng::Rng;
 use super::world::World;
 use crate::cluster::FailoverRequest;
 use crate::dcs::{Key, LEADER_PATH, UNBOUND_PATH};
-use crate::ids::Timeline;
+use crate::ids::{LeaseId, Timeline};
 use std::collections::BTreeMap;
 
 /// Dumps that are kept, and the least time between two in which nobody took or lost the leader key.
@@ -19,7 +20,14 @@ pub(super) struct Dumps {
     /// This world needs them.
     wanted: bool,
     last_at: u64,
-    kept: Vec<BTreeMap<String, String>>,
+    kept: Vec<Dump>,
+}
+
+#[derive(Clone, Debug)]
+struct Dump {
+    values: BTreeMap<String, String>,
+    /// Of the leader key, with its ttl.
+    lease: Option<(LeaseId, u64)>,
 }
 
 impl Dumps {
@@ -62,8 +70,10 @@ impl World {
             // Old ones get rarer.
             self.dumps.kept.remove(usize::try_from(self.now % (DUMPS_MAX as u64 / 2)).unwrap_or(0));
         }
+        let lease = self.store.leader().map(|leader| leader.lease);
+        let lease = lease.and_then(|lease| Some((lease, self.store.lease(lease)?.ttl_ms)));
         let values = self.store.values();
-        self.dumps.kept.push(values);
+        self.dumps.kept.push(Dump { values, lease });
     }
 
     pub(super) fn operator_puts_back(&mut self) {
@@ -78,7 +88,7 @@ impl World {
             return;
         }
         let from = self.rng.index(self.dumps.kept.len());
-        let mut dump = self.dumps.kept[from].clone();
+        let Dump { values: mut dump, lease } = self.dumps.kept[from].clone();
         let before = self.store.leader();
         let now = self.store.values();
         let share = choice.share;
@@ -101,11 +111,20 @@ impl World {
         } else if !leader_stays && !dump.contains_key(LEADER_PATH) {
             self.store.delete(LEADER_PATH);
         }
+        let lease = lease.filter(|_| Rng::new(self.now ^ 0x0_1ea5).chance(400));
         for (path, value) in &dump {
-            self.store.put(path, value, None);
+            let lease = lease.filter(|_| path == LEADER_PATH).map(|(lease, _)| lease);
+            self.store.put(path, value, lease);
+        }
+        if let Some((lease, ttl_ms)) = lease.filter(|_| dump.contains_key(LEADER_PATH)) {
+            self.log.line(self.now, "oper", &format!("operator: the leader key is on lease {lease} again"));
+            self.store.grant_again(self.now, lease, ttl_ms);
+            self.watch_lease(lease);
         }
         self.note_what_changed(&now, dump.contains_key("failover"));
+        self.judge.put_back = true;
         self.store_changed(before.as_ref());
+        self.judge.put_back = false;
     }
 
     /// Some dumps are older than one of the members. Drawn apart, and after what else is drawn.

@@ -377,6 +377,12 @@ impl Store {
         removed
     }
 
+    /// A lease as it was in a snapshot: it lives for a whole ttl, whether it had ended since or not.
+    pub(super) fn grant_again(&mut self, now: u64, lease: LeaseId, ttl_ms: u64) {
+        let (expires, fresh) = (now + ttl_ms, LeaseState { ttl_ms, expires: 0, revoke_lag: 0, watched: false });
+        self.leases.entry(lease).or_insert(fresh).expires = expires;
+    }
+
     /// A new etcd leader (or a store that comes back) gives every lease its full time again.
     pub(super) fn renew_all_leases(&mut self, now: u64) -> Vec<LeaseId> {
         for state in self.leases.values_mut() {

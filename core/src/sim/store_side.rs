@@ -37,6 +37,11 @@ impl World {
                 _ => {}
             }
         }
+        // One that was put back changes nothing visible when it is adopted: it is taken then.
+        if let (Request::Adopt { .. }, Answer::Done(_)) = (request, answer) {
+            let leader = self.store.leader();
+            judge::leader_changed(self, leader.as_ref(), leader.as_ref());
+        }
         if let (Request::Release { lease, .. }, Answer::Done(_)) = (request, answer) {
             judge::released(self, node, lease);
             self.strike_the_doomed();
@@ -76,7 +81,7 @@ impl World {
         self.broadcast();
     }
 
-    fn watch_lease(&mut self, lease: LeaseId) {
+    pub(super) fn watch_lease(&mut self, lease: LeaseId) {
         if let Some(state) = self.store.lease(lease).filter(|state| !state.watched) {
             state.watched = true;
             let at = state.expires + state.revoke_lag;
