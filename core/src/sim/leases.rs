@@ -117,7 +117,8 @@ impl World {
         let Some((ttl, ..)) = process.timing.filter(|_| process.store.flight.is_none()) else { return };
         let (ttl, now) = (Millis::from_secs(ttl), self.local(who.node));
         let tenure = &mut self.process_mut(who).store.tenure;
-        let shorter = tenure.ttl.replace(ttl).is_some_and(|before| ttl < before);
+        // A process that has not been told before may have taken a longer lease over.
+        let shorter = tenure.ttl.replace(ttl).is_none_or(|before| ttl < before);
         let held = tenure.held.filter(|held| shorter && held.ttl > ttl).map(|held| held.limited(ttl, now));
         let Some(held) = held else { return };
         tenure.held = Some(held);
