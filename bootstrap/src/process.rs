@@ -7,7 +7,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use rustix::time::Timespec;
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -347,7 +347,10 @@ fn feed_and_read(child: &mut Child, input: &str, cancel: &Cancel) -> Result<(Str
             _ => continue,
         };
         match got {
-            Ok(0) | Err(_) => open[which] = false,
+            Ok(0) => open[which] = false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // What a program did is told by its output: half of that is none.
+            Err(error) => return Err(Error::io(|| "reading the output of a program".to_owned())(error)),
             Ok(length) => {
                 let text = &mut texts[which];
                 text.extend_from_slice(&chunk[..length]);

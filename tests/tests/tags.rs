@@ -49,6 +49,7 @@ fn the_highest_priority_wins_and_who_may_not_lead_never_does() {
 /// Only the member that may not lead is left.
 fn nobody_else_may(cluster: &mut Cluster) {
     cluster.wait_ready_to_switch();
+    let timeline = cluster.timeline().expect("a healthy cluster has a timeline");
     for index in [0, 2, 3] {
         cluster.nodes[index].kill();
     }
@@ -58,6 +59,9 @@ fn nobody_else_may(cluster: &mut Cluster) {
         std::thread::sleep(millis(200));
     }
     assert_eq!(cluster.leader(), None, "the lease of the last leader is over");
+    // Between two looks neither: whoever promotes has claimed his timeline before.
+    let claim = cluster.key(&format!("ha_ext/timeline/{}", timeline + 1));
+    assert_eq!(cluster.etcd.get(&claim), None, "a member that may never lead made a timeline");
     let why = "SELECT reason FROM ha_who_would_win() WHERE member = 'n2'";
     let why = cluster.nodes[1].value(why).expect("a standby can be read").unwrap_or_default();
     assert!(why.contains("tagged"), "{why}");

@@ -62,7 +62,7 @@ pub(super) fn member_due(turn: &Turn<'_>) -> Option<DcsCall> {
     }
     Some(DcsCall::Write(KeyEdit {
         key: Key::Member(turn.me().clone()),
-        value: Some(serde_json::to_string(&record).ok()?),
+        value: Some(record.text()),
         expect: Expect::Own,
         leased: true,
     }))
