@@ -226,8 +226,7 @@ impl Outside {
             }
             DataDir::Empty | DataDir::Damaged { .. } => Vec::new(),
         };
-        let marked = ha_node::founding::read(&self.site.paths).ok().flatten();
-        let founding = matches!(&data, DataDir::Present(control) if Some(control.system_id) == marked);
+        let founding = pgdata::is_founding(&self.site, &data);
         LocalView {
             data,
             server,

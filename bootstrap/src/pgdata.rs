@@ -135,6 +135,12 @@ pub fn clear(site: &Site) -> Result<()> {
     end_founding(site)
 }
 
+/// Whether `data` were made to found a cluster, and nobody has seen yet that they did.
+pub fn is_founding(site: &Site, data: &DataDir) -> bool {
+    let marked = ha_node::founding::read(&site.paths).ok().flatten();
+    matches!(data, DataDir::Present(control) if Some(control.system_id) == marked)
+}
+
 /// What was made to found a cluster is gone.
 pub fn end_founding(site: &Site) -> Result<()> {
     ha_node::founding::end(&site.paths).map_err(Error::io(|| "removing the mark of a new cluster".to_owned()))

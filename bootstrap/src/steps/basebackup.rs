@@ -3,10 +3,10 @@
 use super::archive::{self, Keep};
 use super::{Context, conf, parameters, set_aside};
 use crate::control_data;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pgdata;
 use crate::process::Ran;
-use ha_core::local::Upstream;
+use ha_core::local::{DataDir, Upstream};
 use ha_core::pgconf;
 use std::path::Path;
 
@@ -24,6 +24,7 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
             // A copy brings its control file last: with one, this is more than an earlier attempt has left, and may be somebody's own.
             set_aside::data_directory(site)?;
         } else {
+            check_source(context, &conninfo)?;
             archive::ready_wal(context, Keep::Moved)?;
         }
     }
@@ -67,6 +68,18 @@ pub fn take_possession(context: &Context, from: &Upstream) -> Result<()> {
     pgdata::write_durably(&site.paths.standby_signal(), "")?;
     context.write_marker()?;
     conf::write(site, Some(from))
+}
+
+/// Whole data may be all that there is of something: they only give way to those of a server that is out of recovery.
+fn check_source(context: &Context, conninfo: &str) -> Result<()> {
+    let data = pgdata::observe(&context.site);
+    let kept = matches!(data, DataDir::Present(_)) && !pgdata::is_founding(&context.site, &data);
+    if !kept || ask(context, conninfo, "SHOW in_hot_standby")?.out.trim() == "off" {
+        return Ok(());
+    }
+    Err(Error::Refused(
+        "the source is a standby, and what is here is whole: it is kept until a primary can be copied".to_owned(),
+    ))
 }
 
 /// One command of the replication protocol.

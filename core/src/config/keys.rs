@@ -166,7 +166,7 @@ pub const KEYS: &[Key] = &[
     key("postgresql.demote_method", Kind::Choice(&["auto", "restart"]), Layer::Any, "", "auto", "How a leader becomes a standby: without being stopped where that is safe ([operations](operations.md#how-a-leader-becomes-a-standby); its cumulative statistics start anew), or always by a restart. May be changed at any time, for the next change of role."),
     key("postgresql.use_slots", Kind::Bool, Layer::Store, "", "true", "Standbys use physical replication slots. Without them every switchover stops the old leader."),
     key("postgresql.remove_data_directory_on_rewind_failure", Kind::Bool, Layer::Any, "", "false", "A data directory that could not be rewound may be replaced by a copy of the leader's."),
-    key("postgresql.remove_data_directory_on_diverged_timelines", Kind::Bool, Layer::Any, "", "false", "A data directory that diverged and cannot be rewound may be replaced by a copy of the leader's."),
+    key("postgresql.remove_data_directory_on_diverged_timelines", Kind::Bool, Layer::Any, "", "false", "A data directory that diverged and cannot be rewound may be replaced by a copy of the leader's, once that is out of recovery."),
     key("postgresql.pg_ctl_timeout", SECONDS, Layer::Any, "", "60", "How long a start or stop may take before it counts as failed."),
     key("postgresql.basebackup", Kind::Options, Layer::Any, "", "", "Options of pg_basebackup, for example `max-rate: 100M`."),
     key("postgresql.create_replica_methods", Kind::Lines, Layer::Any, "", "basebackup", "How a new member gets its data; basebackup is the only one built."),

@@ -35,17 +35,21 @@ pub(super) fn observe(turn: &mut Turn<'_>) {
     }
 }
 
-/// Says so in the store, as long as there is a leader to compare with: nobody takes that timeline for the cluster's, or makes it again.
+/// Says so in the store, as long as there is a leader to compare with, or it had left before: nobody takes that timeline for the cluster's, or
+/// makes it again.
 pub(super) fn tell(turn: &Turn<'_>) -> Option<Effect> {
     let cluster =
         turn.fresh().filter(|cluster| cluster.initialize != Initialize::Absent && pause::only_our_kind(cluster))?;
     let session = turn.memory.session.filter(|_| turn.memory.lease.is_none())?;
-    let (_, member) = cluster.leader_member().filter(|(leader, _)| leader.name != *turn.me())?;
     let (timeline, lsn) = on_own_branch(turn).filter(|(timeline, _)| turn.memory.by_hand == Some(*timeline))?;
+    let beside = cluster.leader.as_ref().map(|leader| &leader.name);
+    if beside.map_or(!has_left(turn, cluster, timeline), |leader| leader == turn.me()) {
+        return None;
+    }
     let known = cluster.claims.contains_key(&timeline) || cluster.history_timeline() >= Some(timeline);
-    // What is led is shown once its history is there.
-    let older = member.timeline.is_some_and(|led| timeline.is_plausibly_after(led));
-    if known || !older {
+    // What is led is shown once its history is there; a leader whose server does not run shows none, and goes on with what it had.
+    let led = cluster.leader_member().and_then(|(_, member)| member.timeline);
+    if known || led.is_some_and(|led| !timeline.is_plausibly_after(led)) {
         return None;
     }
     let along = duties::claim_along(turn, cluster, timeline, lsn);
@@ -53,7 +57,20 @@ pub(super) fn tell(turn: &Turn<'_>) -> Option<Effect> {
     turn.write(along.key(), Some(record.text()), along.expect)
 }
 
-/// The end of WAL of a primary without a lease, or of a standby that does not follow because it diverged.
+/// Whether this server, which is on `timeline`, has left the cluster: somebody promoted it by hand beside a leader, or it was and then somebody
+/// promoted it again, whether anybody led by then or not.
+pub(super) fn has_left(turn: &Turn<'_>, cluster: &Cluster, timeline: Timeline) -> bool {
+    let system = turn.system_id();
+    if cluster.claims_of(system).any(|(claimed, _)| claimed == timeline) {
+        return cluster.is_by_hand(timeline, system);
+    }
+    let led = |ancestor: Timeline| cluster.history.iter().any(|row| row.timeline == ancestor);
+    let ancestors = turn.view.local.history.iter().map(|(ancestor, _)| *ancestor);
+    ancestors.filter(|ancestor| *ancestor < timeline).any(|on| cluster.is_by_hand(on, system) && !led(on))
+}
+
+/// The end of WAL of a primary without a lease, of the server that it was before it was stopped, or of a standby that does not follow because
+/// it diverged.
 fn on_own_branch(turn: &Turn<'_>) -> Option<(Timeline, Lsn)> {
     match &turn.view.local.server {
         Server::Primary(primary) => Some((primary.timeline, primary.flushed)),
@@ -62,9 +79,8 @@ fn on_own_branch(turn: &Turn<'_>) -> Option<(Timeline, Lsn)> {
             let diverged = rejoin::compare(turn.fresh()?, turn.control(), standby.timeline, end) == Branch::Diverged;
             diverged.then(|| (standby.timeline, standby.received.max(standby.replayed)))
         }
-        Server::Standby(_) | Server::Starting { .. } | Server::Stopping { .. } | Server::Down | Server::Leftover => {
-            None
-        }
+        Server::Down => turn.control().map(|control| (control.timeline, control.checkpoint)),
+        Server::Standby(_) | Server::Starting { .. } | Server::Stopping { .. } | Server::Leftover => None,
     }
 }
 
@@ -72,7 +88,7 @@ fn on_own_branch(turn: &Turn<'_>) -> Option<(Timeline, Lsn)> {
 /// for, or the leader that it left has written since. Who is asked for by name leads, whatever he lacks.
 pub(super) fn waits(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> Option<Verdict> {
     let asked_for = election::asked_for(turn, cluster);
-    if !cluster.is_by_hand(primary.timeline, turn.system_id()) || asked_for == Some(turn.me()) {
+    if !has_left(turn, cluster, primary.timeline) || asked_for == Some(turn.me()) {
         return None;
     }
     let announced = || election::announced(turn, cluster)?.candidate.as_ref();

@@ -1,8 +1,8 @@
 //! May this node lead, and if not, why not.
 
-use super::duties::claim_on;
 use super::turn::Turn;
 use super::watchdog;
+use super::{by_hand, duties::claim_on};
 use crate::cluster::{Cluster, Initialize, Released};
 use crate::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use crate::local::{Server, StandbyView};
@@ -73,9 +73,7 @@ pub(super) fn of_this_node(turn: &Turn<'_>) -> Eligibility {
             timeline: primary.timeline,
             obstacle: match turn.view.dcs.newest() {
                 _ if turn.view.local.cannot_write.is_some() => Some(Obstacle::CannotWrite),
-                Some(cluster)
-                    if turn.memory.lease.is_none() && cluster.is_by_hand(primary.timeline, turn.system_id()) =>
-                {
+                Some(cluster) if turn.memory.lease.is_none() && by_hand::has_left(turn, cluster, primary.timeline) => {
                     Some(Obstacle::PromotedByHand)
                 }
                 _ => None,
@@ -108,7 +106,7 @@ pub(super) fn obstacle(turn: &Turn<'_>, standby: &StandbyView, cluster: &Cluster
     if cluster.history_timeline().is_some_and(|newest| newest.is_plausibly_after(standby.timeline)) {
         return Some(Obstacle::OldTimeline);
     }
-    if !named && cluster.is_by_hand(standby.timeline, turn.system_id()) {
+    if !named && by_hand::has_left(turn, cluster, standby.timeline) {
         return Some(Obstacle::PromotedByHand);
     }
     let end = standby.received.max(standby.replayed);

@@ -284,7 +284,7 @@ fn take_back(turn: &mut Turn<'_>, primary: &PrimaryView, cluster: &Cluster) -> V
         newer.is_some_and(|newer| !cluster.is_by_hand(newer, turn.system_id()))
     };
     // In maintenance mode who was promoted by hand is taken in where nobody leads and nothing is lost by it.
-    let left = cluster.is_by_hand(primary.timeline, turn.system_id()) && !pause::is_on(turn);
+    let left = by_hand::has_left(turn, cluster, primary.timeline) && !pause::is_on(turn);
     if left || outdated(turn, primary, cluster, Revision(i64::MAX)) || cluster.members.values().any(on_newer) {
         return demote(turn, primary, Rule::PrimaryOutdated, LeaveReason::LeaseLost, false);
     }

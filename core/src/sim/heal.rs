@@ -14,7 +14,11 @@ impl World {
         self.undo(&Undo::StoreDown);
         for node in 0..self.nodes.len() {
             self.nodes[node].cannot_write = false;
-            self.nodes[node].frozen.clear();
+            if !self.nodes[node].frozen.is_empty() {
+                // It goes on just now, as in any other thaw.
+                self.hurt(node);
+                self.nodes[node].frozen.clear();
+            }
             self.machine_resumes(node);
             self.release_parked(node);
             self.nodes[node].supervised = true;

@@ -108,7 +108,9 @@ impl World {
         let Some(step) = self.running(node, number).map(|running| running.step.clone()) else { return };
         let (Step::BaseBackup { from } | Step::Rewind { from }) = &step else { return };
         let rewind = matches!(step, Step::Rewind { .. });
-        let source = self.source(node, from, rewind);
+        let disk = &self.nodes[node].disk;
+        let whole = disk.data().is_some_and(|data| disk.founding != Some(data.system));
+        let source = self.source(node, from, rewind || whole);
         let Some((index, life, copy)) = source else {
             self.finish_step(node, Err("the source cannot be reached".to_owned()));
             return;
@@ -133,13 +135,13 @@ impl World {
         }
     }
 
-    /// The server to copy from, and the data directory as the copy starts out.
-    fn source(&self, node: usize, from: &Upstream, rewind: bool) -> Option<(usize, u64, Pgdata)> {
+    /// The server to copy from, and the data directory as the copy starts out. What is whole only gives way to what a primary has.
+    fn source(&self, node: usize, from: &Upstream, of_primary: bool) -> Option<(usize, u64, Pgdata)> {
         let index = self.nodes.iter().position(|other| other.name == from.name)?;
         let there = &self.nodes[index];
         let server = there.server.as_ref()?;
         let can_serve =
-            server.phase == Phase::Primary || (!rewind && server.phase == Phase::Standby && server.consistent);
+            server.phase == Phase::Primary || (!of_primary && server.phase == Phase::Standby && server.consistent);
         let reachable = index != node && there.up && !there.is_frozen(Frozen::Node) && self.net.reachable(node, index);
         let data = there.disk.data()?;
         (can_serve && reachable).then(|| {

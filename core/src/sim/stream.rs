@@ -114,7 +114,11 @@ impl World {
         };
         receiver.in_flight = false;
         receiver.silent_since = None;
-        let to = receiver.to;
+        let (to, to_life) = (receiver.to, receiver.to_life);
+        if self.server(to).is_none_or(|there| there.life != to_life) {
+            // The last that it sent before it went.
+            self.stream_is_silent(node, life, connection);
+        }
         let Some(data) = self.nodes[node].disk.data() else { return };
         // A walreceiver goes on to another timeline only when the startup process asks it to, which does not once it is to promote.
         let promoting = self.server(node).is_some_and(|server| server.promoting);
