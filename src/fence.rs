@@ -14,6 +14,7 @@ pub use seal::{pass, seal, seal_state, sealed, settled, unseal};
 use crate::pg::queue;
 use crate::shmem::{Shared, shared};
 use ha_core::clock::Tick;
+use ha_core::ids::Lsn;
 use ha_core::lease::Lease;
 use ha_node::clock::now_ns;
 use pgrx::prelude::PgSqlErrorCode;
@@ -112,6 +113,18 @@ pub fn unbound(shared: &Shared) -> bool {
 /// Until when commits may be acknowledged; zero when the fence is closed.
 pub fn deadline(shared: &Shared) -> Tick {
     Tick(shared.gate.deadline_ns.load(Ordering::Acquire) / 1_000_000)
+}
+
+/// A commit of this process is about to be acknowledged before it is flushed.
+pub fn committed_unflushed(end: Lsn) {
+    if let Some(shared) = shared() {
+        shared.asynchronous_end.fetch_max(end.0, Ordering::AcqRel);
+    }
+}
+
+/// Up to where such commits were made. Once the fence is closed none behind it is acknowledged.
+pub fn unflushed_until(shared: &Shared) -> Lsn {
+    Lsn(shared.asynchronous_end.load(Ordering::Acquire))
 }
 
 /// Closes the fence. Held commits fail within moments.

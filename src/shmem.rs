@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// Grows with every change of [`Shared`]'s layout.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 /// Longest status page, bytes.
 pub const PAGE_BYTES: usize = 256 * 1024;
 /// Longest memory of a worker, bytes.
@@ -45,6 +45,8 @@ pub struct Shared {
     pub held: WaitQueue,
     /// When the loop worker's main thread last went round, nanoseconds of `CLOCK_BOOTTIME`.
     pub heartbeat_ns: AtomicU64,
+    /// The end of the last commit that did not wait for its flush.
+    pub asynchronous_end: AtomicU64,
     /// Who leads: `host:port (name)`.
     pub leader_hint: Board<64>,
     /// What a worker without a supervisor leaves to the next one, JSON; empty once it was taken.

@@ -172,7 +172,8 @@ fn insert_switch() -> Lsn {
     Lsn(unsafe { pg_sys::RequestXLogSwitch(false) })
 }
 
-pub(super) fn flush(position: Lsn) {
+/// Waits until the log is flushed up to `position`, by a process that does not hold the lock.
+pub fn flush(position: Lsn) {
     // SAFETY: a position that was inserted, by a process that does not hold the lock.
     unsafe { pg_sys::XLogFlush(position.0) };
 }

@@ -39,6 +39,13 @@ pub fn flushed() -> (Lsn, Timeline) {
     (Lsn(lsn), Timeline(timeline))
 }
 
+/// The transaction of this process has been committed: where its record ends, if that was not flushed first (`synchronous_commit = off`).
+pub fn committed_unflushed() -> Option<Lsn> {
+    // SAFETY: both are this process's own, and nothing else of it runs now.
+    let (setting, end) = unsafe { (pg_sys::synchronous_commit, pg_sys::XactLastCommitEnd) };
+    (setting == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as c_int).then_some(Lsn(end))
+}
+
 /// Replay position and timeline of a standby.
 pub fn replayed() -> (Lsn, Timeline) {
     let mut timeline = 0;

@@ -3,7 +3,7 @@
 use super::Worker;
 use crate::commands::Told;
 use crate::pg::sessions::{self, Session};
-use crate::pg::{latch, process, settings};
+use crate::pg::{freeze, latch, process, settings, wal};
 use crate::supervisor::Supervisor;
 use crate::{fence, port};
 use ha_core::clock::Millis;
@@ -111,6 +111,7 @@ impl Worker {
         for session in sessions::all().into_iter().filter(others) {
             session.signal(Signal::TERM);
         }
+        self.flush_what_was_acknowledged();
         let mut farewell = clock::now() + FAREWELL;
         self.settle(|worker| worker.driver.quiet());
         // Another leads by now or will: nobody waits for this.
@@ -135,5 +136,14 @@ impl Worker {
         }
         self.log.flush();
         process::exit_into_recovery()
+    }
+
+    /// Whoever commits with `synchronous_commit = off` has accepted that a crash takes the last of that, and this is none. It waits for the
+    /// disk: if that hangs, the supervisor ends this worker, and recovery begins all the same.
+    fn flush_what_was_acknowledged(&self) {
+        let end = fence::unflushed_until(self.shared);
+        if !self.inside.is_frozen() && wal::phase() == wal::Phase::Primary && wal::flushed().0 < end {
+            freeze::flush(end);
+        }
     }
 }

@@ -4,7 +4,7 @@ use ha_tests::cluster::{Cluster, Conclusion};
 use ha_tests::load::Load;
 use ha_tests::plan::Plan;
 use ha_tests::process::Proc;
-use ha_tests::sql::SqlError;
+use ha_tests::sql::{Session, SqlError};
 use ha_tests::usurper::Usurper;
 use ha_tests::wait::{millis, secs};
 use std::time::{Duration, Instant};
@@ -145,6 +145,33 @@ fn without_a_supervisor_the_server_stays_up() {
     std::thread::sleep(secs(1));
     let conclusion = cluster.conclude(observation);
     judge(&conclusion, "leader key taken, no supervisor", fault);
+}
+
+/// Who does not wait for the flush may lose by a crash what was acknowledged last. A demotion is none.
+#[test]
+fn what_was_acknowledged_before_its_flush_survives() {
+    let parameters = vec!["wal_writer_delay: 10000".into()];
+    let mut cluster = Cluster::running(Plan { parameters, ..Plan::short() });
+    let leader = cluster.wait_ready_to_switch();
+    cluster.nodes[leader].sql("CREATE TABLE unflushed (n int)").expect("the leader takes DDL");
+    let (before, log) = (postmaster(&cluster, leader), cluster.nodes[leader].server_log().len());
+    cluster.etcd.kill();
+    let session = Session::open(&cluster.nodes[leader].server, secs(3)).expect("the leader takes sessions");
+    session.query("SET synchronous_commit = off", secs(3)).expect("a setting");
+    let mut acked = 0;
+    while session.query(&format!("INSERT INTO unflushed VALUES ({})", acked + 1), secs(3)).is_ok() {
+        acked += 1;
+        std::thread::sleep(millis(10));
+    }
+    assert!(acked > 20, "only {acked} commits were acknowledged before the lease was over");
+    wait_recovering(&cluster, leader, log);
+    assert_eq!(cluster.nodes[leader].postmaster(), Some(before), "the postmaster is another one");
+    cluster.etcd.restart();
+    let now = cluster.wait_healthy(secs(60));
+    let kept = cluster.nodes[now].value("SELECT count(*) FROM unflushed").expect("it can be read");
+    let kept: usize = kept.and_then(|count| count.parse().ok()).expect("a number");
+    // The last one may have been written and not answered.
+    assert!(kept >= acked, "{kept} of {acked} commits are left");
 }
 
 /// What a crash cycle has to keep.

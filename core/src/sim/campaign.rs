@@ -36,6 +36,7 @@ pub struct Campaign {
     acknowledged: u64,
     lost: u64,
     excused: u64,
+    unflushed: u64,
     extensions: u64,
     faults: BTreeMap<&'static str, u64>,
     settled_ms: Vec<u64>,
@@ -91,6 +92,7 @@ impl Campaign {
         self.acknowledged += report.acknowledged;
         self.lost += report.lost;
         self.excused += report.excused;
+        self.unflushed += report.unflushed;
         self.extensions += report.extensions;
         for (rule, count) in &report.rules {
             *self.rules.entry(*rule).or_default() += count;
@@ -117,6 +119,7 @@ impl Campaign {
         self.acknowledged += other.acknowledged;
         self.lost += other.lost;
         self.excused += other.excused;
+        self.unflushed += other.unflushed;
         self.extensions += other.extensions;
         for (rule, count) in other.rules {
             *self.rules.entry(rule).or_default() += count;
@@ -162,8 +165,8 @@ impl fmt::Display for Campaign {
         )?;
         writeln!(
             f,
-            "{} acknowledgements of machines that were paused excused, {} extensions of deadlines by promises",
-            self.excused, self.extensions
+            "{} acknowledgements of machines that were paused excused, {} commits with synchronous_commit = off lost in crashes, {} extensions of deadlines by promises",
+            self.excused, self.unflushed, self.extensions
         )?;
         let cpu_ms = self.cpu_ns / 1_000_000;
         if let Some(a_minute) = (self.failovers * 60_000).checked_div(cpu_ms) {

@@ -51,7 +51,9 @@ pub(super) struct Commit {
     server: u64,
     sessions: u64,
     position: Position,
-    /// By the node's clock.
+    /// The client does not wait for the flush.
+    asynchronous: bool,
+    /// By the node's clock; when it was written, if nobody waits for that.
     flushed_at: Tick,
 }
 
@@ -118,8 +120,8 @@ impl World {
             return true;
         }
         server.passing.insert((client, attempt));
-        let server = life;
-        let commit = Commit { client, attempt, node, server, sessions, position, flushed_at: Tick(0) };
+        let (server, asynchronous, flushed_at) = (life, self.is_asynchronous(), Tick(0));
+        let commit = Commit { client, attempt, node, server, sessions, position, asynchronous, flushed_at };
         self.later(takes, Event::CommitFlush(commit));
         true
     }
@@ -139,7 +141,8 @@ impl World {
         server.passing.insert((client, attempt));
         let position = Position { branch, lsn: server.insert };
         let (server, sessions) = (server.life, server.sessions);
-        let commit = Commit { client, attempt, node, server, sessions, position, flushed_at: Tick(0) };
+        let (asynchronous, flushed_at) = (self.is_asynchronous(), Tick(0));
+        let commit = Commit { client, attempt, node, server, sessions, position, asynchronous, flushed_at };
         self.soon(1, 12, Event::CommitFlush(commit));
     }
 
@@ -181,6 +184,13 @@ impl World {
         if !self.commit_alive(&commit) {
             return;
         }
+        commit.flushed_at = self.local(commit.node);
+        if commit.asynchronous {
+            self.told_before_flush(commit.node, commit.position.lsn);
+            let takes = self.rng.below(4);
+            self.later(takes, Event::CommitAck(commit));
+            return;
+        }
         if self
             .server(commit.node)
             .is_some_and(|server| matches!(server.seal, Seal::Frozen { at } if at < commit.position.lsn))
@@ -195,7 +205,6 @@ impl World {
         self.pump(commit.node);
         let stuck = self.rng.chance(self.params.slow_commit_per_mille);
         let takes = if stuck { self.rng.skewed(20, 60_000) } else { self.rng.below(4) };
-        commit.flushed_at = self.local(commit.node);
         self.later(takes, Event::CommitAck(commit));
     }
 
@@ -209,8 +218,8 @@ impl World {
             server.passing.remove(&(commit.client, commit.attempt));
         }
         if open {
-            let Commit { node, position, flushed_at, .. } = *commit;
-            judge::acknowledged(self, &Ack { node, position, flushed_at });
+            let Commit { node, position, asynchronous, flushed_at, .. } = *commit;
+            judge::acknowledged(self, &Ack { node, position, asynchronous, flushed_at });
         }
         let mine = &mut self.clients[commit.client];
         if mine.attempt != commit.attempt {

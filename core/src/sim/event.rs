@@ -69,6 +69,7 @@ pub(super) enum Event {
     ReceiverTimeout { node: usize, server: u64, connection: u64 },
     Background { node: usize, server: u64 },
     Archiver { node: usize, server: u64 },
+    WalWriter { node: usize, server: u64 },
     Parked { node: usize, server: u64, made: Made },
     CycleBegins { node: usize, server: u64 },
 
@@ -172,6 +173,7 @@ impl Event {
             | Event::ReceiverTimeout { node, .. }
             | Event::Background { node, .. }
             | Event::Archiver { node, .. }
+            | Event::WalWriter { node, .. }
             | Event::Parked { node, .. }
             | Event::HardwareRead { node }
             | Event::TimeSet { node, .. }

@@ -149,6 +149,7 @@ impl World {
         }
         self.hurt(node);
         self.break_step(node);
+        self.memory_goes(node, true);
         let here = &mut self.nodes[node];
         here.up = false;
         here.worker.alive = false;

@@ -187,15 +187,17 @@ impl World {
             data.at.lsn = data.at.lsn.max(Lsn(tail.0.min(data.at.lsn.0 / 8192 * 8192 + 8192)));
         }
         let straggles = self.healed_at.is_none() && self.rng.chance(150);
+        self.flush_before_demotion(node);
         self.say(node, "the worker exits: the server becomes a standby in place");
         self.worker_ends(node);
         self.drop_standbys_of(node);
         let since = self.local(node);
-        let end = self.nodes[node].disk.data().map_or(Lsn(0), |data| data.at.lsn);
-        let Some(server) = self.nodes[node].server.as_mut() else { return };
-        if server.phase == Phase::Stopping {
+        if self.server(node).is_none_or(|server| server.phase == Phase::Stopping) {
             return;
         }
+        self.memory_goes(node, false);
+        let end = self.nodes[node].disk.data().map_or(Lsn(0), |data| data.at.lsn);
+        let Some(server) = self.nodes[node].server.as_mut() else { return };
         server.crash_cycle(since, end);
         server.cycle = Some(Cycle { planned, begun: false });
         let life = server.life;

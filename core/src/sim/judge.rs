@@ -28,6 +28,8 @@ pub(super) struct Broken {
 pub(super) struct Ack {
     pub(super) node: usize,
     pub(super) position: Position,
+    /// Its client did not wait for the flush.
+    pub(super) asynchronous: bool,
     /// By the node's clock.
     pub(super) flushed_at: Tick,
 }
@@ -42,7 +44,7 @@ pub(super) struct Vanished {
     pub(super) untold: Vec<BranchId>,
 }
 
-/// A planned hand-over in place, as it was announced.
+/// A planned hand-over, as it was announced.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HandedOver {
     pub(super) node: usize,
@@ -64,6 +66,8 @@ pub(super) struct Judge {
     pub(super) lost_total: u64,
     /// Commits acknowledged after a lease was over, by a machine that could not know of its pause yet.
     pub(super) stale_total: u64,
+    /// Commits that went with the memory of a server before they were flushed, as their clients had accepted.
+    pub(super) unflushed_total: u64,
     pub(super) vanished: Option<Vanished>,
     /// Nodes that gave the leader key up and have not had it again.
     pub(super) released: Vec<(usize, LeaseId)>,
@@ -101,8 +105,9 @@ pub(super) struct Judge {
     pub(super) put_back: bool,
     /// An operator deleted `initialize`: another cluster may be founded.
     pub(super) initialize_wiped: bool,
-    /// The last hand-over in place.
+    /// The last hand-over in place, and the last by a server that was stopped for it.
     pub(super) handed_over: Option<HandedOver>,
+    pub(super) stopped_for: Option<HandedOver>,
     /// What is scheduled.
     pub(super) appointments: i17::Appointments,
     /// How many there were, and how many demotions in place without one.
@@ -208,6 +213,14 @@ pub(super) fn acknowledged(world: &mut World, ack: &Ack) {
     world.judge.acks.entry(ack.position.branch).or_default().push(ack.clone());
 }
 
+/// The memory of a server is gone. Who did not wait for a flush may lose by a crash what was only there.
+pub(super) fn memory_lost(world: &mut World, node: usize, crash: bool) {
+    let gone = i05::gone_with_memory(world, node);
+    let result = i05::nothing_lost_with_memory(world, node, &gone, crash);
+    world.judge.verdict("I5", result);
+    world.judge.unflushed_total += gone.len() as u64;
+}
+
 pub(super) fn promoting(world: &mut World, node: usize, lease: &Lease, timeline: Timeline) {
     world.judge.promotions += 1;
     let result = i03::may_promote(world, node, lease, timeline);
@@ -268,8 +281,9 @@ fn leads_by(world: &mut World, node: usize, branch: BranchId, from: Position) {
     let lost = i05::goes_on_from(world, node, branch, from);
     let result = i14::goes_on_there(world, node, from, &lost);
     world.judge.verdict("I14", result);
-    if let Some(handed_over) = &mut world.judge.handed_over {
-        handed_over.over = true;
+    let Judge { handed_over, stopped_for, .. } = &mut world.judge;
+    for over in [handed_over, stopped_for].into_iter().flatten() {
+        over.over = true;
     }
 }
 
@@ -285,6 +299,7 @@ pub(super) fn released(world: &mut World, node: usize, lease: &Lease) {
     let result = i08::released_when_fenced(world, node);
     world.judge.verdict("I8", result);
     world.judge.released.push((node, lease.id));
+    world.judge.stopped_for = i14::announce_stopped(world, node);
     if let Some(over) = i14::announce(world, node) {
         let result = i14::log_has_ended(world, &over);
         world.judge.verdict("I14", result);

@@ -9,6 +9,7 @@
 
 mod apart;
 mod appointments;
+mod asynchronous;
 mod bent;
 mod campaign;
 mod client;
@@ -114,6 +115,8 @@ pub struct Report {
     pub lost: u64,
     /// Commits acknowledged by machines that had been paused and could not know it: what I2 excuses, and what may be lost without being counted.
     pub excused: u64,
+    /// Commits that were acknowledged before they were flushed, as their clients wanted, and went with a crash of their server.
+    pub unflushed: u64,
     /// How often promises of the members moved a deadline.
     pub extensions: u64,
     /// Virtual time that passed.
@@ -170,6 +173,7 @@ pub fn run(options: &Options) -> Report {
         acknowledged: world.judge.acks_total,
         lost: world.judge.lost_total,
         excused: world.judge.stale_total,
+        unflushed: world.judge.unflushed_total,
         extensions: world.judge.extensions,
         virtual_ms: world.now,
         failover_ms: std::mem::take(&mut world.judge.failover_ms),

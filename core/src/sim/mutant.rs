@@ -151,11 +151,13 @@ pub enum Mutant {
     LateMoveUnguarded,
     /// After such a move was given up nothing is written.
     StrayMoveForgotten,
+    /// A demotion in place leaves what was acknowledged without a flush in memory.
+    UnflushedLeft,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 69] = [
+    pub const ALL: [Mutant; 70] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -225,6 +227,7 @@ impl Mutant {
         Mutant::HistoryUnread,
         Mutant::LateMoveUnguarded,
         Mutant::StrayMoveForgotten,
+        Mutant::UnflushedLeft,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -272,6 +275,7 @@ impl Mutant {
             | Mutant::OldMembers
             | Mutant::LateMoveUnguarded
             | Mutant::StrayMoveForgotten
+            | Mutant::UnflushedLeft
             | Mutant::WallClockOnce
             | Mutant::WatchdogNotRequired
             | Mutant::WatchdogTimeoutUnread

@@ -260,6 +260,9 @@ pub(super) struct Server {
     pub(super) seal: Seal,
     /// Commits that wait in the seal: client and attempt.
     pub(super) held: Vec<(usize, u64)>,
+    /// Up to where commits were acknowledged that did not wait for their flush, and whether the walwriter is about to see to that.
+    pub(super) told_end: Lsn,
+    pub(super) writer_due: bool,
     /// Commits that passed it and have not ended.
     pub(super) passing: BTreeSet<(usize, u64)>,
     /// Sessions cannot read: its WAL was not compared yet.

@@ -37,6 +37,9 @@ pub(super) struct Params {
     /// An operator changes `ttl`.
     #[serde(default)]
     pub(super) changes_ttl: bool,
+    /// How many commits are made with `synchronous_commit = off`.
+    #[serde(default)]
+    pub(super) asynchronous_per_mille: u64,
 }
 
 /// Which faults come, and how often.
@@ -96,6 +99,7 @@ impl Params {
             virtual_machines: false,
             watchdogs: super::watchdog::Watchdogs::default(),
             changes_ttl: false,
+            asynchronous_per_mille: 0,
             settings,
         };
         (params, Weather { every_ms, weights })

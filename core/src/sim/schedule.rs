@@ -47,6 +47,7 @@ impl Schedule {
         super::apart::promoted_by_mistake(&mut params, &mut weather, seed);
         super::watchdog::among_them(&mut params, seed);
         super::leases::among_them(&mut params, &mut weather, seed);
+        super::asynchronous::among_them(&mut params, seed);
         if seed >= SHORT_FROM {
             super::apart::shorten(&mut params, &mut weather);
         }

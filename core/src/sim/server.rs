@@ -39,6 +39,8 @@ impl World {
             sessions: 0,
             seal: Seal::Open,
             held: Vec::new(),
+            told_end: Lsn(0),
+            writer_due: false,
             passing: BTreeSet::new(),
             withheld: false,
             uncompared: false,

@@ -129,6 +129,8 @@ impl World {
     /// The last process of the server is gone.
     pub(super) fn end_server(&mut self, node: usize) {
         self.worker_ends(node);
+        let clean = self.nodes[node].disk.data().is_some_and(|data| data.state == ControlState::ShutDown);
+        self.memory_goes(node, !clean);
         self.nodes[node].server = None;
         self.drop_standbys_of(node);
         self.stop_step_ends(node);
@@ -169,6 +171,8 @@ impl World {
         }
         let promoting = server.promoting;
         server.cycle = None;
+        self.memory_goes(node, true);
+        let Some(server) = self.nodes[node].server.as_mut() else { return };
         server.crash_cycle(since, end);
         server.upstream = upstream;
         if promoting && fresh_claim {

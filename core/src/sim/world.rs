@@ -264,6 +264,7 @@ impl World {
             Event::ReceiverTimeout { node, server, connection } => self.receiver_timeout(node, server, connection),
             Event::Background { node, server } => self.background(node, server),
             Event::Archiver { node, server } => self.archiver(node, server),
+            Event::WalWriter { node, server } => self.wal_writer(node, server),
             Event::Parked { node, server, made } => self.park_file(node, server, made),
             Event::CycleBegins { node, server } => self.cycle_begins(node, server),
             Event::MachinePaused { node, lasts_ms } => self.machine_paused(node, lasts_ms),

@@ -3,6 +3,7 @@
 
 use super::{apply, protocol};
 use crate::fence::{self, Guard, stands};
+use crate::pg::wal;
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +56,9 @@ extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argument: *
         E::XACT_EVENT_PRE_PREPARE if stands(Guard::PrePrepare) && becomes_durable() => fence::pass(),
         E::XACT_EVENT_COMMIT | E::XACT_EVENT_PREPARE => {
             WRITES_AT_ITS_END.store(false, Ordering::Relaxed);
+            if let Some(end) = wal::committed_unflushed() {
+                fence::committed_unflushed(end);
+            }
             let passed = fence::settled();
             // Another library may have written after ours was asked.
             if passed || has_xid() {

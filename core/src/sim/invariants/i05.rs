@@ -131,6 +131,38 @@ fn write_off(world: &mut World, from: Position) -> Vec<Position> {
     lost
 }
 
+/// Takes what a server has acknowledged and not flushed off the books.
+pub(in crate::sim) fn gone_with_memory(world: &mut World, node: usize) -> Vec<Ack> {
+    let Some(data) = world.nodes[node].disk.data() else { return Vec::new() };
+    let end = data.at;
+    let Some(acks) = world.judge.acks.get_mut(&end.branch) else { return Vec::new() };
+    let is_gone = |ack: &Ack| ack.node == node && ack.position.lsn > end.lsn;
+    let gone = acks.iter().filter(|ack| is_gone(ack)).cloned().collect();
+    acks.retain(|ack| !is_gone(ack));
+    gone
+}
+
+/// Only a crash takes what was acknowledged, and only from who did not wait for the flush.
+pub(in crate::sim) fn nothing_lost_with_memory(
+    world: &World,
+    node: usize,
+    gone: &[Ack],
+    crash: bool,
+) -> Result<(), String> {
+    let name = &world.nodes[node].name;
+    if let Some(ack) = gone.iter().find(|ack| !ack.asynchronous) {
+        return Err(format!("{name} acknowledged a commit at {} that it had to flush first", ack.position.lsn));
+    }
+    match gone {
+        [first, ..] if !crash => Err(format!(
+            "{name} lost {} commits, from {} on, that it had acknowledged and not flushed, and did not crash",
+            gone.len(),
+            first.position.lsn
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn troubled(world: &World, node: usize, vanished_at: u64) -> bool {
     let here = &world.nodes[node];
     let still_there =

@@ -5,9 +5,9 @@
 //! Source: architecture section 4 ("Planned switchover"); postgres-internals.md ("freeze").
 
 use crate::effect::Step;
-use crate::local::Seal;
+use crate::local::{ControlState, Seal};
 use crate::seat::LeaveReason;
-use crate::sim::judge::HandedOver;
+use crate::sim::judge::{HandedOver, Judge};
 use crate::sim::node::Phase;
 use crate::sim::wal::{BranchId, Position};
 use crate::sim::world::World;
@@ -43,6 +43,20 @@ pub(in crate::sim) fn announce(world: &mut World, node: usize) -> Option<HandedO
     world.nodes[node].server.as_ref().filter(|server| server.phase == Phase::Primary)?;
     let branch = world.nodes[node].disk.data()?.at.branch;
     Some(HandedOver { node, candidate, end: Position { branch, lsn: released.end? }, at: world.now, over: false })
+}
+
+/// The same of a server that was stopped for it, the old way.
+pub(in crate::sim) fn announce_stopped(world: &mut World, node: usize) -> Option<HandedOver> {
+    let candidate = world.store.cluster().released.clone()?.candidate?;
+    let candidate = world.nodes.iter().position(|other| other.name == candidate)?;
+    let data = world.nodes[node].disk.data().filter(|data| data.state == ControlState::ShutDown)?;
+    world.nodes[node].server.is_none().then_some(HandedOver {
+        node,
+        candidate,
+        end: data.at,
+        at: world.now,
+        over: false,
+    })
 }
 
 pub(in crate::sim) fn log_has_ended(world: &World, over: &HandedOver) -> Result<(), String> {
@@ -81,16 +95,16 @@ pub(in crate::sim) fn goes_on_there(
     from: Position,
     lost: &[Position],
 ) -> Result<(), String> {
-    let Some(over) = world.judge.handed_over.filter(|over| held_to(world, over)) else { return Ok(()) };
-    if over.over || winner != over.candidate {
-        return Ok(());
-    }
+    let Judge { handed_over, stopped_for, .. } = &world.judge;
+    let undone = |over: &&HandedOver| !over.over && winner == over.candidate && held_to(world, over);
+    let in_place = handed_over.as_ref().filter(undone);
+    let Some(over) = in_place.or(stopped_for.as_ref().filter(undone)) else { return Ok(()) };
     let had = |commit: &&Position| commit.branch == over.end.branch || world.wal.contains(over.end, **commit);
     let lost = lost.iter().filter(had).count();
     if lost > 0 {
         return Err(format!("a planned hand-over lost {lost} commits"));
     }
-    if from != over.end {
+    if in_place.is_some() && from != over.end {
         return Err(format!("the candidate went on at {} and not at {}", from.lsn, over.end.lsn));
     }
     Ok(())
