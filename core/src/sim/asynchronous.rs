@@ -72,6 +72,9 @@ impl World {
     /// Shared memory goes, with all that was not flushed.
     pub(super) fn memory_goes(&mut self, node: usize, crash: bool) {
         judge::memory_lost(self, node, crash);
+        if let Some(end) = self.nodes[node].disk.data().map(|data| data.at) {
+            self.ends_forgotten(end);
+        }
         if let Some(server) = self.nodes[node].server.as_mut() {
             server.told_end = Lsn(0);
         }

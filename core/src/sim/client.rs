@@ -8,6 +8,7 @@ use super::judge::{self, Ack};
 use super::node::Phase;
 use super::params::Params;
 use super::rng::Rng;
+use super::two_phase;
 use super::wal::Position;
 use super::world::World;
 use crate::clock::Tick;
@@ -50,7 +51,8 @@ pub(super) struct Commit {
     node: usize,
     server: u64,
     sessions: u64,
-    position: Position,
+    pub(super) position: Position,
+    pub(super) phase: two_phase::Phase,
     /// The client does not wait for the flush.
     asynchronous: bool,
     /// By the node's clock; when it was written, if nobody waits for that.
@@ -107,6 +109,7 @@ impl World {
         let position = Position { branch, lsn: server.insert };
         let held = holds && server.seal != Seal::Open;
         let (life, sessions) = (server.life, server.sessions);
+        let held = held && !self.passes_unseen(client, position);
         let mine = &mut self.clients[client];
         mine.session = Some((life, sessions));
         mine.attempt += 1;
@@ -119,11 +122,32 @@ impl World {
             server.held.push((client, attempt));
             return true;
         }
-        server.passing.insert((client, attempt));
-        let (server, asynchronous, flushed_at) = (life, self.is_asynchronous(), Tick(0));
-        let commit = Commit { client, attempt, node, server, sessions, position, asynchronous, flushed_at };
+        let commit = self.passes(Commit {
+            client,
+            attempt,
+            node,
+            server: life,
+            sessions,
+            position,
+            phase: two_phase::Phase::Whole,
+            asynchronous: false,
+            flushed_at: Tick(0),
+        });
         self.later(takes, Event::CommitFlush(commit));
         true
+    }
+
+    /// The fence lets this commit pass, and counts it.
+    fn passes(&mut self, mut commit: Commit) -> Commit {
+        commit.phase = self.phase(commit.client, commit.position);
+        // Either phase of two waits for its flush, whatever the client has set.
+        commit.asynchronous = commit.phase == two_phase::Phase::Whole && self.is_asynchronous();
+        let unseen = self.is(Mutant::FinishUncounted) && matches!(commit.phase, two_phase::Phase::Finish(_));
+        if let Some(server) = self.nodes[commit.node].server.as_mut() {
+            let counted = if unseen { &mut server.unseen } else { &mut server.passing };
+            counted.insert((commit.client, commit.attempt));
+        }
+        commit
     }
 
     /// A commit that waited in the seal: its record is written now, or the fence refuses it.
@@ -138,11 +162,11 @@ impl World {
             return;
         }
         server.insert = Lsn(server.insert.0 + 40);
-        server.passing.insert((client, attempt));
         let position = Position { branch, lsn: server.insert };
         let (server, sessions) = (server.life, server.sessions);
-        let (asynchronous, flushed_at) = (self.is_asynchronous(), Tick(0));
-        let commit = Commit { client, attempt, node, server, sessions, position, asynchronous, flushed_at };
+        let (phase, asynchronous, flushed_at) = (two_phase::Phase::Whole, false, Tick(0));
+        let commit =
+            self.passes(Commit { client, attempt, node, server, sessions, position, phase, asynchronous, flushed_at });
         self.soon(1, 12, Event::CommitFlush(commit));
     }
 
@@ -216,10 +240,12 @@ impl World {
         let open = self.nodes[commit.node].fence_open(self.now);
         if let Some(server) = self.nodes[commit.node].server.as_mut() {
             server.passing.remove(&(commit.client, commit.attempt));
+            server.unseen.remove(&(commit.client, commit.attempt));
         }
         if open {
             let Commit { node, position, asynchronous, flushed_at, .. } = *commit;
             judge::acknowledged(self, &Ack { node, position, asynchronous, flushed_at });
+            self.phase_acknowledged(commit.client, commit);
         }
         let mine = &mut self.clients[commit.client];
         if mine.attempt != commit.attempt {

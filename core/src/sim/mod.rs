@@ -51,6 +51,7 @@ mod store;
 mod store_client;
 mod store_side;
 mod stream;
+mod two_phase;
 mod wal;
 mod watchdog;
 mod world;

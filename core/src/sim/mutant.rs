@@ -153,11 +153,13 @@ pub enum Mutant {
     StrayMoveForgotten,
     /// A demotion in place leaves what was acknowledged without a flush in memory.
     UnflushedLeft,
+    /// `COMMIT PREPARED` is neither held nor counted: it begins without a transaction of its own.
+    FinishUncounted,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 70] = [
+    pub const ALL: [Mutant; 71] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -228,6 +230,7 @@ impl Mutant {
         Mutant::LateMoveUnguarded,
         Mutant::StrayMoveForgotten,
         Mutant::UnflushedLeft,
+        Mutant::FinishUncounted,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -276,6 +279,7 @@ impl Mutant {
             | Mutant::LateMoveUnguarded
             | Mutant::StrayMoveForgotten
             | Mutant::UnflushedLeft
+            | Mutant::FinishUncounted
             | Mutant::WallClockOnce
             | Mutant::WatchdogNotRequired
             | Mutant::WatchdogTimeoutUnread

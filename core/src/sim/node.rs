@@ -265,6 +265,8 @@ pub(super) struct Server {
     pub(super) writer_due: bool,
     /// Commits that passed it and have not ended.
     pub(super) passing: BTreeSet<(usize, u64)>,
+    /// For a mutant: those that are not counted.
+    pub(super) unseen: BTreeSet<(usize, u64)>,
     /// Sessions cannot read: its WAL was not compared yet.
     pub(super) withheld: bool,
     /// It came up from the WAL of a primary, and nothing says that this is part of the cluster's.
@@ -376,6 +378,7 @@ impl Server {
         self.sessions += 1;
         self.held.clear();
         self.passing.clear();
+        self.unseen.clear();
     }
 
     /// All children go, shared memory is new, and what was not flushed up to `end` is gone.

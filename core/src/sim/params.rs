@@ -40,6 +40,9 @@ pub(super) struct Params {
     /// How many commits are made with `synchronous_commit = off`.
     #[serde(default)]
     pub(super) asynchronous_per_mille: u64,
+    /// How many are made in two phases.
+    #[serde(default)]
+    pub(super) two_phase_per_mille: u64,
 }
 
 /// Which faults come, and how often.
@@ -100,6 +103,7 @@ impl Params {
             watchdogs: super::watchdog::Watchdogs::default(),
             changes_ttl: false,
             asynchronous_per_mille: 0,
+            two_phase_per_mille: 0,
             settings,
         };
         (params, Weather { every_ms, weights })

@@ -48,6 +48,7 @@ impl Schedule {
         super::watchdog::among_them(&mut params, seed);
         super::leases::among_them(&mut params, &mut weather, seed);
         super::asynchronous::among_them(&mut params, seed);
+        super::two_phase::among_them(&mut params, seed);
         if seed >= SHORT_FROM {
             super::apart::shorten(&mut params, &mut weather);
         }

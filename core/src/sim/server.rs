@@ -42,6 +42,7 @@ impl World {
             told_end: Lsn(0),
             writer_due: false,
             passing: BTreeSet::new(),
+            unseen: BTreeSet::new(),
             withheld: false,
             uncompared: false,
             cycle: None,

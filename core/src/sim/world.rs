@@ -32,6 +32,7 @@ pub(super) struct World {
     pub(super) net: Net,
     pub(super) wal: Wal,
     pub(super) clients: Vec<Client>,
+    pub(super) prepared: Vec<super::two_phase::Prepared>,
     pub(super) judge: Judge,
     pub(super) log: Log,
     /// How often each rule was the reason of a decision, in the order of `Rule::ALL`.
@@ -88,6 +89,7 @@ impl World {
             pause_ambush: None,
             pause_twice: false,
             answers_held: 0,
+            prepared: Vec::new(),
             doomed: None,
             next_number: 0,
             rng,

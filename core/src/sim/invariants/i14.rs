@@ -28,8 +28,9 @@ pub(in crate::sim) fn nothing_cut_off(world: &World, node: usize, reason: &Leave
     if !parked {
         return Err(format!("{} is demoted in place without being prepared", here.name));
     }
-    if *reason == LeaveReason::Switchover && !server.passing.is_empty() {
-        return Err(format!("{} cuts off {} commits in a planned hand-over", here.name, server.passing.len()));
+    let under_way = server.passing.len() + server.unseen.len();
+    if *reason == LeaveReason::Switchover && under_way > 0 {
+        return Err(format!("{} cuts off {under_way} commits in a planned hand-over", here.name));
     }
     Ok(())
 }
