@@ -155,11 +155,15 @@ pub enum Mutant {
     UnflushedLeft,
     /// `COMMIT PREPARED` is neither held nor counted: it begins without a transaction of its own.
     FinishUncounted,
+    /// An answer to an earlier question counts as the answer to the one that waits: of a vote.
+    StrayVoteCounts,
+    /// Of a promise.
+    StrayPromiseCounts,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 71] = [
+    pub const ALL: [Mutant; 73] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -231,6 +235,8 @@ impl Mutant {
         Mutant::StrayMoveForgotten,
         Mutant::UnflushedLeft,
         Mutant::FinishUncounted,
+        Mutant::StrayVoteCounts,
+        Mutant::StrayPromiseCounts,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -280,6 +286,8 @@ impl Mutant {
             | Mutant::StrayMoveForgotten
             | Mutant::UnflushedLeft
             | Mutant::FinishUncounted
+            | Mutant::StrayVoteCounts
+            | Mutant::StrayPromiseCounts
             | Mutant::WallClockOnce
             | Mutant::WatchdogNotRequired
             | Mutant::WatchdogTimeoutUnread

@@ -43,6 +43,9 @@ pub(super) struct Params {
     /// How many are made in two phases.
     #[serde(default)]
     pub(super) two_phase_per_mille: u64,
+    /// How many messages between members arrive twice.
+    #[serde(default)]
+    pub(super) twice_per_mille: u64,
 }
 
 /// Which faults come, and how often.
@@ -104,6 +107,7 @@ impl Params {
             changes_ttl: false,
             asynchronous_per_mille: 0,
             two_phase_per_mille: 0,
+            twice_per_mille: 0,
             settings,
         };
         (params, Weather { every_ms, weights })

@@ -66,8 +66,7 @@ impl World {
         for (name, _) in targets {
             let Some(to) = self.nodes.iter().position(|node| node.name == *name) else { continue };
             if !self.net.cut(who.node, to) {
-                let delay_ms = self.net.delay(&mut self.rng, who.node, to);
-                self.later(delay_ms, Event::PromiseAsk { from: who, life, asked_at, to, created });
+                self.send_to_member(who.node, to, Event::PromiseAsk { from: who, life, asked_at, to, created });
             }
         }
         self.later(TIMEOUT_MS, Event::PromiseTimeout { from: who, life, asked_at });
@@ -135,8 +134,7 @@ impl World {
 
     fn send_promise(&mut self, from: Who, life: u64, asked_at: Tick, to: usize, answer: PromiseAnswer) {
         if !self.net.cut(to, from.node) {
-            let delay_ms = self.net.delay(&mut self.rng, to, from.node);
-            self.later(delay_ms, Event::PromiseAnswered { from, life, asked_at, to, answer });
+            self.send_to_member(to, from.node, Event::PromiseAnswered { from, life, asked_at, to, answer });
         }
     }
 
@@ -144,9 +142,10 @@ impl World {
         let name = self.nodes[to].name.clone();
         let read_at = self.local(from.node);
         let from_answer = self.is(Mutant::ExtensionFromAnswer);
+        let stray = self.is(Mutant::StrayPromiseCounts);
         let Some(process) = self.living(from, life) else { return };
         let waits = |view: &&mut PromiseView| {
-            view.name == name && view.asked_at == asked_at && view.answer == PromiseAnswer::Pending
+            view.name == name && (view.asked_at == asked_at || stray) && view.answer == PromiseAnswer::Pending
         };
         if let Some(view) = process.promises.iter_mut().find(waits) {
             view.answer = answer;
