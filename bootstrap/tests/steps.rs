@@ -59,6 +59,25 @@ fn a_new_cluster_has_its_roles_and_keeps_its_secrets() {
 }
 
 #[test]
+fn no_step_begins_beside_a_program_that_outlived_its_supervisor() {
+    as_postgres("no_step_begins_beside_a_program_that_outlived_its_supervisor", |dir| {
+        let node = Node::new(dir, "pg1");
+        node.site.make_control_dir().expect("made");
+        let mut left = Command::new("sleep").arg("600").spawn().expect("begun");
+        let id = ha_bootstrap::process::stat(i32::try_from(left.id()).expect("a pid")).expect("it runs").id;
+        std::fs::write(node.site.step_note(), serde_json::to_vec(&id).expect("JSON")).expect("written");
+        let refused = node.step(&Step::Initdb).expect_err("it still writes there");
+        assert!(refused.contains("has not ended"), "{refused}");
+        assert_eq!(pgdata::observe(&node.site), DataDir::Empty);
+        left.kill().expect("killed");
+        node.step(&Step::Initdb).expect("what has ended, reaped or not, is in nobody's way");
+        std::fs::write(node.site.step_note(), serde_json::to_vec(&id).expect("JSON")).expect("written");
+        node.step(&Step::SetAside).expect("the same");
+        left.wait().expect("reaped");
+    });
+}
+
+#[test]
 fn the_control_file_reads_as_pg_controldata_does() {
     as_postgres("the_control_file_reads_as_pg_controldata_does", |dir| {
         let node = Node::new(dir, "pg1");

@@ -23,6 +23,7 @@ const REWIND_FUNCTIONS: [&str; 4] = [
 pub fn perform(context: &Context) -> Result<()> {
     let site = &context.site;
     site.make_control_dir()?;
+    context.needs_no_program_left()?;
     let landing = pgdata::landing(site)?;
     pgdata::begin_unfinished(site, pgdata::INITIALISING)?;
     let made = make(context, &landing);

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::outside::Event;
 use crate::pgdata;
 use crate::postmaster::{PidFile, Postmaster};
-use crate::process::{Cancel, Note, Ran, run};
+use crate::process::{Cancel, Held, Note, Ran, run};
 use crate::site::Site;
 use ha_core::clock::Tick;
 use ha_core::effect::Step;
@@ -120,10 +120,19 @@ impl Context {
         if let Some(pid) = crate::postmaster::single_user(dir) {
             return Err(Error::Refused(format!("a single-user server runs in {} (process {pid})", dir.display())));
         }
+        self.needs_no_program_left()?;
         wait_until_reaped(dir);
         // The server believes its old pid file if any process has that id now: after a restart of a container the
         // ids come round again, and a zombie counts too. We know better.
         pgdata::remove_durably(&self.site.paths.postmaster_pid())
+    }
+
+    /// Refuses to work beside a program of an earlier supervisor that SIGKILL has not ended.
+    pub fn needs_no_program_left(&self) -> Result<()> {
+        let Some(left) = left_running(&self.site) else { return Ok(()) };
+        let what = "a program of an earlier supervisor was killed and has not ended (a disk that hangs?)";
+        let dir = self.site.data_dir().display();
+        Err(Error::Refused(format!("{what}: process {} still works in {dir}", left.id.pid)))
     }
 
     /// Removes what would make the next start something else than what we want: a promotion that was triggered
@@ -162,25 +171,26 @@ fn wait_until_reaped(data_dir: &Path) {
     }
 }
 
+/// The program of a step that another supervisor began, if it still runs.
+fn left_running(site: &Site) -> Option<Held> {
+    let id = serde_json::from_slice::<ProcessId>(&std::fs::read(site.step_note()).ok()?).ok()?;
+    Held::open(id.pid).filter(|held| held.id == id && !held.ended())
+}
+
 /// Ends what a step of an earlier supervisor left running: it would go on writing behind our back.
 pub fn end_step_of_predecessor(site: &Site) {
-    let path = site.step_note();
-    let Ok(text) = std::fs::read(&path) else { return };
-    if let Ok(id) = serde_json::from_slice::<ProcessId>(&text)
-        && let Some(held) = crate::process::Held::open(id.pid)
-        && held.id == id
-        && !held.ended()
-    {
-        tracing::warn!(pid = id.pid, "a program that an earlier supervisor started still runs: it is killed");
-        crate::process::kill_group(id.pid);
+    if let Some(held) = left_running(site) {
+        let pid = held.id.pid;
+        tracing::warn!(pid, "a program that an earlier supervisor started still runs: it is killed");
+        crate::process::kill_group(pid);
         if !held.wait_end(std::time::Duration::from_secs(10)) {
-            // The note stays for the supervisor that starts next.
+            // The note stays: no step begins beside it, in this supervisor or the next.
             tracing::error!(
-                pid = id.pid,
-                "it still runs 10 s after SIGKILL, and goes on writing where a new one may begin"
+                pid,
+                "it still runs 10 s after SIGKILL: nothing is done to the data directory before it ends"
             );
             return;
         }
     }
-    let _ = std::fs::remove_file(path);
+    let _ = std::fs::remove_file(site.step_note());
 }
