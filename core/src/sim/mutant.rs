@@ -155,15 +155,13 @@ pub enum Mutant {
     UnflushedLeft,
     /// `COMMIT PREPARED` is neither held nor counted: it begins without a transaction of its own.
     FinishUncounted,
-    /// An answer to an earlier question counts as the answer to the one that waits: of a vote.
-    StrayVoteCounts,
-    /// Of a promise.
+    /// A promise that answers an earlier question counts for the one that waits.
     StrayPromiseCounts,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 73] = [
+    pub const ALL: [Mutant; 72] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -235,7 +233,6 @@ impl Mutant {
         Mutant::StrayMoveForgotten,
         Mutant::UnflushedLeft,
         Mutant::FinishUncounted,
-        Mutant::StrayVoteCounts,
         Mutant::StrayPromiseCounts,
     ];
 
@@ -286,7 +283,6 @@ impl Mutant {
             | Mutant::StrayMoveForgotten
             | Mutant::UnflushedLeft
             | Mutant::FinishUncounted
-            | Mutant::StrayVoteCounts
             | Mutant::StrayPromiseCounts
             | Mutant::WallClockOnce
             | Mutant::WatchdogNotRequired

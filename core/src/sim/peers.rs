@@ -1,6 +1,5 @@
 //! `GET /patroni` between members: asked all at once, answered by whoever holds the seat, given up after 2 s.
 
-use super::Mutant;
 use super::event::{Event, Frozen, Who};
 use super::params::Params;
 use super::rng::Rng;
@@ -76,11 +75,9 @@ impl World {
 
     pub(super) fn peer_answered(&mut self, from: Who, life: u64, asked_at: Tick, to: usize, answer: PeerAnswer) {
         let name = self.nodes[to].name.clone();
-        let stray = self.is(Mutant::StrayVoteCounts);
         let Some(process) = self.living(from, life) else { return };
-        let waits = |peer: &&mut PeerView| {
-            peer.name == name && (peer.asked_at == asked_at || stray) && peer.answer == PeerAnswer::Pending
-        };
+        let waits =
+            |peer: &&mut PeerView| peer.name == name && peer.asked_at == asked_at && peer.answer == PeerAnswer::Pending;
         let waiting = process.peers.iter_mut().find(waits);
         if let Some(peer) = waiting {
             peer.answer = answer;
