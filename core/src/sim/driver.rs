@@ -281,8 +281,7 @@ impl World {
                 self.comes_to(who.node, Moment::Promotion);
                 return self.promote(who.node, lease, *timeline, skip);
             }
-            // Nobody reads here.
-            Effect::PressOn(_) => {}
+            Effect::PressOn(pressure) => self.press_on(who.node, *pressure),
             Effect::Checkpoint => self.checkpoint(who.node),
             Effect::Park => self.park(who.node),
             Effect::Unpark => self.unpark(who.node),

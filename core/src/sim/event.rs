@@ -70,6 +70,7 @@ pub(super) enum Event {
     Background { node: usize, server: u64 },
     Archiver { node: usize, server: u64 },
     WalWriter { node: usize, server: u64 },
+    ReplayGoesOn { node: usize, server: u64, number: u64 },
     Parked { node: usize, server: u64, made: Made },
     CycleBegins { node: usize, server: u64 },
 
@@ -174,6 +175,7 @@ impl Event {
             | Event::Background { node, .. }
             | Event::Archiver { node, .. }
             | Event::WalWriter { node, .. }
+            | Event::ReplayGoesOn { node, .. }
             | Event::Parked { node, .. }
             | Event::HardwareRead { node }
             | Event::TimeSet { node, .. }

@@ -39,6 +39,7 @@ mod params;
 mod peers;
 mod promises;
 mod queue;
+mod replay;
 mod restores;
 mod rng;
 mod schedule;

@@ -157,11 +157,13 @@ pub enum Mutant {
     FinishUncounted,
     /// A promise that answers an earlier question counts for the one that waits.
     StrayPromiseCounts,
+    /// A member tells how far it has replayed, and not what it has received.
+    ReplayTold,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 72] = [
+    pub const ALL: [Mutant; 73] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -234,6 +236,7 @@ impl Mutant {
         Mutant::UnflushedLeft,
         Mutant::FinishUncounted,
         Mutant::StrayPromiseCounts,
+        Mutant::ReplayTold,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -284,6 +287,7 @@ impl Mutant {
             | Mutant::UnflushedLeft
             | Mutant::FinishUncounted
             | Mutant::StrayPromiseCounts
+            | Mutant::ReplayTold
             | Mutant::WallClockOnce
             | Mutant::WatchdogNotRequired
             | Mutant::WatchdogTimeoutUnread

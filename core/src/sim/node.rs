@@ -273,6 +273,8 @@ pub(super) struct Server {
     pub(super) uncompared: bool,
     /// The crash cycle that runs was asked for.
     pub(super) cycle: Option<Cycle>,
+    /// Replay stands still.
+    pub(super) replay: Option<super::replay::Held>,
     /// The promotion that runs was begun by hand.
     pub(super) by_hand: bool,
     /// And while another led.
@@ -389,6 +391,7 @@ impl Server {
         self.fence = Fence::default();
         self.receiver = None;
         self.upstream = None;
+        self.replay = None;
         self.promoting = false;
         self.checkpointing = false;
         self.withheld = false;

@@ -56,13 +56,13 @@ fn server(world: &World, who: Who) -> Server {
 
 fn primary(world: &World, node: usize, server: &Postmaster) -> PrimaryView {
     let Some(data) = world.nodes[node].disk.data() else { return PrimaryView::default() };
-    let standbys = world.nodes.iter().filter_map(|other| {
+    let standbys = world.nodes.iter().enumerate().filter_map(|(index, other)| {
         let connection = other.server.as_ref()?.receiver.as_ref()?;
         (connection.to == node && connection.to_life == server.life).then(|| StandbyConnection {
             slot: other.name.slot_name(),
             streaming: true,
             flushed: connection.reported,
-            replayed: connection.reported,
+            replayed: connection.reported.min(world.replayed_to(index)),
         })
     });
     PrimaryView {
@@ -90,7 +90,7 @@ fn standby(world: &World, node: usize, server: &Postmaster) -> StandbyView {
     StandbyView {
         timeline: world.wal.branch(data.at.branch).timeline,
         received: data.at.lsn,
-        replayed: data.at.lsn,
+        replayed: world.replayed_to(node),
         receiver: match (&server.receiver, &server.upstream) {
             (Some(_), _) if world.receiver_hangs(node) => Receiver::Stopping,
             (Some(_), _) => Receiver::Streaming,
@@ -115,15 +115,15 @@ pub(super) struct Seen {
     pub(super) at: Tick,
 }
 
-/// What `GET /patroni` says from the last snapshot on.
-pub(super) fn status(node: &Node) -> PeerStatus {
+/// What `GET /patroni` says from the last snapshot on; a mutant tells how far it has replayed.
+pub(super) fn status(node: &Node, by_replay: bool) -> PeerStatus {
     let Some(Seen { local, memory, at }) = &node.published else { return PeerStatus::default() };
     let holds_lease = memory.lease.is_some_and(|lease| lease.valid_at(*at));
     let says_so = matches!(member::role(local, memory), "primary" | "promoted");
     let (lsn, timeline, receiving) = match &local.server {
         Server::Primary(primary) => (primary.flushed, Some(primary.timeline), false),
         Server::Standby(standby) => (
-            standby.received.max(standby.replayed),
+            if by_replay { standby.replayed } else { standby.received.max(standby.replayed) },
             Some(standby.timeline).filter(|timeline| *timeline > Timeline(0)),
             standby.receiver == Receiver::Streaming,
         ),

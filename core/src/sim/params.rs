@@ -46,6 +46,9 @@ pub(super) struct Params {
     /// How many messages between members arrive twice.
     #[serde(default)]
     pub(super) twice_per_mille: u64,
+    /// For how long replay stops at most; 0 for never.
+    #[serde(default)]
+    pub(super) replay_lag_max_ms: u64,
 }
 
 /// Which faults come, and how often.
@@ -108,6 +111,7 @@ impl Params {
             asynchronous_per_mille: 0,
             two_phase_per_mille: 0,
             twice_per_mille: 0,
+            replay_lag_max_ms: 0,
             settings,
         };
         (params, Weather { every_ms, weights })

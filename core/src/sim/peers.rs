@@ -1,5 +1,6 @@
 //! `GET /patroni` between members: asked all at once, answered by whoever holds the seat, given up after 2 s.
 
+use super::Mutant;
 use super::event::{Event, Frozen, Who};
 use super::params::Params;
 use super::rng::Rng;
@@ -67,7 +68,7 @@ impl World {
         }
         let answer = match node.seat() {
             None => PeerAnswer::Unreachable("connection refused".to_owned()),
-            Some(_) => PeerAnswer::Status(super::observe::status(node)),
+            Some(_) => PeerAnswer::Status(super::observe::status(node, self.is(Mutant::ReplayTold))),
         };
         let answer = Box::new(answer);
         self.send_to_member(to, from.node, Event::PeerAnswered { from, life, asked_at, to, answer });

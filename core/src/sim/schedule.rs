@@ -50,6 +50,7 @@ impl Schedule {
         super::asynchronous::among_them(&mut params, seed);
         super::two_phase::among_them(&mut params, seed);
         super::peers::among_them(&mut params, seed);
+        super::replay::among_them(&mut params, seed);
         if seed >= SHORT_FROM {
             super::apart::shorten(&mut params, &mut weather);
         }

@@ -41,6 +41,7 @@ impl World {
             held: Vec::new(),
             told_end: Lsn(0),
             writer_due: false,
+            replay: None,
             passing: BTreeSet::new(),
             unseen: BTreeSet::new(),
             withheld: false,
@@ -152,6 +153,7 @@ impl World {
     pub(super) fn begin_promotion(&mut self, node: usize) {
         let takes = self.rng.skewed(10, 300);
         self.receiver_may_hang(node);
+        self.delay_ends(node);
         let Some(server) = self.nodes[node].server.as_mut() else { return };
         server.promoting = true;
         server.attempt += 1;
@@ -164,7 +166,7 @@ impl World {
         if server.phase != Phase::Standby || !server.promoting || server.attempt != attempt {
             return;
         }
-        if self.receiver_hangs(node) {
+        if self.receiver_hangs(node) || self.replay_is_behind(node) {
             self.later(LOOK_AGAIN_MS, Event::PromotionDone { node, server: life, attempt });
             return;
         }

@@ -84,7 +84,7 @@ impl Reduction {
 
     /// Everything that goes wrong unplanned, then clients and nodes.
     fn simplify(&mut self) {
-        let changes: [fn(&mut Params); 13] = [
+        let changes: [fn(&mut Params); 14] = [
             |params| params.kill_between_effects_per_mille = 0,
             |params| params.lost_reply_per_mille = 0,
             |params| params.lost_request_per_mille = 0,
@@ -98,6 +98,7 @@ impl Reduction {
             |params| params.asynchronous_per_mille = 0,
             |params| params.two_phase_per_mille = 0,
             |params| params.twice_per_mille = 0,
+            |params| params.replay_lag_max_ms = 0,
             |params| params.archive_max_ms = None,
             |params| params.revoke_lag_ms = 0,
             |params| params.recovery_max_ms = params.recovery_max_ms.min(1000),

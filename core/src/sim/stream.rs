@@ -121,12 +121,14 @@ impl World {
         }
         let Some(data) = self.nodes[node].disk.data() else { return };
         // A walreceiver goes on to another timeline only when the startup process asks it to, which does not once it is to promote.
-        let promoting = self.server(node).is_some_and(|server| server.promoting);
-        if !self.wal.contains(position, data.at) || promoting && position.branch != data.at.branch {
+        // It does that once all of this timeline is replayed.
+        let stays = self.server(node).is_some_and(|server| server.promoting) || self.replay_is_behind(node);
+        if !self.wal.contains(position, data.at) || stays && position.branch != data.at.branch {
             // The upstream is on another branch by now.
             self.drop_receiver(node);
             return;
         }
+        self.replay_may_stop(node, data.at.lsn);
         let Some(data) = self.nodes[node].disk.data_mut() else { return };
         data.at = position;
         if !lags {

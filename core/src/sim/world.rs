@@ -266,6 +266,7 @@ impl World {
             Event::ReceiverTimeout { node, server, connection } => self.receiver_timeout(node, server, connection),
             Event::Background { node, server } => self.background(node, server),
             Event::Archiver { node, server } => self.archiver(node, server),
+            Event::ReplayGoesOn { node, server, number } => self.replay_goes_on(node, server, number),
             Event::WalWriter { node, server } => self.wal_writer(node, server),
             Event::Parked { node, server, made } => self.park_file(node, server, made),
             Event::CycleBegins { node, server } => self.cycle_begins(node, server),
