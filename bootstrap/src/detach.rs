@@ -29,9 +29,17 @@ pub fn detach(data_dir: &Path) -> Result<Vec<String>> {
     let mut done = Vec::new();
     // The marker last: without it a server with our library is unfenced, with it and without configuration fenced.
     restore_configuration(&paths, &mut done)?;
-    for path in
-        [paths.conf(), paths.dynamic_config(), paths.promote(), paths.demoted(), paths.founding(), paths.marker()]
-    {
+    let ours = [
+        paths.conf(),
+        paths.dynamic_config(),
+        paths.promote(),
+        paths.demoted(),
+        paths.founding(),
+        paths.kept_ttl(),
+        paths.kept_ttl_inside(),
+        paths.marker(),
+    ];
+    for path in ours {
         if path.exists() {
             pgdata::remove_durably(&path)?;
             done.push(format!("removed {}", path.display()));

@@ -7,7 +7,7 @@ use crate::postmaster::{PidFile, Postmaster};
 use crate::process::Cancel;
 use crate::site::Site;
 use crate::steps::{self, Context};
-use ha_core::clock::Tick;
+use ha_core::clock::{Millis, Tick};
 use ha_core::effect::{Effect, Step, StopMode};
 use ha_core::local::{DataDir, LocalView, Marker};
 use ha_core::memory::Memory;
@@ -67,6 +67,9 @@ pub struct Outside {
     dynamic: Option<serde_json::Value>,
     /// What was last said about a damaged data directory.
     damage: Option<String>,
+    /// What was last said about a file that keeps how long promises may last, and what is counted on of it after a failed attempt to write it.
+    kept_mistake: Option<String>,
+    kept_at_most: Option<Millis>,
     events: (Sender<Event>, Receiver<Event>),
     wake: Arc<dyn Fn() + Send + Sync>,
 }
@@ -90,6 +93,8 @@ impl Outside {
             prepare_only: false,
             dynamic: None,
             damage: None,
+            kept_mistake: None,
+            kept_at_most: None,
             events: channel(),
             wake,
         }
@@ -238,6 +243,28 @@ impl Outside {
             pending_restart: BTreeMap::new(),
             founding,
             watchdog: self.watchdog.view(),
+            kept_ttl: self.kept_ttl(),
+        }
+    }
+
+    /// What a failed attempt may have left is not counted on.
+    fn kept_ttl(&mut self) -> Millis {
+        let (kept, mistake) = ha_node::kept_ttl::read(&self.site.paths);
+        if let Some(mistake) = mistake.filter(|mistake| self.kept_mistake.as_ref() != Some(mistake)) {
+            tracing::warn!("{mistake}: it counts as {kept}");
+            self.kept_mistake = Some(mistake);
+        }
+        self.kept_at_most.map_or(kept, |at_most| kept.min(at_most))
+    }
+
+    fn keep_ttl(&mut self, ttl: Millis) {
+        let before = self.kept_ttl();
+        match ha_node::kept_ttl::keep(&self.site.paths, ttl) {
+            Ok(()) => self.kept_at_most = None,
+            Err(error) => {
+                tracing::warn!("for how long promises may last cannot be kept: {error}");
+                self.kept_at_most = Some(before.min(ttl));
+            }
         }
     }
 
@@ -277,6 +304,10 @@ impl Outside {
             Effect::Run(step) => self.begin(step, memory),
             Effect::Exit { code } => {
                 self.exit = Some(*code);
+                Ok(())
+            }
+            Effect::KeepTtl { ttl } => {
+                self.keep_ttl(*ttl);
                 Ok(())
             }
             // Nothing runs outside that could acknowledge anything.

@@ -37,6 +37,12 @@ pub enum Effect {
         /// What it is told.
         reply: Reply,
     },
+    /// Keep this on disk for whoever starts after both processes have ended; 0 keeps nothing. What is kept shows in
+    /// [`crate::local::LocalView::kept_ttl`]: less from now on, more once it is there.
+    KeepTtl {
+        /// For how long promises may be given.
+        ttl: Millis,
+    },
     /// Keep an open fence open until then, by what every other member promised (inside).
     ExtendFence {
         /// Until when.
@@ -211,6 +217,7 @@ impl Effect {
             Effect::PollPeers { .. }
             | Effect::AskFailsafe { .. }
             | Effect::AnswerFailsafe { .. }
+            | Effect::KeepTtl { .. }
             | Effect::ExtendFence { .. }
             | Effect::LimitFence { .. }
             | Effect::OpenFence { .. }
@@ -241,6 +248,7 @@ impl Effect {
             | Effect::PollPeers { .. }
             | Effect::AskFailsafe { .. }
             | Effect::AnswerFailsafe { .. }
+            | Effect::KeepTtl { .. }
             | Effect::ArmWatchdog { .. }
             | Effect::FeedWatchdog { .. }
             | Effect::DisarmWatchdog
@@ -282,6 +290,7 @@ impl fmt::Display for Effect {
             Effect::AnswerFailsafe { reply: Reply::Off, .. } => f.write_str("promise nothing: failsafe mode is off"),
             Effect::AnswerFailsafe { reply: Reply::Leads, .. } => f.write_str("promise nothing: this node leads"),
             Effect::AnswerFailsafe { reply: Reply::Refused(why), .. } => write!(f, "promise nothing: {why}"),
+            Effect::KeepTtl { ttl } => write!(f, "keep on disk that promises last for {ttl} at most"),
             Effect::ExtendFence { .. } => f.write_str("keep the fence open, as every member stays away"),
             Effect::LimitFence { .. } => f.write_str("let the fence close sooner"),
             Effect::OpenFence { lease } => write!(f, "open the fence for lease {}", lease.id),

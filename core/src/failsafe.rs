@@ -29,6 +29,8 @@ pub struct Failsafe {
     pub promised: BTreeMap<NodeName, Promised>,
     /// Since when this memory knows of every promise.
     pub complete_since: Option<Tick>,
+    /// When it was last asked to keep another `ttl` on disk.
+    pub keep_asked_at: Option<Tick>,
 }
 
 /// A promise made to this leader.

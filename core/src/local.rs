@@ -1,6 +1,6 @@
 //! What this node's Postgres and data directory look like, as one snapshot per tick.
 
-use crate::clock::Tick;
+use crate::clock::{Millis, Tick};
 use crate::cluster::Address;
 use crate::ids::{LeaseId, Lsn, NodeName, SystemId, Timeline};
 use crate::watchdog::WatchdogView;
@@ -32,6 +32,9 @@ pub struct LocalView {
     pub founding: bool,
     /// This machine's watchdog.
     pub watchdog: WatchdogView,
+    /// Kept on disk, so that whoever starts after both processes have ended stays away from the leader key for so long: no promise is
+    /// given for longer. 0: nothing is kept.
+    pub kept_ttl: Millis,
 }
 
 /// A setting that waits for a restart, as people read it.

@@ -235,6 +235,7 @@ mod tests {
             pending_restart: BTreeMap::new(),
             founding: false,
             watchdog: crate::watchdog::WatchdogView::default(),
+            kept_ttl: crate::clock::Millis(0),
         }
     }
 

@@ -129,7 +129,7 @@ rules! {
     PauseLeaving = "pause.leaving", "Maintenance mode: the supervisor ends and the server goes on.";
     ElectionAwaitingUnbound = "election.awaiting_unbound", "A former leader may acknowledge without a lease, by maintenance mode; it has to take that back, or an operator to override it.";
     ElectionPromised = "election.promised", "There is no leader key, but this member promised a leader without the store to stay away from it; wait until that is over.";
-    ElectionMayHavePromised = "election.may_have_promised", "This member has forgotten what it promised a leader without the store; it stays away from the leader key for one `ttl`.";
+    ElectionMayHavePromised = "election.may_have_promised", "This member has forgotten what it promised a leader without the store; it stays away from the leader key for one `ttl`, or a longer one that its disk keeps for that.";
     ElectionNotInFailsafe = "election.not_in_failsafe", "There is no leader, and this member is not on the `failsafe` list, so a leader without the store may go on without asking it; it stays away from the leader key.";
     ElectionAdmitting = "election.admitting", "There is no leader, and this member is bound by no promise any more; it adds the members that joined since to the `failsafe` list, so that they may take the leader key, too.";
     FailsafeAsking = "failsafe.asking", "The store does not confirm the lease; the members are asked to stay away from the leader key.";

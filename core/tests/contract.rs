@@ -6,7 +6,7 @@ use ha_core::cluster::{Cluster, FailoverRequest, LeaderKey, Released, Versioned}
 use ha_core::dcs::{DcsCall, Expect, Key, KeyEdit};
 use ha_core::decide::{Decision, Violation};
 use ha_core::effect::{DemoteMethod, Effect};
-use ha_core::failsafe::{Failsafe, Given, Promised};
+use ha_core::failsafe::{Failsafe, Given, Promised, Reply};
 use ha_core::ids::{LeaseId, Lsn, NodeName, Revision, Timeline};
 use ha_core::lease::Lease;
 use ha_core::local::{DataDir, InPlace, LocalView, PrimaryView, Seal, Server, StandbyConnection, StandbyView};
@@ -20,6 +20,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const NOW: Tick = Tick(100_000);
+/// What the disk keeps of promises.
+const KEPT: Millis = Millis(30_000);
 const END: Lsn = Lsn(1000);
 /// `NOW` by the time of day, and a request that is scheduled for then.
 const AT: &str = "1970-01-01T00:01:40Z";
@@ -94,6 +96,7 @@ fn judged(
         pending_restart: BTreeMap::new(),
         founding: false,
         watchdog: ha_core::watchdog::WatchdogView::default(),
+        kept_ttl: KEPT,
     };
     let (me, identity) = (NodeName::new("n1"), Identity::default());
     let view = View {
@@ -240,6 +243,30 @@ fn a_fence_is_kept_open_no_longer_than_every_member_promised() {
     assert_eq!(extend(lost, NOW.0 + 1), Err(Violation::ExtendedUnpromised), "the key is not ours");
     let off = inside(PrimaryView::default(), promised_until(130_000), vec![Effect::ExtendFence { until: end }]);
     assert_eq!(off, Err(Violation::ExtendedUnpromised), "failsafe mode is off");
+}
+
+#[test]
+fn nothing_is_promised_for_longer_than_is_kept_on_disk() {
+    let settings = Settings { failsafe_mode: true, ..Settings::default() };
+    let seat = Seat::Inside { supervised: true };
+    let decides = |memory: &Memory, effect: Effect| {
+        judged(&settings, seat, Server::Standby(StandbyView::default()), memory.clone(), vec![effect])
+    };
+    let promise = |lasts| Effect::AnswerFailsafe { question: 1, reply: Reply::Accepted(Millis(lasts)) };
+    assert_eq!(decides(&Memory::default(), promise(KEPT.0)), Ok(()));
+    assert_eq!(decides(&Memory::default(), promise(KEPT.0 + 1)), Err(Violation::PromiseNotKept));
+
+    let keep = |ttl| Effect::KeepTtl { ttl: Millis(ttl) };
+    let owes = |until: u64, complete_since: u64| {
+        let promised = [(NodeName::new("n2"), Promised { until: Tick(until), created: None })].into();
+        let complete_since = Some(Tick(complete_since));
+        Memory { failsafe: Failsafe { promised, complete_since, ..Failsafe::default() }, ..Memory::default() }
+    };
+    let long_ago = NOW.0 - KEPT.0;
+    assert_eq!(decides(&owes(NOW.0 + 5000, long_ago), keep(5000)), Ok(()));
+    assert_eq!(decides(&owes(NOW.0 + 5001, long_ago), keep(5000)), Err(Violation::PromiseNotKept), "it is owed");
+    assert_eq!(decides(&owes(0, long_ago + 1), keep(5000)), Err(Violation::PromiseNotKept), "it may be owed");
+    assert_eq!(decides(&owes(NOW.0 + 60_000, NOW.0), keep(60_000)), Ok(()), "more may be kept at any time");
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub use place::{Marks, Place};
 pub use promote::Job as PromotionJob;
 
 use crate::placeholders;
+use ha_core::clock::Millis;
 use ha_core::cluster::Address;
 use ha_core::config::Config;
 use ha_core::ids::{Lsn, SystemId, Timeline};
@@ -17,7 +18,7 @@ use ha_core::pgconf;
 use ha_core::timeline::parse_history_file;
 use ha_node::paths::Paths;
 use ha_node::runtime::{self, Died};
-use ha_node::{clock, config_file, files, founding, last_good, marker, server_files};
+use ha_node::{clock, config_file, files, founding, kept_ttl, last_good, marker, server_files};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -54,6 +55,8 @@ pub enum Job {
     Configuration(PathBuf),
     /// Keep this configuration for the next start.
     KeepConfiguration(Value),
+    /// Keep for how long promises may last, unless the seat was given up since it was taken for the time of this number.
+    KeepTtl(u64, Millis),
     /// Open a listening socket (a name may have to be looked up).
     Listen(Address),
 }
@@ -76,6 +79,8 @@ pub enum Done {
         /// How it went.
         result: io::Result<()>,
     },
+    /// [`Job::KeepTtl`] of this number has ended.
+    TtlKept(u64, io::Result<()>),
     /// Something else failed.
     Failed(String),
     /// The configuration was read.
@@ -112,6 +117,8 @@ pub struct Files {
     segments: Sender<Option<u64>>,
     done: Receiver<Done>,
     facts: Arc<Mutex<Facts>>,
+    /// Which number [`Job::KeepTtl`] must have; held while it is carried out.
+    keeps: Arc<Mutex<u64>>,
 }
 
 impl Files {
@@ -124,14 +131,24 @@ impl Files {
         let facts = Arc::new(Mutex::new(Facts::default()));
         let (promotion_paths, promotion_done, promotion_wake) = (paths.clone(), sender.clone(), wake.clone());
         let segment_paths = paths.clone();
-        let mut thread = Thread { paths, archiving, facts: facts.clone(), done: sender, wake, full_since: 0 };
+        let keeps = Arc::new(Mutex::new(0));
+        let mut thread =
+            Thread { paths, archiving, facts: facts.clone(), keeps: keeps.clone(), done: sender, wake, full_since: 0 };
         thread.read_marker();
         thread.facts().founding = founding::read(&thread.paths)?;
         runtime::spawn("ha_file", died.clone(), move || thread.run(&receiver))?;
         let promote = move || promote::run(&promotion_paths, &promotion_jobs, &promotion_done, &promotion_wake);
         runtime::spawn("ha_promote", died.clone(), promote)?;
         runtime::spawn("ha_segment", died, move || empty_segment::run(&segment_paths, &wanted_segments))?;
-        Ok(Self { jobs, promotions, segments, done, facts })
+        Ok(Self { jobs, promotions, segments, done, facts, keeps })
+    }
+
+    /// The seat has come or goes: nothing that was asked for before is kept from here on, when another process may write. For that an
+    /// attempt that is under way is waited for. Gives the number for what is asked for from now on.
+    pub fn forget_kept_ttl(&self) -> u64 {
+        let mut number = self.keeps.lock().unwrap_or_else(PoisonError::into_inner);
+        *number += 1;
+        *number
     }
 
     /// Asks for a promotion, or for none.
@@ -167,6 +184,7 @@ struct Thread {
     paths: Paths,
     archiving: bool,
     facts: Arc<Mutex<Facts>>,
+    keeps: Arc<Mutex<u64>>,
     done: Sender<Done>,
     wake: Wake,
     /// Probes that failed in a row.
@@ -239,6 +257,7 @@ impl Thread {
                 Some(Done::Configuration(config_file::load(&path).map_err(|error| error.to_string())))
             }
             Job::KeepConfiguration(local) => failed("the configuration", last_good::keep(&self.paths, &local)),
+            Job::KeepTtl(number, ttl) => Some(Done::TtlKept(number, self.keep_ttl(number, ttl))),
             Job::Listen(address) => Some(Done::Listening(listen(&address))),
         };
         if let Some(done) = done {
@@ -246,6 +265,11 @@ impl Thread {
             let _ = self.done.send(done);
         }
         (self.wake)();
+    }
+
+    fn keep_ttl(&self, number: u64, ttl: Millis) -> io::Result<()> {
+        let wanted = self.keeps.lock().unwrap_or_else(PoisonError::into_inner);
+        if *wanted == number { kept_ttl::keep(&self.paths, ttl) } else { Err(io::Error::other("the seat was left")) }
     }
 
     fn follow(&self, text: &str) -> io::Result<()> {

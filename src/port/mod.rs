@@ -3,6 +3,7 @@
 mod handover;
 mod observe;
 mod park;
+mod promises;
 mod promotion;
 mod times;
 
@@ -32,6 +33,7 @@ use ha_node::paths::Paths;
 use ha_node::watchdog::Watchdog;
 use handover::Handover;
 use park::Parking;
+use promises::Promises;
 use promotion::Promotion;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -70,6 +72,7 @@ pub struct Inside {
     handover: Handover,
     /// The configuration has changed.
     pub reconfigured: bool,
+    promises: Promises,
 }
 
 /// What came from the file thread for the main loop.
@@ -115,6 +118,7 @@ impl Inside {
             parking: Parking::default(),
             handover: Handover::default(),
             reconfigured: false,
+            promises: Promises::default(),
         }
     }
 
@@ -165,6 +169,7 @@ impl Inside {
                 Done::Parked(result) => self.park_ended("prepare a demotion in place", result),
                 Done::Unparked(result) => self.park_ended("undo the preparation of a demotion in place", result),
                 Done::Promoted { lease, result } => self.promote(&lease, result),
+                Done::TtlKept(number, result) => self.ttl_kept(number, result),
                 Done::Failed(text) => {
                     self.marker_asked = None;
                     self.founded_asked = false;
@@ -337,6 +342,10 @@ impl Port for Inside {
             }
             Effect::ArmWatchdog { .. } | Effect::FeedWatchdog { .. } | Effect::DisarmWatchdog => {
                 self.watchdog.execute(effect);
+                Ok(())
+            }
+            Effect::KeepTtl { ttl } => {
+                self.keep_ttl(*ttl);
                 Ok(())
             }
             Effect::Dcs(_)

@@ -55,6 +55,7 @@ impl Inside {
             pending_restart: self.pending_restart(),
             founding: facts.founding == Some(control.system_id),
             watchdog: self.watchdog.view(),
+            kept_ttl: self.promises.kept,
         }
     }
 

@@ -46,6 +46,7 @@ impl Worker {
         self.see_told(told, ANSWER_MAX_BEFORE_STOP, |_| {});
         let waits = self.driver.take_rest_waits();
         self.supervisor.share_watchdog(self.inside.watchdog.lent());
+        self.inside.end_promises();
         let supervised = self.supervisor.leave(reason, self.driver.memory(), waits);
         if !supervised && *reason == LeaveReason::WorkerLost {
             Supervisor::bequeath(self.driver.memory());
@@ -131,6 +132,7 @@ impl Worker {
         self.keep_events();
         let waits = self.driver.take_rest_waits();
         self.supervisor.share_watchdog(self.inside.watchdog.lent());
+        self.inside.end_promises();
         if !self.supervisor.leave(reason, self.driver.memory(), waits) {
             Supervisor::bequeath(self.driver.memory());
         }

@@ -253,6 +253,7 @@ impl Worker {
     }
 
     fn take_seat(&mut self, memory: Memory) {
+        self.inside.begin_promises();
         self.driver.take_seat(memory);
         self.page_due = true;
         self.serve_rest();

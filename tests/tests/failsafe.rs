@@ -1,6 +1,7 @@
 //! Failsafe mode: the store is lost, and the leader goes on for exactly as long as every other member stays away from the leader key.
 
 use ha_tests::cluster::{Cluster, Conclusion};
+use ha_tests::node::Node;
 use ha_tests::patroni::patronictl;
 use ha_tests::plan::Plan;
 use ha_tests::rest;
@@ -26,7 +27,18 @@ fn in_failsafe_mode(plan: Plan) -> (Cluster, usize) {
         });
         all.then_some(())
     });
+    let ttl_ms = (cluster.plan.ttl * 1000).to_string();
+    cluster.wait("all disks to keep for how long may be promised", secs(5), || {
+        cluster.nodes.iter().all(|node| kept(node) == Some(ttl_ms.clone())).then_some(())
+    });
     (cluster, leader)
+}
+
+/// For how long a member may promise, in milliseconds, as it stands beside its data.
+fn kept(node: &Node) -> Option<String> {
+    let data = node.data();
+    let name = format!(".{}.ha_ext/promise_ttl", data.file_name()?.to_str()?);
+    std::fs::read_to_string(data.with_file_name(name)).ok()
 }
 
 /// Acknowledged without a lease in the store: what is judged of it is that nobody else did at the same time.

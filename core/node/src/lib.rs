@@ -12,6 +12,7 @@ pub mod environment;
 pub mod files;
 pub mod founding;
 pub mod http;
+pub mod kept_ttl;
 pub mod last_good;
 pub mod log;
 pub mod marker;

@@ -80,6 +80,18 @@ impl Paths {
         self.control_dir.join("configuration.json")
     }
 
+    /// For how long promises may be given, in milliseconds.
+    #[must_use]
+    pub fn kept_ttl(&self) -> PathBuf {
+        self.control_dir.join("promise_ttl")
+    }
+
+    /// The same where there is no control directory.
+    #[must_use]
+    pub fn kept_ttl_inside(&self) -> PathBuf {
+        self.data_dir.join("ha_ext.promise_ttl")
+    }
+
     /// Names of replication slots that are those of members.
     #[must_use]
     pub fn member_slots(&self) -> PathBuf {

@@ -5,6 +5,7 @@ use super::{Decision, failsafe, handover, rejoin, schedule, watchdog};
 use crate::cluster::{Cluster, Released};
 use crate::dcs::DcsCall;
 use crate::effect::{DemoteMethod, Effect, StartRole, Step};
+use crate::failsafe::Reply;
 use crate::lease::Lease;
 use crate::local::{DataDir, Seal, Server, StandbyView};
 use crate::memory::Stage;
@@ -40,6 +41,8 @@ pub enum Violation {
     UnboundUntold,
     /// A fence is kept open for longer than every member promised to stay away from the leader key.
     ExtendedUnpromised,
+    /// A promise that whoever starts after both processes have ended would not know of.
+    PromiseNotKept,
     /// The leader key is taken by a node that promised not to.
     PromiseBroken,
     /// A switchover that was scheduled is begun before its time.
@@ -69,6 +72,7 @@ impl fmt::Display for Violation {
             Violation::ReadsBeforeComparison => "reads admitted before the comparison",
             Violation::UnboundUntold => "a fence without a deadline that nobody was told of",
             Violation::ExtendedUnpromised => "a fence kept open without the promise of every member",
+            Violation::PromiseNotKept => "a promise for longer than is kept on disk",
             Violation::PromiseBroken => "the leader key taken against a promise",
             Violation::BeforeItsTime => "a switchover before the time it was scheduled for",
             Violation::Unwatched => "a server may write without the watchdog that is required",
@@ -187,6 +191,12 @@ impl Decision {
                 Effect::ExtendFence { until } if !failsafe::is_promised(&self.memory, view, *until) => {
                     return Err(Violation::ExtendedUnpromised);
                 }
+                Effect::AnswerFailsafe { reply: Reply::Accepted(lasts), .. } if *lasts > view.local.kept_ttl => {
+                    return Err(Violation::PromiseNotKept);
+                }
+                Effect::KeepTtl { ttl } if !failsafe::may_keep(&self.memory, view, *ttl) => {
+                    return Err(Violation::PromiseNotKept);
+                }
                 Effect::ArmWatchdog { timeout_ms, by } if !watchdog::may_arm(&self.memory, view, *timeout_ms, *by) => {
                     return Err(Violation::FedUnconfirmed);
                 }
@@ -208,6 +218,7 @@ impl Decision {
                 | Effect::PollPeers { .. }
                 | Effect::AskFailsafe { .. }
                 | Effect::AnswerFailsafe { .. }
+                | Effect::KeepTtl { .. }
                 | Effect::ExtendFence { .. }
                 | Effect::LimitFence { .. }
                 | Effect::PressOn(_)

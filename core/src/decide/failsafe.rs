@@ -4,7 +4,7 @@
 //! The fence keeps a deadline all the while: that of the promise that ends first. Whoever has promised does not take the key before his
 //! promise is over, whatever the store shows; whoever is not written down does not take it at all.
 
-use super::turn::{Standing, Turn, Verdict};
+use super::turn::{Standing, Turn, Verdict, longest_ttl};
 use super::{eligibility, lease, pause, watchdog};
 use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
@@ -24,6 +24,8 @@ use std::collections::BTreeMap;
 const ROUND_PAUSE: Millis = Millis(500);
 /// After this long a question has its answer or will never have one.
 const QUESTION_MAX: Millis = Millis(2500);
+/// Time between two attempts to keep something on disk.
+const KEEP_PAUSE: Millis = Millis(1000);
 /// An extension by less is left for later.
 const STEP_MIN: Millis = Millis(250);
 
@@ -52,15 +54,40 @@ pub(super) fn observe(turn: &mut Turn<'_>) -> Vec<Effect> {
         turn.memory.failsafe.promised.retain(|name, promised| !over(name, promised));
     }
     turn.memory.failsafe.promised.retain(|_, promised| now < promised.until);
-    if is_on(turn.view) || turn.memory.failsafe.map.is_some() {
+    if is_on(turn.view) || turn.memory.failsafe.map.is_some() || turn.view.local.kept_ttl > Millis(0) {
         turn.memory.failsafe.complete_since.get_or_insert(now);
     }
     take_promises(turn);
-    let questions = turn.view.questions;
-    questions
-        .iter()
-        .map(|question| Effect::AnswerFailsafe { question: question.number, reply: reply(turn, question) })
-        .collect()
+    let questions = turn.view.questions.iter();
+    let answer =
+        |question: &Question| Effect::AnswerFailsafe { question: question.number, reply: reply(turn, question) };
+    let mut effects: Vec<Effect> = questions.map(answer).collect();
+    effects.extend(keep(turn));
+    effects
+}
+
+/// Whoever starts after both processes have ended knows of the `ttl` then in force, which may be shorter than that by which something was
+/// promised: the longest one by which something may still be owed is on disk before anything is promised by it.
+fn keep(turn: &mut Turn<'_>) -> Option<Effect> {
+    let ttl = if is_on(turn.view) { turn.view.settings.ttl_ms } else { Millis(0) };
+    let other = ttl != turn.view.local.kept_ttl && may_keep(&turn.memory, turn.view, ttl);
+    if !other || !turn.passed(turn.memory.failsafe.keep_asked_at, KEEP_PAUSE) {
+        return None;
+    }
+    turn.memory.failsafe.keep_asked_at = Some(turn.now());
+    Some(Effect::KeepTtl { ttl })
+}
+
+/// Whether all that is owed now ends within this time.
+pub(super) fn may_keep(memory: &Memory, view: &View<'_>, ttl: Millis) -> bool {
+    let known = memory.failsafe.binds(view.now).is_none_or(|(_, left)| left <= ttl);
+    ttl >= view.local.kept_ttl || known && !may_have_promised(memory, view)
+}
+
+/// Whether something may be owed that this memory does not know of.
+fn may_have_promised(memory: &Memory, view: &View<'_>) -> bool {
+    let waits = longest_ttl(memory, view).max(view.local.kept_ttl);
+    memory.failsafe.complete_since.is_some_and(|since| view.now.since(since) < waits)
 }
 
 fn take_promises(turn: &mut Turn<'_>) {
@@ -110,7 +137,10 @@ fn reply(turn: &mut Turn<'_>, question: &Question) -> Reply {
     if !leads || memory.leader_gone_at.is_some() {
         return Reply::Refused(format!("{} is not the leader that this member knows", question.from));
     }
-    let lasts = turn.view.settings.ttl_ms;
+    let lasts = turn.view.settings.ttl_ms.min(turn.view.local.kept_ttl);
+    if lasts == Millis(0) {
+        return Reply::Refused("the disk does not keep for how long this member promises".to_owned());
+    }
     // One that was given while the `ttl` was longer lasts, whatever is asked for now.
     let given = turn.memory.failsafe.promised.get(&question.from).map(|promised| promised.until);
     let until = given.unwrap_or_default().max(turn.now() + lasts);
@@ -167,8 +197,7 @@ pub(super) fn bound(turn: &Turn<'_>) -> Option<Rule> {
     }
     // A primary has promised nobody anything since it was promoted.
     let primary = matches!(turn.view.local.server, Server::Primary(_));
-    let known = turn.memory.failsafe.complete_since;
-    let forgotten = known.is_some() && !turn.passed(known, turn.longest_ttl());
+    let forgotten = may_have_promised(&turn.memory, turn.view);
     (forgotten && !primary && !turn.memory.bootstrapping).then_some(Rule::ElectionMayHavePromised)
 }
 
@@ -264,7 +293,9 @@ fn ask(turn: &mut Turn<'_>, lease: Lease) -> Option<Effect> {
             view.name == **name && waits
         });
         let given = turn.memory.failsafe.given.get(*name);
-        *name != turn.me() && !open && given.is_none_or(|given| turn.passed(Some(given.asked_at), recent))
+        // That of a member whose `ttl` is shorter ends sooner.
+        let again = given.is_none_or(|given| turn.passed(Some(given.asked_at), recent.min(Millis(given.lasts.0 / 3))));
+        *name != turn.me() && !open && again
     };
     let members = turn.memory.failsafe.members()?.iter().filter(due);
     let mut targets: Vec<(NodeName, String)> = members.map(|(name, url)| (name.clone(), url.clone())).collect();

@@ -116,7 +116,7 @@ impl<'a> Turn<'a> {
 
     /// The longest time for which a leader may acknowledge after its key is gone.
     pub fn longest_ttl(&self) -> Millis {
-        self.memory.longer_ttl.map_or(self.view.settings.ttl_ms, |(ttl, _)| ttl)
+        longest_ttl(&self.memory, self.view)
     }
 
     /// A request to the store, if one may be sent now: none is under way, and the last failure is a moment ago.
@@ -249,4 +249,9 @@ impl<'a> Turn<'a> {
         let slot = self.view.settings.use_slots.then(|| self.me().slot_name());
         Some(Upstream { name: name.clone(), address, slot })
     }
+}
+
+/// The same by another memory.
+pub(super) fn longest_ttl(memory: &Memory, view: &View<'_>) -> Millis {
+    memory.longer_ttl.map_or(view.settings.ttl_ms, |(ttl, _)| ttl)
 }

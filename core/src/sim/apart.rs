@@ -154,7 +154,7 @@ impl World {
 
 impl Weather {
     /// Kinds that come about as often as each other kind of this seed does.
-    fn mix_in(&mut self, rng: &mut Rng, kinds: &[Kind]) {
+    pub(super) fn mix_in(&mut self, rng: &mut Rng, kinds: &[Kind]) {
         let others: u64 = self.weights.iter().sum();
         for kind in kinds {
             self.weights[*kind as usize] = 1 + others * rng.between(1, 3) / 12;

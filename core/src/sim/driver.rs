@@ -272,6 +272,7 @@ impl World {
             Effect::PollPeers { targets } => self.poll_peers(who, targets),
             Effect::AskFailsafe { targets, created } => self.ask_promises(who, targets, *created),
             Effect::AnswerFailsafe { question, reply } => self.answer_question(who, *question, reply),
+            Effect::KeepTtl { ttl } => self.keep_ttl(who, *ttl),
             Effect::ExtendFence { until } => return self.extend_fence(who.node, *until),
             Effect::LimitFence { until } => self.limit_fence(who.node, *until),
             Effect::CloseFence => self.close_fence(who.node),

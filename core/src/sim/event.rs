@@ -86,6 +86,8 @@ pub(super) enum Event {
 
     Fault(usize),
     JoinedLate,
+    TtlKept { who: Who, life: u64 },
+    TtlForgotten { leader: usize },
     Thaw { node: usize, what: Frozen, number: u64 },
     Undo(Undo),
     Heal,
@@ -144,7 +146,8 @@ impl Event {
             | Event::CallTimeout { who, .. }
             | Event::Watch { who, .. }
             | Event::WatchCheck { who, .. }
-            | Event::WatchConnect { who, .. } => Addressee::Driver(*who, false),
+            | Event::WatchConnect { who, .. }
+            | Event::TtlKept { who, .. } => Addressee::Driver(*who, false),
             Event::PeerAnswered { from, .. }
             | Event::PeerTimeout { from, .. }
             | Event::PromiseAnswered { from, .. }
@@ -195,6 +198,7 @@ impl Event {
             | Event::SecondThoughts { .. }
             | Event::Fault(_)
             | Event::JoinedLate
+            | Event::TtlForgotten { .. }
             | Event::Thaw { .. }
             | Event::Undo(_)
             | Event::Heal

@@ -10,7 +10,7 @@ use crate::ids::NodeName;
 
 use super::kinds::Kind::{
     BadLinks, CannotWrite, ChangeTtl, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey,
-    Failover, FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster,
+    Failover, ForgetTtl, FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster,
     KillSupervisor, KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine,
     PromoteBesideLeader, PromoteByHand, RestoreKeys, ShortPauses, StallMain, StartByHand, StopNode, StopServer,
     StoreDown, StoreElection, Suspend, Switchover, UndonePromotion,
@@ -105,6 +105,7 @@ impl World {
             UndonePromotion => self.undo_next_promotion(),
             NewestUnlisted => self.newest_unlisted(),
             ChangeTtl => self.operator_changes_ttl(),
+            ForgetTtl => self.lowers_ttl_under_promise(),
             ClockRate => {
                 let rate = super::genesis::rate_ppm(&mut self.rng);
                 let now = self.now;

@@ -34,6 +34,7 @@ fn node(rng: &mut Rng, params: &Params, index: usize) -> Node {
         settings,
         kept_pause: false,
         kept_timing: None,
+        kept_ttl: crate::clock::Millis(0),
         clock,
         wall_ms: super::appointments::about_right(&clock, 0, index),
         up: false,

@@ -186,7 +186,9 @@ pub(super) fn fence_opens(world: &mut World, node: usize) {
 /// A node told a leader that it stays away from the leader key.
 pub(super) fn promised(world: &mut World, node: usize, to: usize, lasts: Millis) {
     let until = world.nodes[node].clock.true_time(world.local(node) + lasts);
-    world.judge.promises.insert((node, to), until);
+    // One that was given while the `ttl` was longer lasts.
+    let known = world.judge.promises.entry((node, to)).or_default();
+    *known = until.max(*known);
 }
 
 /// A fence stays open by promises.

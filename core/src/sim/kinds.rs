@@ -44,17 +44,18 @@ pub(super) enum Kind {
     NewestUnlisted,
     PromoteBesideLeader,
     ChangeTtl,
+    ForgetTtl,
 }
 
 use Kind::{
     BadLinks, CannotWrite, ChangeTtl, ClockRate, CrashNode, CutFromPeers, CutFromStore, DeleteKeys, DeleteLeaderKey,
-    Failover, FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster,
+    Failover, ForgetTtl, FreezeNode, FreezeSupervisor, FreezeWorker, HangServer, Isolate, JoinedLate, KillPostmaster,
     KillSupervisor, KillWorker, LoseData, LostOutcomes, NewestUnlisted, NoSupervisor, Pause, PauseMachine,
     PromoteBesideLeader, PromoteByHand, RestoreKeys, ShortPauses, StallMain, StartByHand, StopNode, StopServer,
     StoreDown, StoreElection, Suspend, Switchover, UndonePromotion,
 };
 
-pub(super) const ALL: [Kind; 38] = [
+pub(super) const ALL: [Kind; 39] = [
     KillWorker,
     KillPostmaster,
     KillSupervisor,
@@ -93,6 +94,7 @@ pub(super) const ALL: [Kind; 38] = [
     NewestUnlisted,
     PromoteBesideLeader,
     ChangeTtl,
+    ForgetTtl,
 ];
 
 pub(super) const KINDS: usize = ALL.len();
@@ -239,6 +241,16 @@ pub(super) fn other_leases() -> [u64; KINDS] {
     })
 }
 
+/// The weights of a seed in which `ttl` is lowered while leaders are without the store, and who has promised them something starts anew.
+pub(super) fn forgotten_leases() -> [u64; KINDS] {
+    ALL.map(|kind| match kind {
+        ForgetTtl => 8,
+        ChangeTtl => 3,
+        CutFromStore | StoreDown | KillWorker | KillSupervisor | CrashNode | CannotWrite | Switchover => 1,
+        _ => 0,
+    })
+}
+
 pub(super) fn name(kind: Kind) -> &'static str {
     match kind {
         KillWorker => "loop worker killed",
@@ -279,5 +291,6 @@ pub(super) fn name(kind: Kind) -> &'static str {
         NewestUnlisted => "leader crashes with the news at a member that has just joined",
         UndonePromotion => "keys put back as they were before a promotion",
         ChangeTtl => "ttl changed",
+        ForgetTtl => "ttl lowered under a promise",
     }
 }

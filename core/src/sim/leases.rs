@@ -63,7 +63,7 @@ pub(super) fn timing(settings: &mut Settings, (ttl, loop_wait, retry_timeout): (
     settings.retry_timeout_ms = Millis::from_secs(retry_timeout);
 }
 
-fn timing_in(config: &serde_json::Value) -> Option<(u64, u64, u64)> {
+pub(super) fn timing_in(config: &serde_json::Value) -> Option<(u64, u64, u64)> {
     let seconds = |key: &str| config.get(key).and_then(serde_json::Value::as_u64);
     Some((seconds("ttl")?, seconds("loop_wait")?, seconds("retry_timeout")?))
 }
@@ -81,10 +81,16 @@ impl World {
     /// An operator changes how long a lease lasts, and what goes with that.
     pub(super) fn operator_changes_ttl(&mut self) {
         let cluster = self.store.cluster();
-        let Some(mut value) = cluster.config.as_ref().map(|config| config.value.clone()) else { return };
+        let Some(value) = cluster.config.as_ref().map(|config| config.value.clone()) else { return };
         let pairs = super::params::TIMINGS;
         let others = pairs.into_iter().filter(|pair| Some(*pair) != timing_in(&value)).collect::<Vec<_>>();
-        let (ttl, loop_wait, retry_timeout) = others[self.rng.index(others.len())];
+        let other = others[self.rng.index(others.len())];
+        self.operator_sets_ttl(other);
+    }
+
+    pub(super) fn operator_sets_ttl(&mut self, (ttl, loop_wait, retry_timeout): (u64, u64, u64)) {
+        let cluster = self.store.cluster();
+        let Some(mut value) = cluster.config.as_ref().map(|config| config.value.clone()) else { return };
         for (key, seconds) in [("ttl", ttl), ("loop_wait", loop_wait), ("retry_timeout", retry_timeout)] {
             value[key] = json!(seconds);
         }

@@ -35,6 +35,7 @@ mod node;
 mod noticed;
 mod observe;
 mod operator;
+mod owed;
 mod params;
 mod peers;
 mod promises;

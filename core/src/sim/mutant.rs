@@ -159,11 +159,13 @@ pub enum Mutant {
     StrayPromiseCounts,
     /// A member tells how far it has replayed, and not what it has received.
     ReplayTold,
+    /// What was promised while `ttl` was longer is forgotten with the process, and is waited for by the `ttl` then in force.
+    LongerTtlForgotten,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 73] = [
+    pub const ALL: [Mutant; 74] = [
         Mutant::LateDeadline,
         Mutant::DeadlineFromAnswer,
         Mutant::ReleaseBeforeStop,
@@ -237,6 +239,7 @@ impl Mutant {
         Mutant::FinishUncounted,
         Mutant::StrayPromiseCounts,
         Mutant::ReplayTold,
+        Mutant::LongerTtlForgotten,
     ];
 
     /// The deadline this mutant stores for `lease`.
@@ -288,6 +291,7 @@ impl Mutant {
             | Mutant::FinishUncounted
             | Mutant::StrayPromiseCounts
             | Mutant::ReplayTold
+            | Mutant::LongerTtlForgotten
             | Mutant::WallClockOnce
             | Mutant::WatchdogNotRequired
             | Mutant::WatchdogTimeoutUnread

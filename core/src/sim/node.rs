@@ -3,7 +3,7 @@
 use super::clock::BootClock;
 use super::event::{Event, Frozen};
 use super::wal::Position;
-use crate::clock::Tick;
+use crate::clock::{Millis, Tick};
 use crate::cluster::Cluster;
 use crate::dcs::DcsCall;
 use crate::effect::Step;
@@ -32,6 +32,8 @@ pub(super) struct Node {
     pub(super) kept_pause: bool,
     /// `ttl`, `loop_wait` and `retry_timeout`, as they were kept on disk last.
     pub(super) kept_timing: Option<(u64, u64, u64)>,
+    /// For how long promises may be given, as is kept beside the data.
+    pub(super) kept_ttl: Millis,
     pub(super) clock: BootClock,
     /// How far its time of day is ahead of that.
     pub(super) wall_ms: i64,
@@ -110,6 +112,8 @@ pub(super) struct Process {
     pub(super) paused: Option<bool>,
     /// `ttl`, `loop_wait` and `retry_timeout` by those, in seconds.
     pub(super) timing: Option<(u64, u64, u64)>,
+    /// What its file thread is to keep of that, and has not yet.
+    pub(super) keeps_ttl: Option<Millis>,
     pub(super) store: StoreClient,
     /// The watchdog that it has open.
     pub(super) watchdog: Option<crate::watchdog::Running>,

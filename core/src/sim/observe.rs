@@ -37,6 +37,7 @@ pub(super) fn local(world: &World, who: Who) -> LocalView {
         pending_restart: BTreeMap::new(),
         founding: node.disk.data().is_some_and(|data| node.disk.founding == Some(data.system)),
         watchdog: world.seen_watchdog(who),
+        kept_ttl: world.kept_ttl(who),
     }
 }
 

@@ -102,6 +102,9 @@ impl World {
         let answer = match reply {
             Reply::Accepted(lasts) => {
                 judge::promised(self, who.node, from.node, *lasts);
+                if self.params.changes_ttl {
+                    self.promised_by_longer(from.node, *lasts);
+                }
                 if self.healed_at.is_none() && self.rng.chance(15) {
                     self.soon(1, 1000, Event::PromiseTested { leader: from.node, member: who.node });
                 }

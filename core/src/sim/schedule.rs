@@ -51,6 +51,7 @@ impl Schedule {
         super::two_phase::among_them(&mut params, seed);
         super::peers::among_them(&mut params, seed);
         super::replay::among_them(&mut params, seed);
+        super::owed::among_them(&mut params, &mut weather, seed);
         if seed >= SHORT_FROM {
             super::apart::shorten(&mut params, &mut weather);
         }

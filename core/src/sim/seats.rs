@@ -51,6 +51,8 @@ impl World {
         process.leaving = None;
         process.leaving_since = None;
         process.acting = true;
+        // What was to be written before the seat went was written by then, or is not any more.
+        process.keeps_ttl = None;
         self.pass_on_watchdog(who.node, who.side);
         self.forget_promises(who.node, who.side);
         self.wake(who);

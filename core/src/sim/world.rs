@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) ambush: Option<u64>,
     /// The next promotion is followed by one of those faults that `apart.rs` has.
     pub(super) undoes_promotion: bool,
+    /// `ttl` is lowered at the next promise, and what was promised is put to the test.
+    pub(super) forgets_ttl: bool,
     /// The machine of the next leader that comes to such a moment is paused, for so long.
     pub(super) pause_ambush: Option<(super::hypervisor::Moment, u64)>,
     /// And once more after that.
@@ -86,6 +88,7 @@ impl World {
             outcome_trouble: 1,
             ambush: None,
             undoes_promotion: false,
+            forgets_ttl: false,
             pause_ambush: None,
             pause_twice: false,
             answers_held: 0,
@@ -227,6 +230,8 @@ impl World {
             Event::Thaw { node, what, number } => self.thaw(node, what, number),
             Event::Undo(undo) => self.undo(&undo),
             Event::Heal => self.heal(),
+            Event::TtlKept { who, life } => self.ttl_kept(who, life),
+            Event::TtlForgotten { leader } => self.ttl_forgotten(leader),
             Event::JoinedLate if self.healed_at.is_some() => {}
             Event::JoinedLate => self.joined_late(),
             Event::Judge => super::judge::liveness(self),

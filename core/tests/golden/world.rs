@@ -1,7 +1,7 @@
 //! From input lines to a view, and from a decision to text.
 
 use super::parts::{SYSTEM, control, history, marker, peer, promise, question, server, watchdog};
-use ha_core::clock::Tick;
+use ha_core::clock::{Millis, Tick};
 use ha_core::clocks::{Clocks, Jumps};
 use ha_core::cluster::{Edition, LastLeader};
 use ha_core::dcs::{DcsCall, DcsReply, Key, LAST_LEADER_PATH, RawCluster, RawKey};
@@ -45,6 +45,8 @@ struct Scene {
     outcomes: Vec<Outcome>,
     busy: bool,
     stop_requested: bool,
+    /// What the disk keeps, if it is not what it should.
+    kept: Option<Millis>,
     settings: Value,
     memory: Value,
 }
@@ -105,6 +107,7 @@ impl Scene {
                     obstacle: Some("there is no /dev/watchdog".to_owned()),
                     ..WatchdogView::default()
                 },
+                kept_ttl: Millis(0),
             },
             peers: Vec::new(),
             promises: Vec::new(),
@@ -112,6 +115,7 @@ impl Scene {
             outcomes: Vec::new(),
             busy: false,
             stop_requested: false,
+            kept: None,
             settings: serde_json::to_value(Settings::default()).map_err(text)?,
             memory: serde_json::to_value(Memory {
                 ttl: Some(Settings::default().ttl_ms),
@@ -171,6 +175,7 @@ impl Scene {
             "running" => self.local.step_running = Some(serde_json::from_str(rest).map_err(text)?),
             "watchdog" => self.local.watchdog = watchdog(rest)?,
             "founding" => self.local.founding = true,
+            "kept" => self.kept = Some(Millis(number(rest)?)),
             "cannot_write" => self.local.cannot_write = Some("No space left on device".to_owned()),
             "peer" => self.peers.push(peer(rest)?),
             "promise" => self.promises.push(promise(rest)?),
@@ -286,6 +291,11 @@ impl Scene {
         let memory: Memory = serde_json::from_value(self.memory).map_err(text)?;
         let settings: Settings = serde_json::from_value(self.settings).map_err(text)?;
         let cluster = ha_core::parse::cluster(&self.raw);
+        // As a member that has been up for a while has it.
+        let config = cluster.config.as_ref();
+        let failsafe = config.map_or(settings.failsafe_mode, |config| config.value["failsafe_mode"] == true);
+        let usual = if failsafe { settings.ttl_ms } else { Millis(0) };
+        self.local.kept_ttl = self.kept.unwrap_or(usual);
         let me = NodeName::new("n1");
         let identity = Identity {
             conn_url: "postgres://10.0.0.1:1/postgres".to_owned(),

@@ -41,6 +41,7 @@ impl Port for BareNode {
             pending_restart: BTreeMap::new(),
             founding: false,
             watchdog: ha_core::watchdog::WatchdogView::default(),
+            kept_ttl: Millis(0),
         }
     }
 

@@ -108,6 +108,7 @@ fn snapshot(server: Server) -> Snapshot {
             pending_restart: BTreeMap::new(),
             founding: false,
             watchdog: crate::watchdog::WatchdogView::default(),
+            kept_ttl: crate::clock::Millis(0),
         },
         memory: Memory { lease: leading.then(lease), ..Memory::default() },
         cluster: Some(Arc::new(cluster())),

@@ -87,6 +87,7 @@ impl Backend for TestBackend {
                 pending_restart: BTreeMap::new(),
                 founding: false,
                 watchdog: ha_core::watchdog::WatchdogView::default(),
+                kept_ttl: ha_core::clock::Millis(0),
             },
             memory: Memory {
                 lease: Some(Lease::confirmed(LeaseId(7), Revision(1), now, Millis(30_000))),
