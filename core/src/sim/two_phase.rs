@@ -60,8 +60,9 @@ impl World {
         }
         match self.due_here(client, position) {
             Some(number) => {
-                let one = self.prepared.iter_mut().find(|one| one.number == number);
-                one.into_iter().for_each(|one| one.ends.push(position));
+                if let Some(one) = self.prepared.iter_mut().find(|one| one.number == number) {
+                    one.ends.push(position);
+                }
                 Phase::Finish(number)
             }
             None if self.rng.chance(per_mille) => Phase::Prepare,
