@@ -153,6 +153,25 @@ impl Decision {
         if prepared && released && self.memory.stage.in_place() { Ok(()) } else { Err(Violation::UnpreparedInPlace) }
     }
 
+    /// What was promised to this node bears what rests on it, and what it promised is kept, on disk as well.
+    fn check_promises(&self, view: &View<'_>, effect: &Effect) -> Result<(), Violation> {
+        match effect {
+            Effect::ExtendFence { until } if !failsafe::is_promised(&self.memory, view, *until) => {
+                Err(Violation::ExtendedUnpromised)
+            }
+            Effect::AnswerFailsafe { reply: Reply::Accepted(lasts), .. } if *lasts > view.local.kept_ttl => {
+                Err(Violation::PromiseNotKept)
+            }
+            Effect::KeepTtl { ttl } if !failsafe::may_keep(&self.memory, view, *ttl) => Err(Violation::PromiseNotKept),
+            Effect::Dcs(DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. })
+                if self.memory.failsafe.binds(view.now).is_some() =>
+            {
+                Err(Violation::PromiseBroken)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks the order contract of effects against the snapshot the decision was made from.
     pub fn check(&self, view: &View<'_>) -> Result<(), Violation> {
         let mut sealed = false;
@@ -164,6 +183,7 @@ impl Decision {
             if effect.outcome_matters() && at + 1 != self.effects.len() {
                 return Err(Violation::AfterOutcome);
             }
+            self.check_promises(view, effect)?;
             match effect {
                 // Maintenance mode, and the store knows of it: whoever takes the key after it will wait.
                 Effect::UnbindFence { lease } if !told_unbound(view, *lease) => return Err(Violation::UnboundUntold),
@@ -188,15 +208,6 @@ impl Decision {
                 Effect::ServeReads if !compared(view) => return Err(Violation::ReadsBeforeComparison),
                 // Whatever ends the server then, recovery begins as that of a standby.
                 Effect::Park if !checkpointed(&view.local.server) => return Err(Violation::UnpreparedInPlace),
-                Effect::ExtendFence { until } if !failsafe::is_promised(&self.memory, view, *until) => {
-                    return Err(Violation::ExtendedUnpromised);
-                }
-                Effect::AnswerFailsafe { reply: Reply::Accepted(lasts), .. } if *lasts > view.local.kept_ttl => {
-                    return Err(Violation::PromiseNotKept);
-                }
-                Effect::KeepTtl { ttl } if !failsafe::may_keep(&self.memory, view, *ttl) => {
-                    return Err(Violation::PromiseNotKept);
-                }
                 Effect::ArmWatchdog { timeout_ms, by } if !watchdog::may_arm(&self.memory, view, *timeout_ms, *by) => {
                     return Err(Violation::FedUnconfirmed);
                 }
@@ -205,11 +216,6 @@ impl Decision {
                 }
                 Effect::DisarmWatchdog if !watchdog::may_stop(&self.memory, view, self.memory.paused) => {
                     return Err(Violation::DisarmedEarly);
-                }
-                Effect::Dcs(DcsCall::AcquireLeader { .. } | DcsCall::AdoptLeader { .. })
-                    if self.memory.failsafe.binds(view.now).is_some() =>
-                {
-                    return Err(Violation::PromiseBroken);
                 }
                 Effect::Dcs(DcsCall::Write(edit)) if schedule::is_early(view, edit) => {
                     return Err(Violation::BeforeItsTime);

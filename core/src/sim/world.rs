@@ -19,6 +19,8 @@ use crate::rule::Rule;
 use crate::view::Side;
 use std::collections::BTreeMap;
 
+// Independent facts, not a state.
+#[allow(clippy::struct_excessive_bools)]
 pub(super) struct World {
     pub(super) now: u64,
     pub(super) rng: Rng,
