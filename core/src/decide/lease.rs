@@ -7,8 +7,11 @@ use crate::dcs::DcsCall;
 use crate::effect::Effect;
 use crate::lease::Lease;
 
+/// What comes sooner after a renewal needs no other.
+const MOMENT: Millis = Millis(100);
+
 /// A renewal, if one is due: each `loop_wait`, but at least three times within a ttl (or the time a watchdog leaves) so that one lost answer costs nothing; at once
-/// after a clock has jumped.
+/// after a clock has jumped, or once the key hangs on another lease.
 pub(super) fn renewal(turn: &Turn<'_>) -> Option<Effect> {
     let (Standing::Leads(lease) | Standing::Overdue(lease)) = turn.standing() else { return None };
     if turn.gave_up(lease) {
@@ -24,7 +27,7 @@ pub(super) fn renewal(turn: &Turn<'_>) -> Option<Effect> {
 /// A renewal at once, if the last is more than a moment old.
 pub(super) fn renew_now(turn: &Turn<'_>) -> Option<Effect> {
     let Standing::Leads(lease) = turn.standing() else { return None };
-    (turn.now().since(lease.sent_at) >= Millis(100)).then(|| turn.store(DcsCall::RenewLeader(lease))).flatten()
+    (turn.now().since(lease.sent_at) >= MOMENT).then(|| turn.store(DcsCall::RenewLeader(lease))).flatten()
 }
 
 /// Whether the lease is long enough for something that takes `work` and cannot be cancelled at its end, or as long as one can be.
@@ -38,7 +41,17 @@ pub(super) fn outlasts(turn: &Turn<'_>, lease: &Lease, work: Millis) -> bool {
 /// When the next renewal is due.
 pub(super) fn due_at(turn: &Turn<'_>, lease: &Lease) -> Tick {
     let at_once = clocks::in_doubt(turn, lease) || watchdog::waits_for_renewal(turn);
-    if at_once { turn.now() } else { lease.sent_at + renew_every(turn) }
+    if at_once {
+        return turn.now();
+    }
+    lease.sent_at + if hangs_elsewhere(turn, lease) { MOMENT } else { renew_every(turn) }
+}
+
+/// Whether the leader key hangs on another lease of this node than the one that is counted on: put back by somebody, and perhaps a shorter one.
+/// A renewal finds out.
+fn hangs_elsewhere(turn: &Turn<'_>, lease: &Lease) -> bool {
+    let key = turn.fresh().and_then(|cluster| cluster.leader.as_ref());
+    key.is_some_and(|key| key.name == *turn.me() && key.created == lease.leader_created && key.lease != lease.id)
 }
 
 /// Time between two renewals.
