@@ -136,6 +136,7 @@ pub fn clear(site: &Site) -> Result<()> {
 }
 
 /// Whether `data` were made to found a cluster, and nobody has seen yet that they did.
+#[must_use]
 pub fn is_founding(site: &Site, data: &DataDir) -> bool {
     let marked = ha_node::founding::read(&site.paths).ok().flatten();
     matches!(data, DataDir::Present(control) if Some(control.system_id) == marked)

@@ -18,6 +18,7 @@ const AGAIN_WITHIN_MS: u64 = 15_000;
 /// through.
 pub(super) fn among_them(params: &mut Params, seed: u64) {
     let mut rng = Rng::new(seed ^ 0x0_2d0b);
+    // In a seventh of them; the lowest draws are those of seeds that another mutant needs as they were.
     if (3..150).contains(&rng.below(1000)) {
         params.twice_per_mille = [50, 300][rng.index(2)];
     }
