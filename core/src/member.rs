@@ -49,6 +49,12 @@ pub fn state(local: &LocalView, memory: &Memory) -> &'static str {
     }
 }
 
+/// Whether this server is a standby: nothing of it can acknowledge anything.
+#[must_use]
+pub fn recovers(local: &LocalView) -> bool {
+    matches!(&local.server, Server::Standby(standby) if !standby.promoting)
+}
+
 /// `role` of this node (wire.md 6).
 #[must_use]
 pub fn role(local: &LocalView, memory: &Memory) -> &'static str {

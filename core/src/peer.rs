@@ -34,6 +34,8 @@ pub struct PeerStatus {
     pub is_primary: bool,
     /// `state`.
     pub state: String,
+    /// `ha_ext.in_recovery`: it is a standby, although it says that it is starting.
+    pub in_recovery: bool,
     /// Largest of received and replayed (standby) or the current location (primary).
     pub lsn: Lsn,
     /// Timeline, when known.

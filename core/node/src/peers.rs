@@ -124,11 +124,13 @@ pub fn status(value: &Value) -> PeerStatus {
     let lsn = current.max(position("received_location")).max(position("replayed_location"));
     let timeline = value.get("timeline").and_then(parse::integer).and_then(|t| u32::try_from(t).ok());
     // One that is being promoted, or that holds the lease without leading yet, may be a primary in the next moment.
-    let about_to_lead = value.get("ha_ext").and_then(|ours| ours.get("holds_lease")?.as_bool()).unwrap_or(false);
+    let ours = |field: &str| value.get("ha_ext").and_then(|ours| ours.get(field)?.as_bool()).unwrap_or(false);
+    let about_to_lead = ours("holds_lease");
     let says = |field: &str| value.get(field).and_then(parse::boolean).unwrap_or(false);
     PeerStatus {
         is_primary: current > 0 || about_to_lead || matches!(text("role"), Some("master" | "primary" | "promoted")),
         state: text("state").unwrap_or_default().to_owned(),
+        in_recovery: ours("in_recovery"),
         lsn: Lsn(lsn),
         timeline: timeline.filter(|t| *t > 0).map(Timeline),
         receiving: text("replication_state") == Some("streaming"),
@@ -183,6 +185,14 @@ mod tests {
         assert!(status(&json!({"state": "running", "role": "promoted"})).is_primary);
         let holds = |holds: bool| json!({"state": "running", "role": "replica", "ha_ext": {"holds_lease": holds}});
         assert!(status(&holds(true)).is_primary && !status(&holds(false)).is_primary);
+    }
+
+    #[test]
+    fn a_standby_that_is_not_ready_says_what_it_is() {
+        let starting = json!({"state": "starting", "role": "replica"});
+        assert!(!status(&starting).in_recovery);
+        let standby = status(&json!({"state": "starting", "role": "replica", "ha_ext": {"in_recovery": true}}));
+        assert!(standby.in_recovery && !standby.is_primary && !standby.may_lead());
     }
 
     #[test]

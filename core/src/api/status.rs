@@ -6,7 +6,7 @@ use super::{Reply, time};
 use crate::cluster::Cluster;
 use crate::ids::{NodeName, Timeline};
 use crate::local::PrimaryView;
-use crate::member::{COMPATIBLE_VERSION, HA_EXT_VERSION};
+use crate::member::{COMPATIBLE_VERSION, HA_EXT_VERSION, recovers};
 use serde_json::{Value, json};
 
 /// The body, with this status.
@@ -120,6 +120,10 @@ fn ours(facts: &Facts<'_>) -> Object {
     if facts.holds_lease() && !facts.leads() {
         // It may open its fence in the next moment: nobody must take it for one that has resigned.
         out.put("holds_lease", true);
+    }
+    if facts.state() != "running" && recovers(&facts.snapshot.local) {
+        // Who waits for the lease of whoever led last need not wait for a standby that is not ready.
+        out.put("in_recovery", true);
     }
     if let Some(error) = &facts.snapshot.memory.step_error {
         out.put("last_error", error.as_str());

@@ -195,9 +195,11 @@ pub(super) fn may_be_refounding(turn: &Turn<'_>, cluster: &Cluster) -> bool {
     cluster.members.iter().any(with_data) && may_be_blind(turn, cluster)
 }
 
-/// No primary, and nothing of one left: a server that died or is stopping may have backends that still acknowledge.
+/// No primary, and nothing of one left: a server that died or is stopping may have backends that still acknowledge. One that starts may be
+/// recovering as a primary, unless it says that it is a standby (which cannot stand for election yet, and may never without a leader).
 fn is_fenced(status: &PeerStatus) -> bool {
-    !status.is_primary && !matches!(status.state.as_str(), "crashed" | "stopping" | "starting")
+    let may_have_backends = matches!(status.state.as_str(), "crashed" | "stopping" | "starting");
+    !status.is_primary && (status.in_recovery || !may_have_backends)
 }
 
 /// A peer that says itself that it is no primary has fenced itself before.

@@ -133,6 +133,7 @@ pub(super) fn status(node: &Node, by_replay: bool) -> PeerStatus {
     PeerStatus {
         is_primary: matches!(local.server, Server::Primary(_)) || says_so || holds_lease,
         state: member::state(local, memory).to_owned(),
+        in_recovery: member::recovers(local),
         lsn,
         timeline,
         receiving,

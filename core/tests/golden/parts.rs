@@ -143,6 +143,7 @@ pub fn peer(rest: &str) -> Result<PeerView, String> {
             PeerAnswer::Status(PeerStatus {
                 is_primary: flag(&fields, "is_primary", false),
                 state: fields.get("state").and_then(Value::as_str).unwrap_or("running").to_owned(),
+                in_recovery: flag(&fields, "in_recovery", false),
                 lsn: Lsn(unsigned(&fields, "lsn", 1000)),
                 timeline: Some(timeline(&fields)),
                 receiving: flag(&fields, "receiving", false),

@@ -39,6 +39,21 @@ fn the_body_of_a_leader() {
 }
 
 #[test]
+fn a_standby_that_is_not_ready_says_what_it_is() {
+    let body = |snapshot: &Snapshot| at_once(snapshot, live(0), "GET", "/patroni").body;
+    let mut snapshot = standby();
+    assert!(!body(&snapshot).contains("in_recovery"));
+    if let Server::Standby(standby) = &mut snapshot.local.server {
+        standby.consistent = false;
+    }
+    assert!(body(&snapshot).contains(r#""in_recovery": true"#), "{}", body(&snapshot));
+    if let Server::Standby(standby) = &mut snapshot.local.server {
+        standby.promoting = true;
+    }
+    assert!(!body(&snapshot).contains("in_recovery"), "nothing takes a promotion back");
+}
+
+#[test]
 fn a_standby_that_has_won_the_lease_says_so() {
     let body = |snapshot: &Snapshot| at_once(snapshot, live(0), "GET", "/patroni").body;
     let mut snapshot = standby();
