@@ -69,7 +69,9 @@ fn no_step_begins_beside_a_program_that_outlived_its_supervisor() {
         let refused = node.step(&Step::Initdb).expect_err("it still writes there");
         assert!(refused.contains("has not ended"), "{refused}");
         assert_eq!(pgdata::observe(&node.site), DataDir::Empty);
+        let held = ha_bootstrap::process::Held::open(id.pid).expect("it runs");
         left.kill().expect("killed");
+        assert!(held.wait_end(Duration::from_secs(10)));
         node.step(&Step::Initdb).expect("what has ended, reaped or not, is in nobody's way");
         std::fs::write(node.site.step_note(), serde_json::to_vec(&id).expect("JSON")).expect("written");
         node.step(&Step::SetAside).expect("the same");

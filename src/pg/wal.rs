@@ -41,9 +41,11 @@ pub fn flushed() -> (Lsn, Timeline) {
 
 /// The transaction of this process has been committed: where its record ends, if that was not flushed first (`synchronous_commit = off`).
 pub fn committed_unflushed() -> Option<Lsn> {
-    // SAFETY: both are this process's own, and nothing else of it runs now.
-    let (setting, end) = unsafe { (pg_sys::synchronous_commit, pg_sys::XactLastCommitEnd) };
-    (setting == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as c_int).then_some(Lsn(end))
+    // SAFETY: this process's own, and nothing else of it runs now.
+    let setting = unsafe { pg_sys::synchronous_commit };
+    // SAFETY: as above.
+    let end = unsafe { pg_sys::XactLastCommitEnd };
+    (u32::try_from(setting) == Ok(pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF)).then_some(Lsn(end))
 }
 
 /// Replay position and timeline of a standby.
