@@ -9,7 +9,7 @@ use crate::effect::Pressure;
 use crate::ids::Lsn;
 
 /// How often replay stops when something arrives.
-const STOPS_PER_MILLE: u64 = 5;
+const STOPS_PER_MILLE: u64 = 20;
 
 /// In some seeds replay stops now and then, for so long at most.
 pub(super) fn among_them(params: &mut Params, seed: u64) {
