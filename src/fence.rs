@@ -118,7 +118,10 @@ pub fn deadline(shared: &Shared) -> Tick {
 /// A commit of this process is about to be acknowledged before it is flushed.
 pub fn committed_unflushed(end: Lsn) {
     if let Some(shared) = shared() {
-        shared.asynchronous_end.fetch_max(end.0, Ordering::AcqRel);
+        // One that wrote nothing has the end of an earlier one.
+        if shared.asynchronous_end.load(Ordering::Acquire) < end.0 {
+            shared.asynchronous_end.fetch_max(end.0, Ordering::AcqRel);
+        }
     }
 }
 

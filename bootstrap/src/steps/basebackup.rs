@@ -26,6 +26,8 @@ pub fn perform(context: &Context, from: &Upstream) -> Result<()> {
         } else {
             check_source(context, &conninfo)?;
             archive::ready_wal(context, Keep::Moved)?;
+            // That may have taken minutes.
+            check_source(context, &conninfo)?;
         }
     }
     pgdata::begin_unfinished(site, &format!("{} from {}", pgdata::COPYING, from.name))?;
@@ -78,7 +80,7 @@ fn check_source(context: &Context, conninfo: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::Refused(
-        "the source is a standby, and what is here is whole: it is kept until a primary can be copied".to_owned(),
+        "the source is a standby, and what is here is whole: it is kept until a server that is out of recovery can be copied".to_owned(),
     ))
 }
 
